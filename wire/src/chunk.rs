@@ -1,0 +1,43 @@
+//! Input of the decoders: a borrowed slice where the driver owns one read buffer, `Bytes` where payloads must outlive it.
+
+use std::ops::Deref;
+
+use bytes::Bytes;
+
+/// Bytes that can be cut at the front without copying.
+pub trait Chunk: Deref<Target = [u8]> + Sized {
+    /// Cuts off and returns the first `n` bytes, or all of them if there are fewer.
+    #[must_use]
+    fn take_front(&mut self, n: usize) -> Self;
+
+    /// Owned bytes: a copy of a borrowed slice, the same buffer of a counted one.
+    fn into_bytes(self) -> Bytes;
+}
+
+// === impl Chunk ===
+
+impl Chunk for &[u8] {
+    fn take_front(&mut self, n: usize) -> Self {
+        match self.split_at_checked(n) {
+            Some((front, rest)) => {
+                *self = rest;
+                front
+            }
+            None => std::mem::take(self),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+}
+
+impl Chunk for Bytes {
+    fn take_front(&mut self, n: usize) -> Self {
+        self.split_to(n.min(self.len()))
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self
+    }
+}
