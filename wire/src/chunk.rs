@@ -2,13 +2,16 @@
 
 use std::ops::Deref;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 /// Bytes that can be cut at the front without copying.
 pub trait Chunk: Deref<Target = [u8]> + Sized {
     /// Cuts off and returns the first `n` bytes, or all of them if there are fewer.
     #[must_use]
     fn take_front(&mut self, n: usize) -> Self;
+
+    /// Drops the first `n` bytes, or all of them if there are fewer; cheaper than [`Chunk::take_front`] where bytes are counted.
+    fn skip(&mut self, n: usize);
 
     /// Owned bytes: a copy of a borrowed slice, the same buffer of a counted one.
     fn into_bytes(self) -> Bytes;
@@ -27,6 +30,10 @@ impl Chunk for &[u8] {
         }
     }
 
+    fn skip(&mut self, n: usize) {
+        *self = self.get(n..).unwrap_or_default();
+    }
+
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self)
     }
@@ -35,6 +42,10 @@ impl Chunk for &[u8] {
 impl Chunk for Bytes {
     fn take_front(&mut self, n: usize) -> Self {
         self.split_to(n.min(self.len()))
+    }
+
+    fn skip(&mut self, n: usize) {
+        self.advance(n.min(self.len()));
     }
 
     fn into_bytes(self) -> Bytes {

@@ -1,1 +1,25 @@
-//! Under construction.
+//! The native protocol: frames, their heads, and the session that two peers build from them.
+//!
+//! - [`frame`]: the 16 byte header in front of everything.
+//! - [`reader`]: cuts a byte stream into frames without copying what is already there.
+//! - [`head`]: borrowed readers and exact writers for the small protobuf messages in frames.
+//! - [`limits`]: what a decoder accepts.
+//!
+//! The document for other implementers is `docs/protocol.md`; section numbers in these modules are its.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        missing_docs,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
+pub mod frame;
+pub mod head;
+pub mod limits;
+pub mod reader;
