@@ -12,7 +12,7 @@
 //! presence are generated structs: see [`proto`](super::proto).
 
 mod call;
-mod fields;
+pub(super) mod fields;
 mod reply;
 mod small;
 

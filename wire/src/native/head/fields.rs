@@ -13,7 +13,7 @@ const VALUE: u32 = 2;
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
+pub(in crate::native) enum Value<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     /// 32 or 64 fixed bits: no field of ours, so only skipped.
@@ -22,7 +22,7 @@ pub(super) enum Value<'a> {
 
 /// A cursor over the fields of a message.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Fields<'a> {
+pub(in crate::native) struct Fields<'a> {
     rest: &'a [u8],
 }
 
@@ -46,12 +46,12 @@ pub type NoHeaders<'a> = std::iter::Empty<(&'a str, &'a str)>;
 // === impl Fields ===
 
 impl<'a> Fields<'a> {
-    pub(super) const fn new(message: &'a [u8]) -> Self {
+    pub(in crate::native) const fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
     /// The next field's number and value.
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, HeadError> {
+    pub(in crate::native) fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, HeadError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -113,7 +113,7 @@ impl<'a> Fields<'a> {
 // === impl Value ===
 
 impl<'a> Value<'a> {
-    pub(super) const fn u64(self, field: u32) -> Result<u64, HeadError> {
+    pub(in crate::native) const fn u64(self, field: u32) -> Result<u64, HeadError> {
         match self {
             Self::Varint(value) => Ok(value),
             Self::Bytes(_) | Self::Fixed => Err(HeadError::WireType { field }),
@@ -121,23 +121,23 @@ impl<'a> Value<'a> {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "protobuf takes the low 32 bits")]
-    pub(super) fn u32(self, field: u32) -> Result<u32, HeadError> {
+    pub(in crate::native) fn u32(self, field: u32) -> Result<u32, HeadError> {
         self.u64(field).map(|value| value as u32)
     }
 
-    pub(super) const fn bytes(self, field: u32) -> Result<&'a [u8], HeadError> {
+    pub(in crate::native) const fn bytes(self, field: u32) -> Result<&'a [u8], HeadError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Varint(_) | Self::Fixed => Err(HeadError::WireType { field }),
         }
     }
 
-    pub(super) fn str(self, field: u32) -> Result<&'a str, HeadError> {
+    pub(in crate::native) fn str(self, field: u32) -> Result<&'a str, HeadError> {
         std::str::from_utf8(self.bytes(field)?).map_err(|_| HeadError::NotUtf8 { field })
     }
 
     /// One entry of a map from string to string.
-    pub(super) fn pair(self, field: u32) -> Result<(&'a str, &'a str), HeadError> {
+    pub(in crate::native) fn pair(self, field: u32) -> Result<(&'a str, &'a str), HeadError> {
         let mut fields = Fields::new(self.bytes(field)?);
         let (mut key, mut text) = ("", "");
         while let Some((number, value)) = fields.next()? {
@@ -155,7 +155,7 @@ impl<'a> Value<'a> {
 
 impl<'a> Headers<'a> {
     /// The map in field `field` of a message that was checked.
-    pub(super) const fn new(message: &'a [u8], field: u32) -> Self {
+    pub(in crate::native) const fn new(message: &'a [u8], field: u32) -> Self {
         Self { fields: Fields::new(message), field }
     }
 
@@ -183,7 +183,7 @@ impl<'a> Iterator for Headers<'a> {
 
 impl<'a> Strings<'a> {
     /// The repeated field `field` of a message that was checked.
-    pub(super) const fn new(message: &'a [u8], field: u32) -> Self {
+    pub(in crate::native) const fn new(message: &'a [u8], field: u32) -> Self {
         Self { fields: Fields::new(message), field }
     }
 }
@@ -204,12 +204,12 @@ impl<'a> Iterator for Strings<'a> {
 // === writers ===
 
 /// Bytes of a varint: 1 to 10.
-pub(super) const fn varint_len(value: u64) -> usize {
+pub(in crate::native) const fn varint_len(value: u64) -> usize {
     // Seven bits a byte; `| 1` because 0 takes a byte as well.
     (value | 1).ilog2().wrapping_div(7).wrapping_add(1) as usize
 }
 
-pub(super) fn put_varint(out: &mut impl BufMut, mut value: u64) {
+pub(in crate::native) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(low_seven(value) | 0x80);
         value >>= 7;
@@ -223,59 +223,59 @@ const fn low_seven(value: u64) -> u8 {
 }
 
 /// Bytes of a number field that is always written.
-pub(super) const fn always_len(field: u32, value: u64) -> usize {
+pub(in crate::native) const fn always_len(field: u32, value: u64) -> usize {
     tag_len(field).saturating_add(varint_len(value))
 }
 
-pub(super) fn put_always(out: &mut impl BufMut, field: u32, value: u64) {
+pub(in crate::native) fn put_always(out: &mut impl BufMut, field: u32, value: u64) {
     put_varint(out, u64::from(field) << 3);
     put_varint(out, value);
 }
 
 /// Bytes of a number field that is omitted when 0.
-pub(super) const fn number_len(field: u32, value: u64) -> usize {
+pub(in crate::native) const fn number_len(field: u32, value: u64) -> usize {
     if value == 0 { 0 } else { always_len(field, value) }
 }
 
-pub(super) fn put_number(out: &mut impl BufMut, field: u32, value: u64) {
+pub(in crate::native) fn put_number(out: &mut impl BufMut, field: u32, value: u64) {
     if value != 0 {
         put_always(out, field, value);
     }
 }
 
 /// Bytes of a field with `len` bytes of content.
-pub(super) const fn content_len(field: u32, len: usize) -> usize {
+pub(in crate::native) const fn content_len(field: u32, len: usize) -> usize {
     tag_len(field).saturating_add(varint_len(len as u64)).saturating_add(len)
 }
 
-pub(super) fn put_content(out: &mut impl BufMut, field: u32, content: &[u8]) {
+pub(in crate::native) fn put_content(out: &mut impl BufMut, field: u32, content: &[u8]) {
     put_content_tag(out, field, content.len());
     out.put_slice(content);
 }
 
 /// The tag and length of a field whose content follows.
-pub(super) fn put_content_tag(out: &mut impl BufMut, field: u32, len: usize) {
+pub(in crate::native) fn put_content_tag(out: &mut impl BufMut, field: u32, len: usize) {
     put_varint(out, (u64::from(field) << 3) | 2);
     put_varint(out, len as u64);
 }
 
 /// Bytes of a string or bytes field that is omitted when empty.
-pub(super) const fn text_len(field: u32, text: &[u8]) -> usize {
+pub(in crate::native) const fn text_len(field: u32, text: &[u8]) -> usize {
     if text.is_empty() { 0 } else { content_len(field, text.len()) }
 }
 
-pub(super) fn put_text(out: &mut impl BufMut, field: u32, text: &[u8]) {
+pub(in crate::native) fn put_text(out: &mut impl BufMut, field: u32, text: &[u8]) {
     if !text.is_empty() {
         put_content(out, field, text);
     }
 }
 
 /// Bytes of one map entry, which is always written.
-pub(super) const fn pair_len(field: u32, pair: (&str, &str)) -> usize {
+pub(in crate::native) const fn pair_len(field: u32, pair: (&str, &str)) -> usize {
     content_len(field, pair_content_len(pair))
 }
 
-pub(super) fn put_pair(out: &mut impl BufMut, field: u32, pair: (&str, &str)) {
+pub(in crate::native) fn put_pair(out: &mut impl BufMut, field: u32, pair: (&str, &str)) {
     put_content_tag(out, field, pair_content_len(pair));
     put_text(out, KEY, pair.0.as_bytes());
     put_text(out, VALUE, pair.1.as_bytes());

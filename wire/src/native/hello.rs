@@ -1,0 +1,503 @@
+//! The handshake: Hello, Welcome and Reject (`docs/protocol.md` section 5).
+//!
+//! A Hello is checked before anything is built from it: lengths and counts first, on the bytes, so that a hostile one cannot
+//! make the decoder allocate more than it sent; then the meaning. What comes out is as [`Hello`] describes it, so nothing
+//! behind this module has to check again. A refusal is an [`ErrorRef`] as the head of Reject.
+
+mod welcome;
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::BufMut;
+use prost::Message;
+
+pub use self::welcome::{Welcome, WelcomeError};
+use super::{
+    head::{ErrorRef, HeadError},
+    limits::HelloLimits,
+    proto,
+};
+use crate::error::ErrorCode;
+
+/// The version of the protocol spoken here, and the only one so far.
+pub const VERSION: u32 = 1;
+
+/// The features known here: none are defined yet.
+pub const FEATURES: u64 = 0;
+
+/// Start window of user streams in bytes where 0 was announced, as in yamux.
+pub const DEFAULT_STREAM_WINDOW: u32 = 262_144;
+
+/// Smallest start window of user streams in bytes that a peer may announce. Below, a sender would cut streams into frames
+/// that cost more in headers and wake-ups than they carry.
+pub const MIN_STREAM_WINDOW: u32 = 4_096;
+
+/// Methods that the gateway calls itself: services may register them, edges may neither register nor call them.
+pub const RESERVED_METHODS: [&str; 3] = ["get_edge_id", "edge_online", "edge_offline"];
+
+/// Who dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A client, one of many.
+    Edge,
+    /// What clients talk to.
+    Service,
+}
+
+/// 128 random bits that tell one running client from another; the connections of a pool share them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId([u8; 16]);
+
+/// What a dialer says of itself. As decoded it has a role, a whole instance, names and labels within the limits, and nothing
+/// that only services may say from an edge.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Highest version the dialer speaks, at least 1.
+    pub version: u32,
+    /// The dialer's features, known or not.
+    pub features: u64,
+    /// Edge or service.
+    pub role: Role,
+    /// The ID the dialer would like; 0 = none.
+    pub wished_id: u64,
+    /// Resume ticket of an earlier Welcome; empty = none.
+    pub ticket: Vec<u8>,
+    /// The running client.
+    pub instance: InstanceId,
+    /// Which connection of the instance this is, from 0.
+    pub pool_index: u32,
+    /// Opaque, for `get_edge_id` and `edge_online`.
+    pub meta: Vec<u8>,
+    /// For `auth.tokens`; empty = none.
+    pub token: Vec<u8>,
+    /// Service name; empty = none.
+    pub name: String,
+    /// Version of the service; empty = none.
+    pub service_version: String,
+    /// The application's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Topics taken from the start.
+    pub topics: Vec<String>,
+    /// Methods offered from the start.
+    pub methods: Vec<String>,
+    /// Start window of user streams towards the dialer in bytes, at least [`MIN_STREAM_WINDOW`].
+    pub stream_window: u32,
+}
+
+/// What a limit is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The resume ticket.
+    Ticket,
+    /// The opaque meta.
+    Meta,
+    /// The token.
+    Token,
+    /// The service name.
+    Name,
+    /// The service version.
+    ServiceVersion,
+    /// The labels, their number.
+    Labels,
+    /// The key of a label.
+    LabelKey,
+    /// The value of a label.
+    LabelValue,
+    /// Topics.
+    Topic,
+    /// Methods.
+    Method,
+    /// Methods and topics together, their number.
+    Names,
+}
+
+/// Why a Hello was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HelloError {
+    /// Not a protobuf message.
+    #[error("malformed hello: {0}")]
+    Malformed(#[from] HeadError),
+    /// Not the message Hello.
+    #[error("malformed hello: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+    /// No version both speak.
+    #[error("protocol version {version} is not spoken here, lowest is {VERSION}")]
+    Version {
+        /// What the dialer said.
+        version: u32,
+    },
+    /// Neither edge nor service.
+    #[error("role {role} is neither edge nor service")]
+    Role {
+        /// What the dialer said.
+        role: i32,
+    },
+    /// Not 16 bytes.
+    #[error("instance of {len} bytes, must be 16")]
+    Instance {
+        /// Its length.
+        len: usize,
+    },
+    /// Something is longer than a limit.
+    #[error("{part} of {len} bytes, at most {max} allowed")]
+    TooLong {
+        /// What.
+        part: Part,
+        /// Its bytes.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// There are more of something than a limit allows.
+    #[error("{count} {part}, at most {max} allowed")]
+    TooMany {
+        /// What.
+        part: Part,
+        /// How many.
+        count: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// A method or topic without a name.
+    #[error("{part} with an empty name")]
+    Empty {
+        /// What.
+        part: Part,
+    },
+    /// An edge said what only services say.
+    #[error("only services have a {part}")]
+    OnlyServices {
+        /// What.
+        part: Part,
+    },
+    /// An edge wants to offer a reserved method.
+    #[error("method {name} is reserved for services")]
+    Reserved {
+        /// Which one.
+        name: &'static str,
+    },
+    /// The start window is too small.
+    #[error("stream window of {window} bytes, at least {MIN_STREAM_WINDOW} needed")]
+    StreamWindow {
+        /// What the dialer said.
+        window: u32,
+    },
+}
+
+/// Whether the gateway calls the method itself ([`RESERVED_METHODS`]).
+#[must_use]
+pub fn is_reserved(method: &str) -> bool {
+    reserved(method).is_some()
+}
+
+fn reserved(method: &str) -> Option<&'static str> {
+    RESERVED_METHODS.into_iter().find(|name| *name == method)
+}
+
+// === impl Hello ===
+
+impl Hello {
+    /// The Hello of this version with everything optional left out.
+    #[must_use]
+    pub const fn new(role: Role, instance: InstanceId) -> Self {
+        Self {
+            version: VERSION,
+            features: FEATURES,
+            role,
+            wished_id: 0,
+            ticket: Vec::new(),
+            instance,
+            pool_index: 0,
+            meta: Vec::new(),
+            token: Vec::new(),
+            name: String::new(),
+            service_version: String::new(),
+            labels: BTreeMap::new(),
+            topics: Vec::new(),
+            methods: Vec::new(),
+            stream_window: DEFAULT_STREAM_WINDOW,
+        }
+    }
+
+    /// Decodes and checks the head of a Hello frame.
+    ///
+    /// # Errors
+    /// When it is malformed, breaks a limit or makes no sense. [`HelloError::code`] and its text are for the Reject.
+    pub fn decode(head: &[u8], limits: &HelloLimits) -> Result<Self, HelloError> {
+        limits.check_counts(head)?;
+        let hello = Self::from_proto(proto::Hello::decode(head)?)?;
+        hello.check(limits)?;
+        Ok(hello)
+    }
+
+    /// Checks lengths, counts and meaning, as [`decode`](Self::decode) does; for dialers that want to know beforehand.
+    ///
+    /// # Errors
+    /// When the acceptor would refuse this Hello.
+    pub fn check(&self, limits: &HelloLimits) -> Result<(), HelloError> {
+        if self.version == 0 {
+            return Err(HelloError::Version { version: 0 });
+        }
+        if self.stream_window < MIN_STREAM_WINDOW {
+            return Err(HelloError::StreamWindow { window: self.stream_window });
+        }
+        self.check_lengths(limits)?;
+        match self.role {
+            Role::Edge => self.check_edge(),
+            Role::Service => Ok(()),
+        }
+    }
+
+    /// The version and the features both sides have: what Welcome says.
+    #[must_use]
+    pub fn agree(&self) -> (u32, u64) {
+        (self.version.min(VERSION), self.features & FEATURES)
+    }
+
+    /// Bytes of [`encode`](Self::encode).
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        self.to_proto().encoded_len()
+    }
+
+    /// Appends the head of a Hello frame.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        out.put_slice(&self.to_proto().encode_to_vec());
+    }
+
+    fn check_lengths(&self, limits: &HelloLimits) -> Result<(), HelloError> {
+        at_most(Part::Ticket, self.ticket.len(), limits.ticket)?;
+        at_most(Part::Meta, self.meta.len(), limits.meta)?;
+        at_most(Part::Token, self.token.len(), limits.token)?;
+        at_most(Part::Name, self.name.len(), limits.name)?;
+        at_most(Part::ServiceVersion, self.service_version.len(), limits.name)?;
+        not_more(Part::Labels, self.labels.len(), limits.labels)?;
+        for (key, value) in &self.labels {
+            at_most(Part::LabelKey, key.len(), limits.label_key)?;
+            at_most(Part::LabelValue, value.len(), limits.label_value)?;
+        }
+        not_more(Part::Names, self.topics.len().saturating_add(self.methods.len()), limits.names)?;
+        limits.check_names(Part::Topic, &self.topics)?;
+        limits.check_names(Part::Method, &self.methods)
+    }
+
+    fn check_edge(&self) -> Result<(), HelloError> {
+        let only_services = [
+            (Part::Name, self.name.is_empty()),
+            (Part::ServiceVersion, self.service_version.is_empty()),
+            (Part::Topic, self.topics.is_empty()),
+        ];
+        if let Some((part, _)) = only_services.into_iter().find(|(_, empty)| !empty) {
+            return Err(HelloError::OnlyServices { part });
+        }
+        match self.methods.iter().find_map(|method| reserved(method)) {
+            Some(name) => Err(HelloError::Reserved { name }),
+            None => Ok(()),
+        }
+    }
+
+    fn from_proto(hello: proto::Hello) -> Result<Self, HelloError> {
+        let role = match hello.role() {
+            proto::Role::Edge => Role::Edge,
+            proto::Role::Service => Role::Service,
+            proto::Role::Unspecified => return Err(HelloError::Role { role: hello.role }),
+        };
+        let instance = InstanceId::try_from(hello.instance.as_slice())?;
+        let window = hello.stream_window;
+        Ok(Self {
+            version: hello.version,
+            features: hello.features,
+            role,
+            wished_id: hello.wished_id,
+            ticket: hello.ticket,
+            instance,
+            pool_index: hello.pool_index,
+            meta: hello.meta,
+            token: hello.token,
+            name: hello.name,
+            service_version: hello.service_version,
+            labels: hello.labels,
+            topics: hello.topics,
+            methods: hello.methods,
+            stream_window: if window == 0 { DEFAULT_STREAM_WINDOW } else { window },
+        })
+    }
+
+    fn to_proto(&self) -> proto::Hello {
+        let role = match self.role {
+            Role::Edge => proto::Role::Edge,
+            Role::Service => proto::Role::Service,
+        };
+        proto::Hello {
+            version: self.version,
+            features: self.features,
+            role: role.into(),
+            wished_id: self.wished_id,
+            ticket: self.ticket.clone(),
+            instance: self.instance.as_bytes().to_vec(),
+            pool_index: self.pool_index,
+            meta: self.meta.clone(),
+            token: self.token.clone(),
+            name: self.name.clone(),
+            service_version: self.service_version.clone(),
+            labels: self.labels.clone(),
+            topics: self.topics.clone(),
+            methods: self.methods.clone(),
+            stream_window: self.stream_window,
+        }
+    }
+}
+
+/// Without ticket and token, which would let a reader of the log in.
+impl fmt::Debug for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hello")
+            .field("version", &self.version)
+            .field("role", &self.role)
+            .field("wished_id", &self.wished_id)
+            .field("ticket", &!self.ticket.is_empty())
+            .field("instance", &self.instance)
+            .field("pool_index", &self.pool_index)
+            .field("meta_len", &self.meta.len())
+            .field("token", &!self.token.is_empty())
+            .field("name", &self.name)
+            .field("service_version", &self.service_version)
+            .field("labels", &self.labels)
+            .field("topics", &self.topics)
+            .field("methods", &self.methods)
+            .field("stream_window", &self.stream_window)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `len` bytes of something.
+pub(super) const fn at_most(part: Part, len: usize, max: usize) -> Result<(), HelloError> {
+    if len > max { Err(HelloError::TooLong { part, len, max }) } else { Ok(()) }
+}
+
+/// `count` of something.
+pub(super) const fn not_more(part: Part, count: usize, max: usize) -> Result<(), HelloError> {
+    if count > max { Err(HelloError::TooMany { part, count, max }) } else { Ok(()) }
+}
+
+// === impl HelloError ===
+
+impl HelloError {
+    /// The code for the Reject.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Reserved { .. } => ErrorCode::PermissionDenied,
+            Self::Malformed(_)
+            | Self::Protobuf(_)
+            | Self::Version { .. }
+            | Self::Role { .. }
+            | Self::Instance { .. }
+            | Self::TooLong { .. }
+            | Self::TooMany { .. }
+            | Self::Empty { .. }
+            | Self::OnlyServices { .. }
+            | Self::StreamWindow { .. } => ErrorCode::InvalidArgument,
+        }
+    }
+
+    /// The name used in metric labels.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Protobuf(_) => "malformed",
+            Self::Version { .. } => "version",
+            Self::Role { .. } => "role",
+            Self::Instance { .. } => "instance",
+            Self::TooLong { .. } => "too_long",
+            Self::TooMany { .. } => "too_many",
+            Self::Empty { .. } => "empty",
+            Self::OnlyServices { .. } => "only_services",
+            Self::Reserved { .. } => "reserved",
+            Self::StreamWindow { .. } => "stream_window",
+        }
+    }
+
+    /// Appends the head of the Reject that tells the dialer. Coming again would not help, so it has no retry hint.
+    pub fn encode_reject(&self, out: &mut impl BufMut) {
+        ErrorRef::new(self.code(), &self.to_string()).encode(out);
+    }
+}
+
+// === impl Role ===
+
+impl Role {
+    /// The name used in logs and metric labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Service => "service",
+        }
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// The name used in error texts.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ticket => "ticket",
+            Self::Meta => "meta",
+            Self::Token => "token",
+            Self::Name => "name",
+            Self::ServiceVersion => "service version",
+            Self::Labels => "labels",
+            Self::LabelKey => "label key",
+            Self::LabelValue => "label value",
+            Self::Topic => "topic",
+            Self::Method => "method",
+            Self::Names => "methods and topics",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+// === impl InstanceId ===
+
+impl InstanceId {
+    /// An instance of 16 random bytes.
+    #[must_use]
+    pub const fn new(random: [u8; 16]) -> Self {
+        Self(random)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl TryFrom<&[u8]> for InstanceId {
+    type Error = HelloError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, HelloError> {
+        bytes.try_into().map(Self).map_err(|_| HelloError::Instance { len: bytes.len() })
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
