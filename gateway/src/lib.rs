@@ -1,3 +1,4 @@
 //! Under construction.
 
+pub mod cli;
 pub mod config;
