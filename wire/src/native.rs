@@ -22,10 +22,12 @@
     )
 )]
 
+pub mod connection;
 pub mod frame;
 pub mod head;
 pub mod hello;
 pub mod limits;
+pub mod outbox;
 pub mod presence;
 pub mod reader;
 

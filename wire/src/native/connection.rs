@@ -264,7 +264,9 @@ impl Connection {
         match self.outbox.as_mut() {
             Some(outbox) => outbox.finish_stream(&mut self.engine, stream),
             // Finishing what has gone already is no fault: both ends may do it at once.
-            None => drop(self.engine.finish(stream)),
+            None => {
+                let _ = self.engine.finish(stream);
+            }
         }
     }
 
@@ -321,6 +323,12 @@ impl Connection {
     #[must_use]
     pub fn sending(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.sending())
+    }
+
+    /// Bytes of operations waiting for the peer; those of user streams, which windows bound, do not count.
+    #[must_use]
+    pub fn operation_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.operation_bytes())
     }
 
     /// Bytes waiting to be sent, all lanes.

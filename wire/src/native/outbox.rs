@@ -84,6 +84,8 @@ pub struct Outbox {
     front_written: usize,
     /// Payload bytes in all lanes and segments.
     bytes: usize,
+    /// Of those, bytes of user streams: windows bound them, so they do not count against an operation's room.
+    stream_bytes: usize,
     sending: usize,
 }
 
@@ -102,6 +104,12 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes of operations waiting for the peer: what a limit on new ones looks at.
+    #[must_use]
+    pub fn operation_bytes(&self) -> usize {
+        self.held().saturating_sub(self.stream_bytes)
+    }
+
     /// Whether nothing is left, not even a half-close.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -118,7 +126,9 @@ impl Outbox {
     #[must_use]
     pub fn flow_bytes(&self, key: FlowKey) -> usize {
         let flow = self.flows.as_ref().and_then(|flows| flows.by_key.get(&key));
-        flow.map_or(0, |flow| flow.items.iter().map(|item| item.lead.len().saturating_add(item.body.len())).sum())
+        flow.map_or(0, |flow| {
+            flow.items.iter().map(|item| item.lead.len().saturating_add(item.body.len())).sum()
+        })
     }
 
     /// Where to append a small frame of `len` bytes (at most 64 KiB): exactly that many must be appended.
@@ -142,6 +152,7 @@ impl Outbox {
 
     /// Queues bytes of a user stream. With `report` they come back through [`Outbox::written`] once written.
     pub fn push_stream(&mut self, stream: StreamId, body: Bytes, report: bool) {
+        self.stream_bytes = self.stream_bytes.saturating_add(body.len());
         self.push(FlowKey::Stream(stream), Item { lead: Bytes::new(), body, report });
     }
 
@@ -150,7 +161,9 @@ impl Outbox {
         let flow = self.flows.as_mut().and_then(|flows| flows.by_key.get_mut(&FlowKey::Stream(stream)));
         match flow {
             Some(flow) => flow.finish = true,
-            None => drop(engine.finish(stream)),
+            None => {
+                let _ = engine.finish(stream);
+            }
         }
     }
 
@@ -162,6 +175,9 @@ impl Outbox {
             self.flows = None;
         }
         self.bytes = self.bytes.saturating_sub(dropped);
+        if matches!(key, FlowKey::Stream(_)) {
+            self.stream_bytes = self.stream_bytes.saturating_sub(dropped);
+        }
         dropped
     }
 
@@ -221,7 +237,9 @@ impl Outbox {
             }
         }
         let len = block.len().saturating_sub(RESERVED);
-        let Ok(header) = engine.data(session, u32::try_from(len).unwrap_or(u32::MAX), false) else { return false };
+        let Ok(header) = engine.data(session, u32::try_from(len).unwrap_or(u32::MAX), false) else {
+            return false;
+        };
         if let Some(space) = block.first_chunk_mut() {
             *space = header;
         }
@@ -275,7 +293,9 @@ impl Outbox {
         let Some(item) = flow.items.pop_front() else { return Turn::Done };
         self.bytes = self.bytes.saturating_sub(total);
         let first = total.min(MAX_DATA);
-        let Ok(header) = engine.data(session, u32::try_from(first).unwrap_or(u32::MAX), false) else { return Turn::Wait };
+        let Ok(header) = engine.data(session, u32::try_from(first).unwrap_or(u32::MAX), false) else {
+            return Turn::Wait;
+        };
         let mut lead = Vec::with_capacity(RESERVED.saturating_add(item.lead.len()));
         lead.extend_from_slice(&header);
         lead.extend_from_slice(&item.lead);
@@ -295,7 +315,7 @@ impl Outbox {
     /// Sends what the window lets through of a stream's next piece.
     fn stream_turn(&mut self, engine: &mut Engine, stream: StreamId, flow: &mut Flow) -> Turn {
         let Some(item) = flow.items.front_mut() else {
-            drop(engine.finish(stream));
+            let _ = engine.finish(stream);
             return Turn::Done;
         };
         let window = usize::try_from(engine.send_window(stream)).unwrap_or(usize::MAX);
@@ -309,8 +329,10 @@ impl Outbox {
             flow.items.pop_front();
         }
         self.bytes = self.bytes.saturating_sub(len);
+        self.stream_bytes = self.stream_bytes.saturating_sub(len);
         let last = flow.items.is_empty();
-        let Ok(header) = engine.data(stream, u32::try_from(len).unwrap_or(u32::MAX), last && flow.finish) else {
+        let Ok(header) = engine.data(stream, u32::try_from(len).unwrap_or(u32::MAX), last && flow.finish)
+        else {
             // Reset while bytes waited: whoever reset it drops the flow.
             return Turn::Done;
         };
