@@ -1,1 +1,22 @@
-//! Under construction.
+//! Programs that measure Frontier beside its neighbours and print one table (`make bench`, `docs/benchmarks.md`).
+//!
+//! ```text
+//!   run (harness) ──starts──▶ relay │ gateway │ nats-server │ mosquitto      pinned to one core
+//!        │                         ▲
+//!        └────starts──▶ load │ nats │ mqtt ──── reads the server's CPU and memory from /proc, pinned to the other core
+//!                          │
+//!                          └── one JSON line: a [`sample::Sample`]
+//! ```
+//!
+//! - [`relay`]: the bare relay and the bare accept server that the bounds are measured against.
+//! - [`load`]: native edges and services in one process, without runtime, for relay and gateway alike.
+//! - [`proc`], [`hist`], [`sample`]: how things are measured.
+//! - [`net`]: pinning, limits, the epoll set.
+
+pub mod hist;
+pub mod load;
+pub mod net;
+pub mod out;
+pub mod proc;
+pub mod relay;
+pub mod sample;

@@ -1,0 +1,627 @@
+//! The load's sockets and its loop: one thread, edge-triggered, the same for edges, services and the far ends of a relay.
+//!
+//! ```text
+//!   ┌▶ Scenario::turn (start what is due) ─▶ write dirty ─▶ wait ─▶ read ready: Scenario::ready/frame/… ─▶ write dirty ─┐
+//!   └────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`Net`] greets (Hello, Welcome), answers Pings, keeps idle sessions alive; everything else is the [`Scenario`]'s.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use frontier_wire::native::{
+    frame::{FrameHeader, FrameType},
+    proto::{self, Role as WireRole},
+    reader::Frame,
+};
+use prost::Message as _;
+use rustls::ClientConfig;
+use slab::Slab;
+use socket2::{SockRef, Socket};
+
+use super::{
+    peer::{Event, Input, Lane, Peer, header},
+    transport::{Read, Transport},
+};
+use crate::net::{self, Poller};
+
+/// Read at once. Larger than a frame of 64 KiB with what is around it.
+const BUFFER: usize = 256 * 1024;
+const LISTENER: u64 = u64::MAX;
+/// Bytes that the kernel holds unsent per socket at most: what has been handed to it cannot be overtaken.
+const NOT_SENT: u32 = 128 * 1024;
+/// Refills of one connection's output within a turn, so that one that is never full does not keep the others waiting.
+const REFILLS: usize = 16;
+/// How often silent sessions are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Who a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// An edge, by its index.
+    Edge(usize),
+    /// A service's connection to the gateway, by its index.
+    Service(usize),
+    /// The service at the far end of a relayed edge connection; the index is the edge's, as its Hello says.
+    Far(usize),
+    /// A relayed connection before its Hello.
+    Unknown,
+}
+
+/// What the load does with its connections. Errors end the run.
+pub trait Scenario {
+    /// The session stands: Welcome came, or the Hello of a relayed edge.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn ready(&mut self, net: &mut Net, key: usize) -> Result<()>;
+
+    /// A frame came that is not part of greeting or keeping alive.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn frame(&mut self, net: &mut Net, key: usize, lane: Lane, frame: &Frame<&[u8]>) -> Result<()>;
+
+    /// All output of a connection was written that asked for it ([`Net::want_room`]).
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn room(&mut self, _net: &mut Net, _key: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// A connection is gone: refused, cut or broken.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn lost(&mut self, _net: &mut Net, role: Role, why: Lost) -> Result<()> {
+        bail!("{role:?} lost: {why:?}")
+    }
+
+    /// Before every wait: starts what is due.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn turn(&mut self, net: &mut Net, now: Instant) -> Result<Next>;
+}
+
+/// How the loop goes on after [`Scenario::turn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Wait for events so long at most.
+    Wait(Duration),
+    /// Everything was measured.
+    Done,
+}
+
+/// Why a connection is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The gateway rejected it and named a pause.
+    Rejected {
+        /// The code's number.
+        code: i32,
+        /// Milliseconds to wait before trying again; 0 = nothing said.
+        retry_after_ms: u32,
+    },
+    /// The other side closed it.
+    Closed,
+    /// It broke.
+    Broken(String),
+}
+
+/// What an edge or service says in its Hello.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    /// The resume ticket of an earlier session; empty = none.
+    pub ticket: Vec<u8>,
+    /// 16 bytes: the edge's index twice, so that the far end of a relay knows whose connection it is.
+    pub meta: Vec<u8>,
+    /// Service name.
+    pub name: String,
+    /// Methods offered.
+    pub methods: Vec<String>,
+    /// Topics taken.
+    pub topics: Vec<String>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Who it is.
+    pub role: Role,
+    /// Its protocol state.
+    pub peer: Peer,
+    /// The ID it was given.
+    pub id: u64,
+    /// The resume ticket it was given.
+    pub ticket: Vec<u8>,
+    transport: Transport,
+    greeted: bool,
+    /// In the list of connections to be written.
+    dirty: bool,
+    /// Do not read: a reader that has stalled.
+    mute: bool,
+    wants_room: bool,
+    /// To be buried at the end of the turn.
+    gone: bool,
+    heartbeat: Duration,
+    wrote: Instant,
+    last_id: u64,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Net {
+    poller: Poller,
+    conns: Slab<Conn>,
+    dirty: Vec<usize>,
+    over: Vec<usize>,
+    listener: Option<Socket>,
+    /// Connections whose read stopped before their socket was empty.
+    unread: Vec<usize>,
+    swept: Instant,
+    next_id: u64,
+    now: Instant,
+}
+
+// === impl Greeting ===
+
+impl Greeting {
+    /// That of edge `index`, with 16 bytes of meta.
+    #[must_use]
+    pub fn edge(index: usize) -> Self {
+        let half = (index as u64).to_be_bytes();
+        Self { meta: [half, half].concat(), ..Self::default() }
+    }
+
+    /// The frame's head.
+    #[must_use]
+    pub fn encode(&self, role: Role) -> Vec<u8> {
+        let wire_role = match role {
+            Role::Service(_) => WireRole::Service,
+            Role::Edge(_) | Role::Far(_) | Role::Unknown => WireRole::Edge,
+        };
+        let mut instance = [0; 16];
+        // All connections of this process are one instance; services count theirs.
+        instance[..8].copy_from_slice(&u64::from(std::process::id()).to_be_bytes());
+        let pool_index = match role {
+            Role::Service(index) => u32::try_from(index).unwrap_or(u32::MAX),
+            Role::Edge(index) => {
+                instance[8..].copy_from_slice(&(index as u64).to_be_bytes());
+                0
+            }
+            Role::Far(_) | Role::Unknown => 0,
+        };
+        proto::Hello {
+            version: 1,
+            role: wire_role.into(),
+            ticket: self.ticket.clone(),
+            instance: instance.to_vec(),
+            pool_index,
+            meta: self.meta.clone(),
+            name: self.name.clone(),
+            topics: self.topics.clone(),
+            methods: self.methods.clone(),
+            ..proto::Hello::default()
+        }
+        .encode_to_vec()
+    }
+}
+
+// === impl Conn ===
+
+impl Conn {
+    /// The ID of the next operation on the session stream: one sequence for all that is started here.
+    pub const fn fresh_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+}
+
+// === impl Net ===
+
+impl Net {
+    /// No connections yet.
+    ///
+    /// # Errors
+    /// If descriptors have run out.
+    pub fn new() -> Result<Self> {
+        let now = Instant::now();
+        Ok(Self {
+            poller: Poller::new()?,
+            conns: Slab::new(),
+            dirty: Vec::new(),
+            over: Vec::new(),
+            listener: None,
+            unread: Vec::new(),
+            swept: now,
+            next_id: 1,
+            now,
+        })
+    }
+
+    /// Becomes the service behind a relay; returns where it listens.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub fn listen(&mut self, at: SocketAddr) -> Result<SocketAddr> {
+        let listener = net::listen(at)?;
+        self.poller.add(&listener, LISTENER, net::LISTENER)?;
+        let addr = net::local_addr(&listener)?;
+        self.listener = Some(listener);
+        Ok(addr)
+    }
+
+    /// Dials and says Hello. The scenario hears of it by [`Scenario::ready`].
+    ///
+    /// # Errors
+    /// If descriptors or ports have run out.
+    pub fn dial(
+        &mut self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        role: Role,
+        greeting: &Greeting,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<usize> {
+        let socket = net::dial(to, from).with_context(|| format!("dial {to}"))?;
+        let mut peer = Peer::dial()?;
+        peer.send(Lane::Session, header(FrameType::Hello, 0), &greeting.encode(role), &[])?;
+        let transport = match tls {
+            None => Transport::Plain(socket),
+            Some(config) => Transport::tls(socket, config)?,
+        };
+        self.insert(transport, peer, role)
+    }
+
+    fn insert(&mut self, transport: Transport, peer: Peer, role: Role) -> Result<usize> {
+        SockRef::from(transport.socket()).set_tcp_notsent_lowat(NOT_SENT)?;
+        let conn = Conn {
+            role,
+            peer,
+            id: 0,
+            ticket: Vec::new(),
+            transport,
+            greeted: false,
+            dirty: false,
+            mute: false,
+            wants_room: false,
+            gone: false,
+            heartbeat: Duration::MAX,
+            wrote: self.now,
+            last_id: 0,
+        };
+        let key = self.conns.insert(conn);
+        self.poller.add(self.conns[key].transport.socket(), key as u64, net::SOCKET)?;
+        Ok(key)
+    }
+
+    /// A connection. Whoever writes to its peer says so by [`Net::touch`].
+    ///
+    /// # Panics
+    /// If it is gone.
+    #[must_use]
+    pub fn conn(&mut self, key: usize) -> &mut Conn {
+        &mut self.conns[key]
+    }
+
+    /// Whether a connection is there.
+    #[must_use]
+    pub fn contains(&self, key: usize) -> bool {
+        self.conns.contains(key)
+    }
+
+    /// The time of this turn.
+    #[must_use]
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Queues a frame on a connection.
+    ///
+    /// # Errors
+    /// If it does not fit into a frame or the stream is gone.
+    pub fn send(
+        &mut self,
+        key: usize,
+        lane: Lane,
+        header: FrameHeader,
+        head: &[u8],
+        body: &[u8],
+    ) -> Result<()> {
+        self.conns[key].peer.send(lane, header, head, body)?;
+        self.touch(key);
+        Ok(())
+    }
+
+    /// There is something to write.
+    pub fn touch(&mut self, key: usize) {
+        let conn = &mut self.conns[key];
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    /// From now on [`Scenario::room`] is called whenever all output was written, or no more.
+    pub fn want_room(&mut self, key: usize, want: bool) {
+        self.conns[key].wants_room = want;
+        if want {
+            self.touch(key);
+        }
+    }
+
+    /// Never reads this connection again.
+    pub fn mute(&mut self, key: usize) {
+        self.conns[key].mute = true;
+    }
+
+    /// Closes a connection without [`Scenario::lost`].
+    pub fn close(&mut self, key: usize) {
+        // The slot is free only after the turn: events for it may still be in the batch.
+        let conn = &mut self.conns[key];
+        if !conn.gone {
+            conn.gone = true;
+            conn.mute = true;
+            self.over.push(key);
+        }
+    }
+
+    /// Closes all connections at once, between turns.
+    pub fn close_all(&mut self) {
+        self.conns.clear();
+        self.dirty.clear();
+        self.over.clear();
+        self.unread.clear();
+    }
+
+    /// Runs until the scenario is done.
+    ///
+    /// # Errors
+    /// If the scenario fails, or has not come to its end after `limit`.
+    pub fn run(&mut self, scenario: &mut dyn Scenario, limit: Duration) -> Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let deadline = Instant::now() + limit;
+        loop {
+            self.now = Instant::now();
+            ensure!(self.now < deadline, "not done after {limit:?}");
+            self.sweep()?;
+            let Next::Wait(timeout) = scenario.turn(self, self.now)? else { return Ok(()) };
+            self.write_dirty(scenario)?;
+            // The longest wait keeps the deadline and the sweep in sight.
+            let busy = !self.dirty.is_empty() || !self.unread.is_empty();
+            self.poller.wait(Some(if busy { Duration::ZERO } else { timeout.min(SWEEP) }))?;
+            self.now = Instant::now();
+            self.serve(scenario, &mut buffer)?;
+            self.write_dirty(scenario)?;
+            self.bury();
+        }
+    }
+
+    fn serve(&mut self, scenario: &mut dyn Scenario, buffer: &mut [u8]) -> Result<()> {
+        for key in std::mem::take(&mut self.unread) {
+            self.read(scenario, key, buffer, false)?;
+        }
+        for index in 0..self.poller.len() {
+            let ready = self.poller.event(index);
+            if ready.token == LISTENER {
+                self.accept()?;
+                continue;
+            }
+            let key = ready.token as usize;
+            if ready.writable && self.conns.contains(key) {
+                self.touch(key);
+            }
+            if ready.readable {
+                self.read(scenario, key, buffer, ready.closed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        while let Some(socket) = net::accept(&listener)? {
+            socket.set_nodelay(true)?;
+            self.insert(Transport::Plain(socket), Peer::accept(), Role::Unknown)?;
+        }
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    fn bury(&mut self) {
+        for key in self.over.drain(..) {
+            self.conns.try_remove(key);
+        }
+    }
+
+    // --- reading
+
+    fn read(
+        &mut self,
+        scenario: &mut dyn Scenario,
+        key: usize,
+        buffer: &mut [u8],
+        to_the_end: bool,
+    ) -> Result<()> {
+        for _ in 0..REFILLS {
+            let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.mute) else { return Ok(()) };
+            let (n, last) = match conn.transport.read(buffer) {
+                Ok(Read::More(n)) => (n, false),
+                Ok(Read::Short(n)) => (n, n == 0 || !to_the_end),
+                Ok(Read::End) => return self.lose(scenario, key, Lost::Closed),
+                Err(error) => return self.lose(scenario, key, Lost::Broken(error.to_string())),
+            };
+            // The engine may have to answer even if no event comes of it; TLS may have a handshake to write.
+            self.touch(key);
+            let mut input = Input::new(&buffer[..n]);
+            while self.step(scenario, key, &mut input)? {}
+            if last {
+                return Ok(());
+            }
+        }
+        self.unread.push(key);
+        Ok(())
+    }
+
+    /// One event; whether there may be another.
+    fn step(&mut self, scenario: &mut dyn Scenario, key: usize, input: &mut Input<'_>) -> Result<bool> {
+        let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.mute) else { return Ok(false) };
+        let Some(event) = conn.peer.next(input).with_context(|| format!("{:?}", conn.role))? else {
+            return Ok(false);
+        };
+        match event {
+            Event::Frame(Lane::Session, frame) => match frame.header.kind {
+                FrameType::Ping => {
+                    let pong = header(FrameType::Pong, frame.header.id);
+                    self.send(key, Lane::Session, pong, &[], &[])?;
+                }
+                FrameType::Pong => {}
+                _ if !self.conns[key].greeted => self.greet(scenario, key, &frame)?,
+                _ => scenario.frame(self, key, Lane::Session, &frame)?,
+            },
+            Event::Frame(Lane::Stream, frame) => scenario.frame(self, key, Lane::Stream, &frame)?,
+            Event::Opened => {}
+            Event::StreamOver => bail!("the stream of {:?} was cut", self.conns[key].role),
+            Event::Ended => self.lose(scenario, key, Lost::Closed)?,
+        }
+        Ok(true)
+    }
+
+    fn greet(&mut self, scenario: &mut dyn Scenario, key: usize, frame: &Frame<&[u8]>) -> Result<()> {
+        match (self.conns[key].role, frame.header.kind) {
+            (Role::Unknown, FrameType::Hello) => {
+                let hello = proto::Hello::decode(&*frame.head)?;
+                let index = hello.meta.first_chunk().context("no index in meta")?;
+                let id = self.next_id;
+                self.next_id += 1;
+                let welcome = proto::Welcome { version: 1, id, ..proto::Welcome::default() }.encode_to_vec();
+                self.send(key, Lane::Session, header(FrameType::Welcome, 0), &welcome, &[])?;
+                let conn = self.conn(key);
+                conn.role = Role::Far(usize::try_from(u64::from_be_bytes(*index))?);
+                conn.id = id;
+                conn.greeted = true;
+            }
+            (Role::Edge(_) | Role::Service(_), FrameType::Welcome) => {
+                let welcome = proto::Welcome::decode(&*frame.head)?;
+                let conn = self.conn(key);
+                ensure!(welcome.version == 1 && welcome.id != 0, "Welcome without version or ID");
+                conn.peer.set_windows(0, welcome.stream_window);
+                conn.id = welcome.id;
+                conn.ticket = welcome.ticket;
+                if welcome.heartbeat_ms > 0 {
+                    conn.heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
+                }
+                conn.greeted = true;
+            }
+            (Role::Edge(_) | Role::Service(_), FrameType::Reject) => {
+                let error = proto::Error::decode(&*frame.head)?;
+                let lost = Lost::Rejected { code: error.code, retry_after_ms: error.retry_after_ms };
+                return self.lose(scenario, key, lost);
+            }
+            (role, kind) => bail!("{} before the session of {role:?} stood", kind.name()),
+        }
+        scenario.ready(self, key)
+    }
+
+    fn lose(&mut self, scenario: &mut dyn Scenario, key: usize, why: Lost) -> Result<()> {
+        let role = self.conns[key].role;
+        self.close(key);
+        scenario.lost(self, role, why)
+    }
+
+    // --- writing
+
+    fn write_dirty(&mut self, scenario: &mut dyn Scenario) -> Result<()> {
+        let mut full = Vec::new();
+        while let Some(key) = self.dirty.pop() {
+            let Some(conn) = self.conns.get_mut(key) else { continue };
+            conn.dirty = false;
+            if self.write(scenario, key)? {
+                full.push(key);
+            }
+        }
+        // Those that could go on are due in the next turn.
+        for key in full {
+            self.touch(key);
+        }
+        Ok(())
+    }
+
+    /// Writes and refills; whether there is more to write than one turn may.
+    fn write(&mut self, scenario: &mut dyn Scenario, key: usize) -> Result<bool> {
+        for _ in 0..REFILLS {
+            match self.write_once(key) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    self.lose(scenario, key, Lost::Broken(error.to_string()))?;
+                    return Ok(false);
+                }
+            }
+            if !self.conns[key].wants_room {
+                return Ok(false);
+            }
+            scenario.room(self, key)?;
+            if self.conns[key].peer.pending().is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether everything there was is written.
+    fn write_once(&mut self, key: usize) -> std::io::Result<bool> {
+        let (now, conn) = (self.now, &mut self.conns[key]);
+        if conn.peer.pending().is_empty() {
+            // TLS may have something of its own.
+            conn.transport.write(&[]).map(|_| true)
+        } else {
+            loop {
+                let pending = conn.peer.pending();
+                let len = pending.len();
+                let n = conn.transport.write(pending)?;
+                if n > 0 {
+                    conn.wrote = now;
+                    conn.peer.advance(n);
+                }
+                if n == len {
+                    return Ok(true);
+                }
+                // A socket that took less than it was given is full; TLS may only have filled a record.
+                if n == 0 || matches!(conn.transport, Transport::Plain(_)) {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    // --- keeping alive
+
+    /// Pings where nothing was said for long. At 60 % of the heartbeat: late by a sweep and a busy turn it is still in time.
+    fn sweep(&mut self) -> Result<()> {
+        if self.now - self.swept < SWEEP {
+            return Ok(());
+        }
+        self.swept = self.now;
+        let due: Vec<usize> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.greeted && self.now - conn.wrote > conn.heartbeat.mul_f64(0.6))
+            .map(|(key, _)| key)
+            .collect();
+        for key in due {
+            let conn = &mut self.conns[key];
+            conn.wrote = self.now;
+            let ping = header(FrameType::Ping, conn.fresh_id());
+            self.send(key, Lane::Session, ping, &[], &[])?;
+        }
+        Ok(())
+    }
+}
