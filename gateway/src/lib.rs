@@ -2,4 +2,6 @@
 
 pub mod cli;
 pub mod config;
+pub mod core;
 pub mod telemetry;
+pub mod tls;

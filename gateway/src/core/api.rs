@@ -1,0 +1,56 @@
+//! What the control plane sees of sessions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// An edge that is online.
+#[derive(Clone, Debug)]
+pub struct EdgeView {
+    /// The edge ID.
+    pub id: u64,
+    /// Opaque bytes of the edge.
+    pub meta: Vec<u8>,
+    /// Where it connected from.
+    pub addr: SocketAddr,
+    /// Seconds since 1970.
+    pub since: i64,
+    /// Methods it offers.
+    pub methods: Vec<Arc<str>>,
+}
+
+/// A connection of a service that is online.
+#[derive(Clone, Debug)]
+pub struct ServiceView {
+    /// The service ID.
+    pub id: u64,
+    /// Instance key; the connections of a pool share it.
+    pub instance: u64,
+    /// The service name.
+    pub name: Arc<str>,
+    /// Where it connected from.
+    pub addr: SocketAddr,
+    /// Seconds since 1970.
+    pub since: i64,
+    /// Methods it offers.
+    pub methods: Vec<Arc<str>>,
+    /// Topics it takes.
+    pub topics: Vec<Arc<str>>,
+}
+
+/// One session of a scan.
+#[derive(Clone, Debug)]
+pub enum View {
+    /// An edge.
+    Edge(EdgeView),
+    /// A service connection.
+    Service(ServiceView),
+}
+
+/// Some of the sessions of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// What was found.
+    pub views: Vec<View>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<u32>,
+}

@@ -1,0 +1,244 @@
+//! What shards and the async world tell each other.
+//!
+//! Everything owns its bytes: large bodies travel by reference, small ones are copied into the batch's arena by the sender.
+
+use std::any::Any;
+
+use bytes::Bytes;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::Flags;
+use frontier_wire::native::head::Sender;
+use frontier_wire::yamux::StreamId;
+
+use crate::core::api::Page;
+use crate::core::registry::NameKind;
+use crate::core::shard::Moved;
+use crate::core::stats::OpKind;
+use crate::core::table::SessionRef;
+
+/// The origin of operations whose answer nobody waits for, such as `edge_offline`.
+pub const NOBODY: SessionRef = SessionRef { shard: u16::MAX, generation: 0, slot: 0 };
+
+/// An operation on its way to the session that shall carry it out.
+#[derive(Clone, Debug)]
+pub struct Place<'a> {
+    /// Whose operation it is.
+    pub from: SessionRef,
+    /// Its ID there.
+    pub from_id: u64,
+    /// What the receiver learns of the sender.
+    pub sender: Sender,
+    /// Call or message.
+    pub kind: OpKind,
+    /// More fragments follow.
+    pub more: bool,
+    /// The head as the sender wrote it.
+    pub head: &'a [u8],
+    /// The body or its first fragment.
+    pub body: Body<'a>,
+    /// In microseconds of the shards' clock.
+    pub deadline: u64,
+    /// The order it belongs to.
+    pub flow: u64,
+}
+
+/// A body: borrowed from the read buffer, or shared.
+#[derive(Clone, Debug)]
+pub enum Body<'a> {
+    /// Must be copied to outlive the turn.
+    Slice(&'a [u8]),
+    /// Travels by reference.
+    Shared(Bytes),
+}
+
+/// Where an operation may go when its target turns out to be gone.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// The edge with this ID.
+    Edge(u64),
+    /// Any instance that offers a name.
+    Name(NameKind, Box<str>),
+    /// Nowhere else.
+    Fixed,
+}
+
+/// One end of a user stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LegRef {
+    /// The session.
+    pub session: SessionRef,
+    /// The stream there.
+    pub stream: StreamId,
+}
+
+/// What one leg of a stream tells the other.
+#[derive(Debug)]
+pub enum LegMsg {
+    /// The far end answered Open: its OpenAck frame, to be passed on.
+    Accepted(Bytes),
+    /// The far end refused: its OpenAck frame, after which the stream ends.
+    Refused(Bytes),
+    /// Bytes.
+    Data(Bytes),
+    /// Half-close.
+    Finish,
+    /// Reset.
+    Reset,
+    /// So many bytes reached the socket: the writer may send as many more.
+    Release(u32),
+}
+
+/// A message to a shard.
+#[derive(Debug)]
+pub enum Msg {
+    /// Carry out an operation.
+    Place { target: SessionRef, place: Box<PlaceOwned> },
+    /// More of its body.
+    Fragment { target: SessionRef, from: SessionRef, from_id: u64, flags: Flags, head: Bytes, body: Bytes },
+    /// The requester does not wait any more.
+    Cancel { target: SessionRef, from: SessionRef, from_id: u64, code: ErrorCode },
+    /// The requester grants bytes of the response.
+    CreditReply { target: SessionRef, from: SessionRef, from_id: u64, bytes: u32 },
+    /// An answer, or a part of one.
+    Answer { to: SessionRef, id: u64, kind: OpKind, flags: Flags, head: Bytes, body: Bytes },
+    /// The operation failed on the way.
+    Fail { to: SessionRef, id: u64, kind: OpKind, code: ErrorCode, text: &'static str },
+    /// The receiver grants bytes of the operation's body.
+    CreditBody { to: SessionRef, id: u64, bytes: u32 },
+    /// Open a stream to a session.
+    Open { target: SessionRef, open: Box<OpenLeg> },
+    /// The session that was to accept a stream is not there or refused to.
+    OpenFailed { to: LegRef, code: ErrorCode, text: &'static str },
+    /// The far leg exists.
+    Joined { to: LegRef, peer: LegRef },
+    /// For one leg from the other.
+    Leg { to: LegRef, what: LegMsg },
+    /// End a session.
+    Cut { session: SessionRef, code: ErrorCode, text: &'static str },
+    /// A service connection moves to this shard.
+    Adopt(Box<Adopt>),
+    /// Describe the sessions from a slot on.
+    Scan { from: u32, reply: ScanReply },
+    /// Tell the peers of a role to go away, spread over this many milliseconds.
+    Drain { edges: bool, spread_ms: u32 },
+    /// A connection that an async task accepted (TLS) or that another shard's listener accepted.
+    Connection(Box<dyn Any + Send>),
+}
+
+/// Gets a page of a scan.
+pub struct ScanReply(pub Box<dyn FnOnce(Page) + Send>);
+
+/// [`Place`] with bytes of its own.
+#[derive(Debug)]
+pub struct PlaceOwned {
+    /// See [`Place`].
+    pub from: SessionRef,
+    /// See [`Place`].
+    pub from_id: u64,
+    /// See [`Place`].
+    pub sender: Sender,
+    /// See [`Place`].
+    pub kind: OpKind,
+    /// See [`Place`].
+    pub more: bool,
+    /// See [`Place`].
+    pub head: Bytes,
+    /// See [`Place`].
+    pub body: Bytes,
+    /// See [`Place`].
+    pub deadline: u64,
+    /// See [`Place`].
+    pub flow: u64,
+    /// Where else it may go if the target is gone.
+    pub destination: Destination,
+    /// How often it was sent on already.
+    pub hops: u8,
+}
+
+/// A stream that one session opens to another.
+#[derive(Debug)]
+pub struct OpenLeg {
+    /// The opener's leg.
+    pub from: LegRef,
+    /// What the acceptor learns of the opener.
+    pub sender: Sender,
+    /// The head of Open as the opener wrote it.
+    pub head: Bytes,
+    /// In microseconds of the shards' clock.
+    pub deadline: u64,
+}
+
+/// A session on its way to another shard, with the driver's part of it.
+pub struct Adopt {
+    /// The core's part.
+    pub moved: Moved,
+    /// The driver's part.
+    pub io: Box<dyn Any + Send>,
+}
+
+// === impl Body ===
+
+impl Body<'_> {
+    /// Bytes in the body.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether the body is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Slice(slice) => slice,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The bytes, copied only if they are borrowed.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Slice(slice) => Bytes::copy_from_slice(slice),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+// === impl PlaceOwned ===
+
+impl PlaceOwned {
+    /// The operation, borrowing this one's bytes.
+    #[must_use]
+    pub fn borrow(&self) -> Place<'_> {
+        Place {
+            from: self.from,
+            from_id: self.from_id,
+            sender: self.sender,
+            kind: self.kind,
+            more: self.more,
+            head: &self.head,
+            body: Body::Shared(self.body.clone()),
+            deadline: self.deadline,
+            flow: self.flow,
+        }
+    }
+}
+
+impl std::fmt::Debug for ScanReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ScanReply")
+    }
+}
+
+impl std::fmt::Debug for Adopt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Adopt").field("moved", &self.moved).finish_non_exhaustive()
+    }
+}
+

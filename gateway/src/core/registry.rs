@@ -1,0 +1,266 @@
+//! Who is where: edges by ID, and the instances that offer a method, a topic or a service name.
+//!
+//! Edges are read without waiting, on every operation of every service. Names change when services come and go and are looked up by a
+//! shard in its own [`NameCache`]; only a miss after a change takes the lock. A session and its routes are one object with one life:
+//! whoever owns the session adds and removes them, and a removal names the session it belongs to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use smallvec::smallvec;
+
+use crate::core::exchange::{Instance, Targets};
+use crate::core::table::SessionRef;
+
+/// Names a shard remembers before it starts anew: bounds what edges that ask for random names can make it hold.
+const CACHE_NAMES: usize = 8_192;
+
+/// What a name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NameKind {
+    /// A method that can be called.
+    Method,
+    /// A topic that can be published to.
+    Topic,
+    /// A service name.
+    Service,
+}
+
+/// What is known of an edge that is or was online.
+#[derive(Debug)]
+pub struct EdgeCard {
+    /// The edge ID.
+    pub id: u64,
+    /// Greater in a later session of the same ID.
+    pub epoch: u64,
+    /// Where it connected from.
+    pub addr: SocketAddr,
+    /// Opaque bytes of the edge.
+    pub meta: Box<[u8]>,
+    /// Labels of the edge, usually none.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Services were told that it is online, so they must be told when it is not.
+    pub announced: AtomicBool,
+}
+
+/// The service instance a session belongs to.
+#[derive(Clone, Debug)]
+pub struct InstanceId {
+    /// Hash of service ID and instance bits.
+    pub key: u64,
+    /// The service ID.
+    pub service_id: u64,
+}
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub struct Registry {
+    edges: papaya::HashMap<u64, (SessionRef, Arc<EdgeCard>)>,
+    names: Mutex<Names>,
+    version: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    targets: HashMap<(NameKind, Box<str>), Arc<Targets>>,
+    in_flight: HashMap<u64, (usize, Arc<AtomicU32>)>,
+}
+
+/// A shard's copy of the names it uses.
+#[derive(Debug, Default)]
+pub struct NameCache {
+    version: u64,
+    names: [HashMap<Box<str>, Option<Arc<Targets>>>; 3],
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// The newest session of an edge takes its ID; returns the session it replaces.
+    pub fn claim_edge(&self, session: SessionRef, card: Arc<EdgeCard>) -> Option<(SessionRef, Arc<EdgeCard>)> {
+        self.edges.pin().insert(card.id, (session, card)).cloned()
+    }
+
+    /// Takes an edge out, if this session still holds the ID.
+    pub fn release_edge(&self, id: u64, session: SessionRef) -> bool {
+        let edges = self.edges.pin();
+        matches!(edges.remove_if(&id, |_, (holder, _)| *holder == session), Ok(Some(_)))
+    }
+
+    /// The session of an edge.
+    #[must_use]
+    pub fn edge(&self, id: u64) -> Option<SessionRef> {
+        self.edges.pin().get(&id).map(|(session, _)| *session)
+    }
+
+    /// The card of an edge.
+    #[must_use]
+    pub fn card(&self, id: u64) -> Option<Arc<EdgeCard>> {
+        self.edges.pin().get(&id).map(|(_, card)| Arc::clone(card))
+    }
+
+    /// Edge IDs held.
+    #[must_use]
+    pub fn edges(&self) -> usize {
+        self.edges.len()
+    }
+
+    /// Every edge whose services know that it is online.
+    #[must_use]
+    pub fn announced(&self) -> Vec<Arc<EdgeCard>> {
+        let edges = self.edges.pin();
+        let online = edges.values().filter(|(_, card)| card.announced.load(Ordering::Acquire));
+        online.map(|(_, card)| Arc::clone(card)).collect()
+    }
+
+    /// A session offers a name.
+    pub fn add_name(&self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) {
+        let mut names = self.names.lock();
+        let counter = names.in_flight.entry(instance.key).or_default();
+        counter.0 += 1;
+        let in_flight = Arc::clone(&counter.1);
+        let key = (kind, Box::from(name));
+        let mut targets = names.targets.get(&key).map_or_else(Vec::new, |targets| targets.to_vec());
+        match targets.iter_mut().find(|target| target.key == instance.key) {
+            Some(target) => {
+                let mut conns = target.conns.clone();
+                conns.push(session);
+                *target = Arc::new(Instance { conns, in_flight, key: target.key, service_id: target.service_id });
+            }
+            None => {
+                let conns = smallvec![session];
+                let (key, service_id) = (instance.key, instance.service_id);
+                targets.push(Arc::new(Instance { key, service_id, conns, in_flight }));
+            }
+        }
+        names.targets.insert(key, targets.into());
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// A session offers a name no longer.
+    pub fn remove_name(&self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) {
+        let mut names = self.names.lock();
+        let key = (kind, Box::from(name));
+        let Some(targets) = names.targets.get(&key) else { return };
+        let mut targets = targets.to_vec();
+        let Some(at) = targets.iter().position(|target| target.conns.contains(&session)) else { return };
+        let conns = targets[at].conns.iter().copied().filter(|conn| *conn != session).collect();
+        let old = &targets[at];
+        let left = Instance {
+            conns,
+            key: old.key,
+            service_id: old.service_id,
+            in_flight: Arc::clone(&old.in_flight),
+        };
+        if left.conns.is_empty() {
+            targets.remove(at);
+        } else {
+            targets[at] = Arc::new(left);
+        }
+        if targets.is_empty() {
+            names.targets.remove(&key);
+        } else {
+            names.targets.insert(key, targets.into());
+        }
+        if let Some(counter) = names.in_flight.get_mut(&instance.key) {
+            counter.0 -= 1;
+            if counter.0 == 0 {
+                names.in_flight.remove(&instance.key);
+            }
+        }
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The live instances of a name.
+    #[must_use]
+    pub fn targets(&self, kind: NameKind, name: &str) -> Option<Arc<Targets>> {
+        self.names.lock().targets.get(&(kind, Box::from(name))).cloned()
+    }
+
+    /// Names offered by anybody, for leak checks.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.names.lock().targets.len()
+    }
+}
+
+// === impl NameCache ===
+
+impl NameCache {
+    /// The live instances of a name, as of the newest change.
+    pub fn targets(&mut self, registry: &Registry, kind: NameKind, name: &str) -> Option<Arc<Targets>> {
+        let version = registry.version.load(Ordering::Acquire);
+        if version != self.version {
+            self.version = version;
+            self.names = Default::default();
+        }
+        let names = &mut self.names[kind as usize];
+        if let Some(targets) = names.get(name) {
+            return targets.clone();
+        }
+        if names.len() >= CACHE_NAMES {
+            names.clear();
+        }
+        let targets = registry.targets(kind, name);
+        names.insert(name.into(), targets.clone());
+        targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::{EdgeCard, InstanceId, NameCache, NameKind, Registry, SessionRef};
+
+    fn session(slot: u32) -> SessionRef {
+        SessionRef { shard: 0, generation: 0, slot }
+    }
+
+    fn card(id: u64, epoch: u64) -> Arc<EdgeCard> {
+        let addr = ([127, 0, 0, 1], 1).into();
+        let announced = AtomicBool::new(false);
+        Arc::new(EdgeCard { id, epoch, addr, meta: Box::default(), labels: Box::default(), announced })
+    }
+
+    #[test]
+    fn late_close_does_not_evict_successor() {
+        let registry = Registry::default();
+        assert!(registry.claim_edge(session(1), card(7, 1)).is_none());
+        let (old, _) = registry.claim_edge(session(2), card(7, 2)).unwrap();
+        assert_eq!(old, session(1));
+        assert!(!registry.release_edge(7, session(1)));
+        assert_eq!(registry.edge(7), Some(session(2)));
+        assert!(registry.release_edge(7, session(2)));
+        assert_eq!(registry.edge(7), None);
+    }
+
+    #[test]
+    fn connections_of_a_pool_are_one_instance_and_names_live_as_long_as_their_sessions() {
+        let registry = Registry::default();
+        let mut cache = NameCache::default();
+        let pool = InstanceId { key: 1, service_id: 1 };
+        let other = InstanceId { key: 2, service_id: 2 };
+        assert!(cache.targets(&registry, NameKind::Method, "echo").is_none());
+        registry.add_name(NameKind::Method, "echo", session(1), &pool);
+        registry.add_name(NameKind::Method, "echo", session(2), &pool);
+        registry.add_name(NameKind::Method, "echo", session(3), &other);
+        let targets = cache.targets(&registry, NameKind::Method, "echo").unwrap();
+        assert_eq!(targets.iter().map(|t| t.conns.len()).collect::<Vec<_>>(), [2, 1]);
+        assert!(cache.targets(&registry, NameKind::Topic, "echo").is_none(), "kinds are apart");
+        assert!(cache.targets(&registry, NameKind::Method, "Echo").is_none(), "names are exact");
+        for slot in [1, 2] {
+            registry.remove_name(NameKind::Method, "echo", session(slot), &pool);
+        }
+        registry.remove_name(NameKind::Method, "echo", session(9), &other);
+        assert_eq!(cache.targets(&registry, NameKind::Method, "echo").unwrap().len(), 1);
+        registry.remove_name(NameKind::Method, "echo", session(3), &other);
+        assert!(cache.targets(&registry, NameKind::Method, "echo").is_none());
+        assert_eq!(registry.names(), 0);
+        assert!(registry.names.lock().in_flight.is_empty());
+    }
+}

@@ -1,0 +1,333 @@
+//! A session: one peer's connection and everything the gateway knows of it.
+//!
+//! What an idle edge does not use is an `Option<Box<…>>`, interned or absent; a test below keeps the struct small.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use frontier_wire::native::connection::Connection;
+use frontier_wire::native::head::Sender;
+use frontier_wire::native::reader::FrameReader;
+use frontier_wire::yamux::StreamId;
+use hashbrown::HashMap;
+
+use crate::core::Bound;
+use crate::core::exchange::Targets;
+use crate::core::identity::Subject;
+use crate::core::message::LegRef;
+use crate::core::names::NameSet;
+use crate::core::registry::{EdgeCard, InstanceId};
+use crate::core::stats::OpKind;
+use crate::core::table::SessionRef;
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing has come yet; the protocol is unknown.
+    New,
+    /// It speaks the native protocol; Hello has not come yet.
+    Greeting,
+    /// Services are asked about it.
+    Admitting,
+    /// Welcomed.
+    Ready,
+    /// It has lost its routes; the last bytes go out.
+    Closing,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Session {
+    /// The protocol state.
+    pub conn: Connection,
+    /// The edge's card; shared with the registry.
+    pub card: Option<Arc<EdgeCard>>,
+    /// What only services have.
+    pub service: Option<Box<ServiceSide>>,
+    /// What only a session in its handshake has.
+    pub greeting: Option<Box<Greeting>>,
+    /// Operations in flight.
+    pub ops: Option<Box<Ops>>,
+    /// User streams.
+    pub legs: Option<Box<HashMap<StreamId, Leg>>>,
+    /// Methods of an edge.
+    pub methods: Option<Arc<NameSet>>,
+    /// Reserved methods this identity may use.
+    pub reserved: Option<Arc<[String]>>,
+    /// The next operation ID towards this peer.
+    pub next_id: u64,
+    /// When it must next be looked at, in microseconds; `u64::MAX` = never.
+    pub wake: u64,
+    /// When bytes last came, in microseconds.
+    pub last_rx: u64,
+    /// Since when bytes wait without any being taken, in microseconds; 0 = none wait.
+    pub stalled: u64,
+    /// Seconds since 1970 at Welcome.
+    pub since: u32,
+    /// Bytes accounted for this session in the memory budget.
+    pub held: u32,
+    /// Control frames in the current second, and which second that is.
+    pub control: (u32, u32),
+    /// The listener it came in by.
+    pub bound: Bound,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// On the shard's list of sessions with something to send.
+    pub dirty: bool,
+    /// Told to go away, or gone away itself: nothing new is sent to it.
+    pub leaving: bool,
+}
+
+/// What a service session has beyond an edge.
+#[derive(Debug)]
+pub struct ServiceSide {
+    /// Its instance.
+    pub instance: InstanceId,
+    /// The service name, possibly empty.
+    pub name: Arc<str>,
+    /// Where it connected from.
+    pub addr: SocketAddr,
+    /// Topics it takes.
+    pub topics: NameSet,
+    /// Methods it offers.
+    pub methods: NameSet,
+    /// A list of who is online that it is being sent.
+    pub snapshot: Option<Box<Snapshot>>,
+}
+
+/// A list of edges that is sent page by page, as the service keeps up.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The ID of the question.
+    pub id: u64,
+    /// Those not sent yet.
+    pub edges: Vec<Arc<EdgeCard>>,
+}
+
+/// What is needed until Welcome.
+#[derive(Debug)]
+pub struct Greeting {
+    /// Where it connected from.
+    pub addr: SocketAddr,
+    /// Subject of its client certificate.
+    pub subject: Option<Arc<Subject>>,
+    /// When the handshake must be done, in microseconds.
+    pub deadline: u64,
+    /// What it said in Hello.
+    pub hello: Option<Box<frontier_wire::native::hello::Hello>>,
+    /// What it was granted.
+    pub grant: crate::core::identity::Grant,
+    /// Which answer it waits for.
+    pub step: Step,
+}
+
+/// What an edge in its admission waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing yet.
+    None,
+    /// A service that offers `get_edge_id` to come up, until this time.
+    IdService(u64),
+    /// The answer to `get_edge_id`.
+    EdgeId,
+    /// The answer to `edge_online`.
+    Online,
+}
+
+/// Operations of a session.
+#[derive(Debug, Default)]
+pub struct Ops {
+    /// Sent to this peer, by the ID it knows them by.
+    pub pending: HashMap<u64, Pending>,
+    /// The pending ones whose origin does not know that ID.
+    pub index: HashMap<(SessionRef, u64), u64>,
+    /// Started by this peer, by its own ID.
+    pub outgoing: HashMap<u64, Outgoing>,
+    /// Of `outgoing`, the messages.
+    pub messages: u32,
+    /// Where this peer's messages of a topic go while that lives.
+    pub sticky: HashMap<u64, (Arc<Targets>, SessionRef)>,
+}
+
+/// An operation that this peer is to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// Whose it is.
+    pub from: SessionRef,
+    /// Its ID there.
+    pub from_id: u64,
+    /// In microseconds.
+    pub deadline: u64,
+    /// In microseconds.
+    pub started: u64,
+    /// Bytes of the answer that may still come without credit.
+    pub reply_credit: u64,
+    /// Bytes of the answer still announced.
+    pub reply_left: u64,
+    /// The order its body's fragments keep.
+    pub flow: u64,
+    /// Call or message.
+    pub kind: OpKind,
+    /// The first frame of the answer has come.
+    pub replying: bool,
+    /// Its body is not complete yet.
+    pub receiving: bool,
+}
+
+/// An operation that this peer has started.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Who carries it out.
+    pub target: SessionRef,
+    /// Its ID there; 0 = not known here (another shard).
+    pub local: u64,
+    /// Bytes of the body that may still come without credit.
+    pub credit: u64,
+    /// Bytes of the body still announced.
+    pub left: u64,
+    /// Counts it down at its end, under the policy that needs it.
+    pub in_flight: Option<Arc<AtomicU32>>,
+    /// Call or message.
+    pub kind: OpKind,
+    /// Fragments of the answer have been passed on.
+    pub replying: bool,
+}
+
+/// This session's end of a user stream.
+#[derive(Debug)]
+pub struct Leg {
+    /// Where it is in its life.
+    pub state: LegState,
+    /// The other end; known once it exists.
+    pub peer: Option<LegRef>,
+    /// The peer half-closed.
+    pub finished_in: bool,
+    /// We half-closed.
+    pub finished_out: bool,
+    /// The window granted on it, in bytes.
+    pub window: u32,
+    /// Bytes released since the window last grew.
+    pub released: u32,
+    /// Until when Open must be answered, in microseconds.
+    pub deadline: u64,
+    /// When it was opened, in microseconds.
+    pub started: u64,
+}
+
+/// Where a leg is in its life.
+#[derive(Debug)]
+pub enum LegState {
+    /// The peer opened it; its Open is being read.
+    Opening(FrameReader),
+    /// Its Open was passed on; nothing may come from the opener.
+    Waiting,
+    /// We opened it; its OpenAck is being read.
+    Offered(FrameReader),
+    /// Bytes are passed on.
+    Open,
+    /// The opener was told that nobody accepts; it has yet to close.
+    Refused,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A fresh connection.
+    #[must_use]
+    pub fn new(conn: Connection, bound: Bound, greeting: Greeting) -> Self {
+        Self {
+            conn,
+            card: None,
+            service: None,
+            greeting: Some(Box::new(greeting)),
+            ops: None,
+            legs: None,
+            methods: None,
+            reserved: None,
+            next_id: 1,
+            wake: u64::MAX,
+            last_rx: 0,
+            stalled: 0,
+            since: 0,
+            held: 0,
+            control: (0, 0),
+            bound,
+            phase: Phase::New,
+            dirty: false,
+            leaving: false,
+        }
+    }
+
+    /// The edge or service ID; 0 before it has one.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        match (&self.card, &self.service) {
+            (Some(card), _) => card.id,
+            (None, Some(service)) => service.instance.service_id,
+            (None, None) => 0,
+        }
+    }
+
+    /// Where it connected from.
+    #[must_use]
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match (&self.card, &self.service, &self.greeting) {
+            (Some(card), ..) => Some(card.addr),
+            (None, Some(service), _) => Some(service.addr),
+            (None, None, Some(greeting)) => Some(greeting.addr),
+            (None, None, None) => None,
+        }
+    }
+
+    /// What a receiver is told of this sender.
+    #[must_use]
+    pub fn sender(&self) -> Sender {
+        match &self.service {
+            Some(service) => Sender::Service(service.instance.service_id),
+            None => Sender::Edge(self.id()),
+        }
+    }
+
+    /// Whether its identity entitles it to a reserved method.
+    #[must_use]
+    pub fn may(&self, method: &str) -> bool {
+        self.reserved.as_ref().is_some_and(|reserved| reserved.iter().any(|allowed| allowed == method))
+    }
+
+    /// Operations, made on demand.
+    pub fn ops(&mut self) -> &mut Ops {
+        self.ops.get_or_insert_default()
+    }
+
+    /// Frees what is empty.
+    pub fn tidy(&mut self) {
+        if self.ops.as_ref().is_some_and(|ops| ops.is_empty()) {
+            self.ops = None;
+        }
+        if self.legs.as_ref().is_some_and(|legs| legs.is_empty()) {
+            self.legs = None;
+        }
+    }
+}
+
+// === impl Ops ===
+
+impl Ops {
+    /// Nothing in flight and nothing to remember.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.outgoing.is_empty() && self.sticky.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Session;
+
+    /// Idle memory is a published number (ARCHITECTURE.md): a million idle edges cost a million of these.
+    #[test]
+    fn a_session_stays_small() {
+        assert!(size_of::<Session>() <= 288, "{} bytes", size_of::<Session>());
+    }
+}

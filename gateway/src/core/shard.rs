@@ -1,0 +1,608 @@
+//! A shard: the sessions of one thread and everything that happens to them.
+//!
+//! One turn of the driver: time ([`Shard::set_now`]), bytes of ready sockets ([`Shard::on_bytes`]), messages ([`Shard::on_msg`]), timers
+//! ([`Shard::on_tick`]); then it writes what is dirty ([`Shard::next_dirty`], [`Shard::fill`], [`Shard::written`]), carries out
+//! [`Action`]s and posts the batches for other shards. Nothing here waits.
+//!
+//! - `ops`: calls and messages
+//! - `legs`: user streams
+//! - `admission`: from Hello to Welcome, takeover, presence events
+//! - `lifecycle`: timers, closing, drain
+
+mod admission;
+mod control;
+mod legs;
+mod lifecycle;
+mod ops;
+mod presence;
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
+use frontier_wire::native::frame::{FrameHeader, FrameType};
+use frontier_wire::native::head::{ErrorRef, GoAway, HeadError};
+use frontier_wire::native::limits::FrameLimits;
+use frontier_wire::native::reader::{Frame, Piece};
+use frontier_wire::sniff::{Sniff, sniff};
+use frontier_wire::yamux::{Config, StreamId};
+
+use crate::core::exchange::mix;
+use crate::core::identity::Subject;
+use crate::core::message::{Adopt, Body, Msg};
+use crate::core::names::Interner;
+use crate::core::registry::NameCache;
+use crate::core::session::{Greeting, Phase, Session, Step};
+use crate::core::shared::Shared;
+use crate::core::stats::{Refusal, Stats};
+use crate::core::table::{SessionRef, Table};
+use crate::core::timer::Wheel;
+use crate::core::{Bound, Now};
+
+/// Bytes handed to the transport at a time: beyond it a frame that arrives later could no longer overtake.
+pub const WRITE_BUDGET: usize = 128 << 10;
+
+/// What the driver has to do for the core.
+#[derive(Debug)]
+pub enum Action {
+    /// The session is over: close its socket.
+    Close(SessionRef),
+    /// Its first bytes are of a protocol that the core does not speak; the session is gone, the socket is the driver's.
+    Foreign(SessionRef, Vec<u8>),
+    /// Take the connection out of this shard and send it to another, which answers its Hello.
+    Move {
+        /// The handle it had here.
+        session: SessionRef,
+        /// The shard it belongs to.
+        shard: u16,
+        /// Everything but the driver's part.
+        moved: Box<Moved>,
+    },
+}
+
+/// A session on its way to another shard.
+#[derive(Debug)]
+pub struct Moved {
+    /// The session.
+    pub session: Session,
+    /// Its Hello.
+    pub hello: Vec<u8>,
+    /// Payload of the session stream not handled yet.
+    pub frames: Vec<u8>,
+    /// Bytes of the connection not handled yet.
+    pub raw: Vec<u8>,
+}
+
+/// A rule that a peer broke; its session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    #[error("{} frame where none may be", .0.name())]
+    Unexpected(FrameType),
+    #[error("Hello cannot be read")]
+    Hello,
+    #[error("operation id {0} is in use")]
+    IdInUse(u64),
+    #[error("more body bytes than announced or granted")]
+    Overrun,
+    #[error("answer does not match its operation")]
+    WrongAnswer,
+    #[error("too many control frames")]
+    Flood,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Shard {
+    id: u16,
+    shared: Arc<Shared>,
+    stats: Arc<Stats>,
+    sessions: Table<Session>,
+    wheel: Wheel,
+    now: Now,
+    dirty: VecDeque<SessionRef>,
+    actions: VecDeque<Action>,
+    posts: Vec<Vec<Msg>>,
+    names: NameCache,
+    interner: Interner,
+    random: u64,
+    /// Sessions that may still begin, and when the bucket was filled last.
+    tokens: (u32, u64),
+    config: Config,
+    drain: Option<lifecycle::DrainCursor>,
+    /// When the largest holders were looked for last, in microseconds.
+    culled: u64,
+    /// Where small payloads for other shards are copied to.
+    arena: bytes::BytesMut,
+}
+
+// === impl Shard ===
+
+impl Shard {
+    /// An empty shard. The seed makes its random choices repeatable.
+    #[must_use]
+    pub fn new(id: u16, shared: Arc<Shared>, now: Now, seed: u64) -> Self {
+        let settings = &shared.settings;
+        let config = Config {
+            max_window: settings.stream_window_max,
+            max_streams: settings.streams_per_session,
+            ..Config::default()
+        };
+        Self {
+            id,
+            stats: Arc::clone(&shared.stats[usize::from(id)]),
+            sessions: Table::new(id),
+            wheel: Wheel::new(now.micros),
+            now,
+            dirty: VecDeque::new(),
+            actions: VecDeque::new(),
+            posts: (0..shared.stats.len()).map(|_| Vec::new()).collect(),
+            names: NameCache::default(),
+            interner: Interner::default(),
+            random: mix(seed),
+            tokens: (0, 0),
+            config,
+            drain: None,
+            culled: 0,
+            arena: bytes::BytesMut::new(),
+            shared,
+        }
+    }
+
+    /// This shard's number.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// What all shards share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// This shard's counters.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Sessions in the shard, those still in their handshake or closing included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether the shard has no session.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// The time of this turn.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// A new connection; `None` if there is no room for it.
+    pub fn accept(&mut self, bound: Bound, addr: SocketAddr, subject: Option<Arc<Subject>>) -> Option<SessionRef> {
+        self.stats.accepts.add(1);
+        let settings = &self.shared.settings;
+        if self.shared.sessions.load(Ordering::Relaxed) >= settings.sessions || self.shared.over_budget() {
+            self.refused(Refusal::Full);
+            return None;
+        }
+        self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        let deadline = self.now.micros + settings.handshake;
+        let greeting = Greeting {
+            addr,
+            subject,
+            deadline,
+            hello: None,
+            grant: Default::default(),
+            step: Step::None,
+        };
+        let mut session = Session::new(Connection::accept(&self.config), bound, greeting);
+        session.last_rx = self.now.micros;
+        let me = self.sessions.insert(session);
+        self.wake_at(me, deadline);
+        Some(me)
+    }
+
+    /// Takes over a session from another shard.
+    pub fn adopt(&mut self, moved: Moved) -> SessionRef {
+        let me = self.sessions.insert(moved.session);
+        self.sessions.get_mut(me).expect("just inserted").dirty = false;
+        let deadline = self.now.micros + self.shared.settings.handshake;
+        if let Some(session) = self.sessions.get_mut(me) {
+            session.wake = u64::MAX;
+        }
+        self.wake_at(me, deadline);
+        let outcome = self.on_hello(me, &moved.hello);
+        self.outcome(me, outcome);
+        if self.sessions.get(me).is_some() {
+            self.drive(me, Input::resume(moved.frames.as_slice(), moved.raw.as_slice()));
+        }
+        self.settle(me);
+        me
+    }
+
+    /// Bytes from a peer.
+    pub fn on_bytes(&mut self, me: SessionRef, bytes: &[u8]) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        session.last_rx = self.now.micros;
+        self.stats.bytes_in.add(bytes.len() as u64);
+        if session.phase == Phase::New {
+            match sniff(bytes) {
+                Sniff::NeedMore => return,
+                Sniff::Native => session.phase = Phase::Greeting,
+                Sniff::Geminio | Sniff::Tls | Sniff::Http | Sniff::Mqtt | Sniff::Unknown => {
+                    return self.foreign(me, bytes);
+                }
+            }
+        }
+        self.drive(me, Input::new(bytes));
+        self.settle(me);
+    }
+
+    /// Whether the next bytes of a session should be read straight into [`Shard::direct_buffer`], and how many.
+    pub fn direct_want(&mut self, me: SessionRef) -> usize {
+        self.sessions.get_mut(me).map_or(0, |session| session.conn.direct_want())
+    }
+
+    /// The buffer to append to, followed by [`Shard::on_direct`].
+    pub fn direct_buffer(&mut self, me: SessionRef) -> Option<&mut Vec<u8>> {
+        self.sessions.get_mut(me)?.conn.direct_buffer()
+    }
+
+    /// `n` bytes were appended to the direct buffer.
+    pub fn on_direct(&mut self, me: SessionRef, n: usize) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        session.last_rx = self.now.micros;
+        self.stats.bytes_in.add(n as u64);
+        let outcome = match session.conn.finish_direct::<&[u8]>(n) {
+            Ok(None) => Ok(()),
+            Ok(Some(event)) => self.on_event(me, event),
+            Err(error) => Err(error.into()),
+        };
+        self.outcome(me, outcome);
+        self.settle(me);
+    }
+
+    fn drive(&mut self, me: SessionRef, mut input: Input<&[u8]>) {
+        let settings = &self.shared.settings;
+        let ready = FrameLimits { max_head: settings.head, ..FrameLimits::GATEWAY };
+        loop {
+            let Some(session) = self.sessions.get_mut(me) else { return };
+            let limits = match session.phase {
+                Phase::New | Phase::Greeting => FrameLimits::HELLO,
+                Phase::Admitting | Phase::Ready => ready,
+                Phase::Closing => return,
+            };
+            let event = match session.conn.receive(&mut input, &limits) {
+                Ok(Some(event)) => event,
+                Ok(None) => return,
+                Err(error) => return self.fault(me, error.into()),
+            };
+            if let Event::Frame(frame) = &event
+                && frame.header.kind == FrameType::Hello
+                && let Some(shard) = self.home(me, frame)
+            {
+                return self.emigrate(me, shard, frame.head.to_vec(), input);
+            }
+            let outcome = self.on_event(me, event);
+            self.outcome(me, outcome);
+        }
+    }
+
+    fn on_event(&mut self, me: SessionRef, event: Event<&[u8]>) -> Result<(), Fault> {
+        match event {
+            Event::Frame(frame) => self.on_frame(me, frame),
+            Event::StreamOpened(stream) => self.on_stream_opened(me, stream),
+            Event::StreamData(stream, piece) => self.on_stream_data(me, stream, piece),
+            Event::StreamFinished(stream) => {
+                self.on_stream_finished(me, stream);
+                Ok(())
+            }
+            Event::StreamReset(stream) => {
+                self.on_stream_reset(me, stream);
+                Ok(())
+            }
+            Event::Ended => {
+                self.end(me, "peer closed");
+                Ok(())
+            }
+        }
+    }
+
+    fn on_frame(&mut self, me: SessionRef, frame: Frame<&[u8]>) -> Result<(), Fault> {
+        let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
+        let kind = frame.header.kind;
+        match (session.phase, kind) {
+            (Phase::Greeting, FrameType::Hello) => self.on_hello(me, &frame.head),
+            (Phase::Greeting | Phase::New, _) => Err(Fault::Unexpected(kind)),
+            (Phase::Closing, _) => Ok(()),
+            (Phase::Admitting | Phase::Ready, FrameType::Ping) => {
+                session.conn.send(FrameHeader::new(FrameType::Pong, frame.header.id), &[], &[]);
+                self.control_frame(me)
+            }
+            (Phase::Admitting | Phase::Ready, FrameType::Pong | FrameType::Unknown(_)) => self.control_frame(me),
+            (Phase::Admitting, _) => Err(Fault::Unexpected(kind)),
+            (Phase::Ready, FrameType::Request | FrameType::Publish) => self.on_operation(me, frame),
+            (Phase::Ready, FrameType::Response | FrameType::Ack) => self.on_answer(me, frame),
+            (Phase::Ready, FrameType::Credit) => self.on_credit(me, &frame),
+            (Phase::Ready, FrameType::Cancel) => self.on_cancel(me, &frame),
+            (Phase::Ready, FrameType::Register | FrameType::Unregister) => self.on_names(me, &frame),
+            (Phase::Ready, FrameType::Locate) => self.on_locate(me, &frame),
+            (Phase::Ready, FrameType::Presence) => self.on_presence(me, &frame),
+            (Phase::Ready, FrameType::GoAway) => self.on_go_away(me, &frame),
+            (
+                Phase::Ready,
+                FrameType::Hello
+                | FrameType::Welcome
+                | FrameType::Reject
+                | FrameType::Open
+                | FrameType::OpenAck
+                | FrameType::Data,
+            ) => Err(Fault::Unexpected(kind)),
+        }
+    }
+
+    /// After bytes were handled: limits on control frames, memory, output.
+    fn settle(&mut self, me: SessionRef) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let counts = session.conn.engine_mut().take_counts();
+        if counts.control > 0 {
+            let many = u32::from(counts.control);
+            if let Err(fault) = self.control_frames(me, many) {
+                self.fault(me, fault);
+            }
+        }
+        self.touch(me);
+    }
+
+    fn control_frame(&mut self, me: SessionRef) -> Result<(), Fault> {
+        self.control_frames(me, 1)
+    }
+
+    fn control_frames(&mut self, me: SessionRef, many: u32) -> Result<(), Fault> {
+        let second = u32::try_from(self.now.micros / 1_000_000).unwrap_or(u32::MAX);
+        let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
+        if session.control.1 != second {
+            session.control = (0, second);
+        }
+        session.control.0 = session.control.0.saturating_add(many);
+        if session.control.0 > self.shared.settings.control_frames { Err(Fault::Flood) } else { Ok(()) }
+    }
+
+    /// Puts a session on the dirty list if it has something to send, and keeps the books on its memory.
+    fn touch(&mut self, me: SessionRef) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let held = u32::try_from(session.conn.held()).unwrap_or(u32::MAX);
+        if held != session.held {
+            self.shared.account(session.held as usize, held as usize);
+            session.held = held;
+        }
+        if !session.dirty && session.conn.wants_write() && session.stalled == 0 {
+            session.dirty = true;
+            self.dirty.push_back(me);
+        }
+    }
+
+    // --- output ---
+
+    /// The next session with something to send.
+    pub fn next_dirty(&mut self) -> Option<SessionRef> {
+        while let Some(me) = self.dirty.pop_front() {
+            if let Some(session) = self.sessions.get_mut(me) {
+                session.dirty = false;
+                return Some(me);
+            }
+        }
+        None
+    }
+
+    /// Whether sessions wait to be written.
+    #[must_use]
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Prepares what a session sends next; false if there is nothing.
+    pub fn fill(&mut self, me: SessionRef) -> bool {
+        let Some(session) = self.sessions.get_mut(me) else { return false };
+        if session.conn.sending() == 0 {
+            session.conn.fill(WRITE_BUDGET);
+        }
+        session.conn.sending() > 0
+    }
+
+    /// What [`Shard::fill`] prepared, at most `max` slices.
+    pub fn slices<'a>(&'a self, me: SessionRef, slices: &mut Vec<IoSlice<'a>>, max: usize) {
+        if let Some(session) = self.sessions.get(me) {
+            session.conn.slices(slices, max);
+        }
+    }
+
+    /// The transport took `n` bytes; `blocked` if it would take no more now.
+    pub fn written(&mut self, me: SessionRef, n: usize, blocked: bool) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        self.stats.bytes_out.add(n as u64);
+        let mut reports: smallvec::SmallVec<[(StreamId, u32); 4]> = smallvec::SmallVec::new();
+        session.conn.written(n, |stream, n| reports.push((stream, n)));
+        session.stalled = match (blocked, n, session.stalled) {
+            (false, ..) => 0,
+            (true, 0, since) if since != 0 => since,
+            (true, ..) => self.now.micros,
+        };
+        let stalled = session.stalled;
+        let done = session.phase == Phase::Closing && !session.conn.wants_write();
+        let snapshot = session.service.as_ref().is_some_and(|side| side.snapshot.is_some());
+        for (stream, n) in reports {
+            self.on_stream_written(me, stream, n);
+        }
+        if snapshot {
+            self.continue_snapshot(me);
+        }
+        if done {
+            return self.remove(me);
+        }
+        if stalled != 0 {
+            self.wake_at(me, stalled + self.shared.settings.stall);
+        }
+        self.touch(me);
+    }
+
+    /// The transport can take bytes again.
+    pub fn on_writable(&mut self, me: SessionRef) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        if session.stalled != 0 {
+            session.stalled = 0;
+            self.touch(me);
+        }
+    }
+
+    /// The peer closed its side or the connection broke.
+    pub fn on_closed(&mut self, me: SessionRef, why: &'static str) {
+        let Some(session) = self.sessions.get(me) else { return };
+        if session.phase == Phase::Closing {
+            self.remove(me);
+        } else {
+            if matches!(session.phase, Phase::New | Phase::Greeting) {
+                self.refused(Refusal::Malformed);
+            }
+            self.end(me, why);
+            self.remove(me);
+        }
+    }
+
+    /// The next thing the driver has to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Messages for another shard since the last call.
+    pub fn take_posts(&mut self, shard: u16) -> Vec<Msg> {
+        self.posts.get_mut(usize::from(shard)).map(std::mem::take).unwrap_or_default()
+    }
+
+    fn post(&mut self, shard: u16, msg: Msg) {
+        if shard == self.id {
+            // A message to oneself is handled in the next turn, after what is already under way.
+            debug_assert!(false, "local work is done directly");
+        }
+        if let Some(batch) = self.posts.get_mut(usize::from(shard)) {
+            batch.push(msg);
+        }
+    }
+
+    // --- refusals and faults ---
+
+    fn refused(&self, why: Refusal) {
+        self.stats.refusals[why as usize].add(1);
+    }
+
+    fn outcome(&mut self, me: SessionRef, outcome: Result<(), Fault>) {
+        if let Err(fault) = outcome {
+            self.fault(me, fault);
+        }
+    }
+
+    /// A peer broke the protocol: it is told and cut.
+    fn fault(&mut self, me: SessionRef, fault: Fault) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let (code, why) = match fault {
+            Fault::Flood => (ErrorCode::Overloaded, Refusal::Abuse),
+            _ => (ErrorCode::InvalidArgument, Refusal::Malformed),
+        };
+        let addr = session.addr();
+        tracing::debug!(target: "frontier::session", session = ?me, ?addr, error = %fault, "protocol error");
+        let text = fault.to_string();
+        let greeting = matches!(session.phase, Phase::New | Phase::Greeting | Phase::Admitting);
+        self.refused(why);
+        if greeting {
+            self.reject(me, code, &text, 0);
+        } else {
+            self.send_go_away(me, 0, code, &text);
+            self.end(me, "protocol error");
+        }
+    }
+
+    /// Answers Hello with Reject and closes.
+    fn reject(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
+        if let Some(session) = self.sessions.get_mut(me) {
+            let error = ErrorRef { code, text, retry_after_ms };
+            let mut head = Vec::with_capacity(error.encoded_len());
+            error.encode(&mut head);
+            session.conn.send(FrameHeader::new(FrameType::Reject, 0), &head, &[]);
+        }
+        self.end(me, "rejected");
+    }
+
+    fn send_go_away(&mut self, me: SessionRef, reconnect_in_ms: u32, code: ErrorCode, text: &str) {
+        if let Some(session) = self.sessions.get_mut(me) {
+            let reason = Some(ErrorRef { code, text, retry_after_ms: 0 });
+            let go_away = GoAway { reconnect_in_ms, reason };
+            let mut head = Vec::with_capacity(go_away.encoded_len());
+            go_away.encode(&mut head);
+            session.conn.send(FrameHeader::new(FrameType::GoAway, 0), &head, &[]);
+            self.touch(me);
+        }
+    }
+
+    /// First bytes that no codec of ours understands.
+    fn foreign(&mut self, me: SessionRef, bytes: &[u8]) {
+        let Some(session) = self.sessions.remove(me) else { return };
+        self.refused(Refusal::Protocol);
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.account(session.held as usize, 0);
+        let (addr, role) = (session.addr(), session.bound.name());
+        tracing::debug!(target: "frontier::session", ?addr, role, "foreign protocol");
+        self.actions.push_back(Action::Foreign(me, bytes.to_vec()));
+    }
+
+    /// The shard a service connection belongs to, unless it is this one.
+    fn home(&self, me: SessionRef, frame: &Frame<&[u8]>) -> Option<u16> {
+        let session = self.sessions.get(me)?;
+        if session.bound != Bound::Service || session.phase != Phase::Greeting || self.posts.len() < 2 {
+            return None;
+        }
+        let index = admission::pool_index(&frame.head)?;
+        let shard = u16::try_from(index as usize % self.posts.len()).ok()?;
+        (shard != self.id).then_some(shard)
+    }
+
+    fn emigrate(&mut self, me: SessionRef, shard: u16, hello: Vec<u8>, input: Input<&[u8]>) {
+        let Some(session) = self.sessions.remove(me) else { return };
+        let (frames, raw) = input.rest();
+        let frames = frames.unwrap_or_default().to_vec();
+        let moved = Box::new(Moved { session, hello, frames, raw: raw.to_vec() });
+        self.actions.push_back(Action::Move { session: me, shard, moved });
+    }
+
+    /// Sends a moved session and the driver's part of it to its shard.
+    pub fn send_moved(&mut self, shard: u16, moved: Box<Moved>, io: Box<dyn Any + Send>) {
+        self.post(shard, Msg::Adopt(Box::new(Adopt { moved: *moved, io })));
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.random)
+    }
+}
+
+/// The body of a frame, by reference if the decoder assembled it.
+fn body(piece: Piece<&[u8]>) -> Body<'_> {
+    match piece {
+        Piece::Input(slice) => Body::Slice(slice),
+        Piece::Owned(bytes) => Body::Shared(bytes),
+    }
+}

@@ -1,0 +1,523 @@
+//! From Hello to Welcome: identity, the services that admit an edge, takeover, registration of names.
+//!
+//! ```text
+//!  Hello ─▶ gatekeeper ─▶ [get_edge_id] ─▶ claim the ID (the newest wins) ─▶ [edge_online] ─▶ Welcome
+//! ```
+//! The two steps in brackets are calls to a service like any other; the edge's own session waits for their answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{FrameHeader, FrameType};
+use frontier_wire::native::head::{CallBuilder, Names, ReplyHead, Sender, encode_error_reply, error_reply_len};
+use frontier_wire::native::hello::{Hello, Role, is_reserved};
+use frontier_wire::native::limits::HelloLimits;
+use frontier_wire::native::presence::{EdgeInfo, EdgeInfoBuilder};
+use frontier_wire::native::proto;
+use frontier_wire::native::reader::Frame;
+use prost::Message;
+
+use super::ops::PlaceError;
+use super::{Fault, Shard};
+use crate::core::Bound;
+use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
+use crate::core::identity::Claim;
+use crate::core::message::{Body, Destination, Msg, NOBODY, Place};
+use crate::core::names::NameSet;
+use crate::core::registry::{EdgeCard, InstanceId, NameKind};
+use crate::core::session::{Phase, ServiceSide, Step};
+use crate::core::stats::{OpKind, Refusal};
+use crate::core::table::SessionRef;
+
+/// IDs under which an edge in its admission waits for answers.
+const ASK_ID: u64 = 1;
+const ASK_ONLINE: u64 = 2;
+/// How often an edge looks whether an ID service has come up, in microseconds.
+const ID_SERVICE_POLL: u64 = 50_000;
+/// Instances tried for one callback.
+const TRIES: usize = 3;
+
+/// The place of a service connection in its pool, without reading the whole Hello.
+pub(super) fn pool_index(head: &[u8]) -> Option<u32> {
+    proto::Hello::decode(head).ok().map(|hello| hello.pool_index)
+}
+
+impl Shard {
+    fn hello_limits(&self) -> HelloLimits {
+        let settings = &self.shared.settings;
+        HelloLimits { meta: settings.meta, names: settings.registrations, ..HelloLimits::default() }
+    }
+
+    /// Hello from a new connection.
+    pub(super) fn on_hello(&mut self, me: SessionRef, head: &[u8]) -> Result<(), Fault> {
+        let hello = match Hello::decode(head, &self.hello_limits()) {
+            Ok(hello) => hello,
+            Err(error) => {
+                self.refused(Refusal::Malformed);
+                self.reject(me, error.code(), &error.to_string(), 0);
+                return Ok(());
+            }
+        };
+        let now = self.now.unix_ms / 1_000;
+        let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
+        let Some(greeting) = session.greeting.as_mut() else { return Err(Fault::Hello) };
+        let expected = if session.bound == Bound::Edge { Role::Edge } else { Role::Service };
+        if hello.role != expected {
+            self.refused(Refusal::Protocol);
+            let text = "this listener is for the other role";
+            self.reject(me, ErrorCode::InvalidArgument, text, 0);
+            return Ok(());
+        }
+        let claim = Claim {
+            bound: session.bound,
+            token: &hello.token,
+            subject: greeting.subject.as_ref(),
+            wished_id: hello.wished_id,
+            ticket: &hello.ticket,
+            now,
+        };
+        let grant = self.shared.gatekeeper.admit(&claim);
+        session.phase = Phase::Admitting;
+        if !self.take_token() {
+            self.refused(Refusal::Rate);
+            let wait = 500 + (self.random() % 4_500) as u32;
+            self.reject(me, ErrorCode::Overloaded, "too many new sessions", wait);
+            return Ok(());
+        }
+        let grant = match grant {
+            Ok(grant) => grant,
+            Err(denied) => {
+                self.refused(Refusal::Denied);
+                self.reject(me, denied.code, denied.text, 0);
+                return Ok(());
+            }
+        };
+        if hello.role == Role::Service {
+            self.welcome_service(me, hello, grant.id, grant.reserved);
+            return Ok(());
+        }
+        let id = grant.id;
+        if let Some(session) = self.sessions.get_mut(me)
+            && let Some(greeting) = session.greeting.as_mut()
+        {
+            session.reserved = grant.reserved.clone();
+            greeting.grant = grant;
+            greeting.hello = Some(Box::new(hello));
+        }
+        if id == 0 { self.ask_id(me) } else { self.claim(me, id) }
+        Ok(())
+    }
+
+    /// The token bucket of `limits.accept_rate`, filled every 10 ms; each shard has its part of the rate.
+    fn take_token(&mut self) -> bool {
+        let rate = self.shared.settings.accept_rate;
+        if rate == 0 {
+            return true;
+        }
+        let share = (rate / self.posts.len() as u32).max(1);
+        let elapsed = self.now.micros - self.tokens.1;
+        if elapsed >= 10_000 {
+            let fresh = u64::from(share) * elapsed / 1_000_000;
+            self.tokens = (self.tokens.0.saturating_add(fresh.min(u64::from(share)) as u32).min(share), self.now.micros);
+        }
+        if self.tokens.0 == 0 {
+            return false;
+        }
+        self.tokens.0 -= 1;
+        true
+    }
+
+    // --- edges ---
+
+    /// Asks a service for the edge's ID, or finds one.
+    pub(super) fn ask_id(&mut self, me: SessionRef) {
+        let targets = self.names.targets(&self.shared.registry, NameKind::Method, "get_edge_id");
+        let settings = &self.shared.settings;
+        let (allocate, wait) = (settings.allocate_ids, settings.wait_for_id_service);
+        let now = self.now.micros;
+        if let Some(targets) = targets {
+            let random = self.random();
+            let choice = Choice { policy: Policy::Random, key: random, random, shard: self.id };
+            self.set_step(me, Step::EdgeId);
+            if self.ask(me, ASK_ID, "get_edge_id", &targets, choice) {
+                return;
+            }
+        }
+        let step = self.sessions.get(me).and_then(|s| s.greeting.as_ref()).map(|greeting| greeting.step);
+        let until = match step {
+            Some(Step::IdService(until)) => until,
+            _ => now + wait,
+        };
+        if until > now {
+            self.set_step(me, Step::IdService(until));
+            return self.wake_at(me, until.min(now + ID_SERVICE_POLL));
+        }
+        if allocate {
+            let id = self.new_id();
+            return self.claim(me, id);
+        }
+        self.refused(Refusal::Denied);
+        self.reject(me, ErrorCode::ServiceNotOnline, "service not online", 0);
+    }
+
+    /// 63 random bits: with ten million edges online the chance that any two of a cluster's gateways ever made the same is one in
+    /// two hundred thousand, and nobody can guess another edge's.
+    fn new_id(&mut self) -> u64 {
+        loop {
+            let id = self.random() >> 1;
+            if id != 0 && self.shared.registry.edge(id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    fn set_step(&mut self, me: SessionRef, step: Step) {
+        if let Some(greeting) = self.sessions.get_mut(me).and_then(|session| session.greeting.as_mut()) {
+            greeting.step = step;
+        }
+    }
+
+    /// Calls a service about an edge in its admission; false if no instance takes the call.
+    fn ask(&mut self, me: SessionRef, id: u64, method: &str, targets: &Arc<Targets>, choice: Choice) -> bool {
+        let Some(session) = self.sessions.get(me) else { return false };
+        let Some(greeting) = session.greeting.as_ref() else { return false };
+        let settings = &self.shared.settings;
+        let deadline = greeting.deadline - settings.handshake.saturating_sub(settings.admission);
+        let body = match (&session.card, &greeting.hello) {
+            (Some(card), _) => encode_card(card),
+            (None, Some(hello)) => {
+                let addr = greeting.addr.to_string();
+                let labels = hello.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                let info = EdgeInfoBuilder::new(hello.wished_id, 0).meta(&hello.meta).addr(&addr).labels(labels);
+                let mut body = Vec::with_capacity(info.encoded_len());
+                info.encode(&mut body);
+                body
+            }
+            (None, None) => return false,
+        };
+        let sender = Sender::Edge(session.id());
+        let mut skip = Vec::new();
+        while skip.len() < TRIES {
+            let Some(instance) = pick(targets, choice, &skip) else { return false };
+            let Some(target) = connection(instance, choice) else { return false };
+            if self.call(target, me, id, method, sender, &body, deadline) {
+                return true;
+            }
+            skip.push(instance.key);
+        }
+        false
+    }
+
+    /// Sends a call that the gateway itself makes; false if the target is gone.
+    #[expect(clippy::too_many_arguments, reason = "one call, spelt out")]
+    fn call(
+        &mut self,
+        target: SessionRef,
+        from: SessionRef,
+        from_id: u64,
+        method: &str,
+        sender: Sender,
+        body: &[u8],
+        deadline: u64,
+    ) -> bool {
+        let call = CallBuilder::new(method);
+        let mut head = Vec::with_capacity(call.encoded_len());
+        call.encode(&mut head);
+        let flow = mix(from.to_bits() ^ mix(from_id)) ^ 1;
+        let (kind, body) = (OpKind::Call, Body::Slice(body));
+        let place = Place { from, from_id, sender, kind, more: false, head: &head, body, deadline, flow };
+        if target.shard != self.id {
+            self.post_place(target, place, Destination::Fixed, 0);
+            return true;
+        }
+        match self.place(target, &place) {
+            Ok(_) => true,
+            Err(PlaceError::Gone) => false,
+            Err(PlaceError::Refused((code, text))) => {
+                self.answer_error(from, from_id, OpKind::Call, code, text);
+                true
+            }
+        }
+    }
+
+    /// An answer for an edge in its admission.
+    pub(super) fn on_admission_answer(&mut self, me: SessionRef, id: u64, head: &[u8], body: &[u8]) {
+        let Some(greeting) = self.sessions.get(me).and_then(|session| session.greeting.as_ref()) else { return };
+        let step = greeting.step;
+        let error = ReplyHead::parse(head).map(|reply| reply.error.map(|error| (error.code, error.text.to_owned())));
+        match (step, id, error) {
+            (Step::EdgeId, ASK_ID, Ok(None)) => match EdgeInfo::parse(body).map(|info| info.edge) {
+                Ok(0) => {
+                    let id = self.new_id();
+                    self.claim(me, id);
+                }
+                Ok(id) => self.claim(me, id),
+                Err(_) => self.deny(me, ErrorCode::Internal, "illegal edgeID"),
+            },
+            (Step::Online, ASK_ONLINE, Ok(None)) => self.welcome_edge(me),
+            (Step::EdgeId, ASK_ID, Ok(Some((code, text)))) | (Step::Online, ASK_ONLINE, Ok(Some((code, text)))) => {
+                self.deny(me, code, &text);
+            }
+            (Step::EdgeId, ASK_ID, Err(_)) | (Step::Online, ASK_ONLINE, Err(_)) => {
+                self.deny(me, ErrorCode::Internal, "malformed answer");
+            }
+            // An answer to a step that is over.
+            _ => {}
+        }
+    }
+
+    /// A service refused the edge, or could not say.
+    pub(super) fn deny(&mut self, me: SessionRef, code: ErrorCode, text: &str) {
+        // Whoever refuses an edge does not want to hear that it is offline.
+        if let Some(card) = self.sessions.get(me).and_then(|session| session.card.as_ref())
+            && code != ErrorCode::DeadlineExceeded
+        {
+            card.announced.store(false, Ordering::Release);
+        }
+        self.refused(Refusal::Denied);
+        self.reject(me, code, text, 0);
+    }
+
+    /// The newcomer takes the ID; whoever had it goes. Then services are told.
+    fn claim(&mut self, me: SessionRef, id: u64) {
+        let unix_ms = self.now.unix_ms;
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let Some(greeting) = session.greeting.as_mut() else { return };
+        let epoch = self.shared.next_epoch(unix_ms, greeting.grant.epoch);
+        let hello = greeting.hello.as_mut();
+        let (meta, labels) = hello.map_or_else(Default::default, |hello| {
+            let labels = std::mem::take(&mut hello.labels).into_iter();
+            let labels = labels.map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str())).collect();
+            (std::mem::take(&mut hello.meta).into_boxed_slice(), labels)
+        });
+        let announced = AtomicBool::new(false);
+        let card = Arc::new(EdgeCard { id, epoch, addr: greeting.addr, meta, labels, announced });
+        session.card = Some(Arc::clone(&card));
+        let old = self.shared.registry.claim_edge(me, Arc::clone(&card));
+        let policy = self.shared.settings.policy;
+        let key = self.sessions.get(me).map_or(0, |session| super::ops::choice_key(session, policy));
+        let choice = Choice { policy, key, random: self.random(), shard: self.id };
+        let targets = self.names.targets(&self.shared.registry, NameKind::Method, "edge_online");
+        let online = targets.as_ref().and_then(|targets| pick(targets, choice, &[])).map(|instance| instance.key);
+        if let Some((session, old)) = old {
+            self.stats.takeovers.add(1);
+            if old.announced.swap(false, Ordering::AcqRel) {
+                self.notify_offline(&old, online);
+            }
+            self.cut(session, ErrorCode::SessionClosed, "replaced by a newer session");
+        }
+        card.announced.store(true, Ordering::Release);
+        self.set_step(me, Step::Online);
+        let asked = targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, "edge_online", &targets, choice));
+        if !asked {
+            self.welcome_edge(me);
+        }
+    }
+
+    /// Tells a service that an edge is gone: the instance that was told of its successor, if it wants to know.
+    pub(super) fn notify_offline(&mut self, card: &EdgeCard, preferred: Option<u64>) {
+        let Some(targets) = self.names.targets(&self.shared.registry, NameKind::Method, "edge_offline") else {
+            return;
+        };
+        let policy = self.shared.settings.policy;
+        let key = match policy {
+            Policy::SourceIp => match card.addr.ip() {
+                std::net::IpAddr::V4(ip) => mix(u64::from(ip.to_bits())),
+                std::net::IpAddr::V6(ip) => mix((ip.to_bits() >> 64) as u64) ^ mix(ip.to_bits() as u64),
+            },
+            Policy::EdgeId | Policy::Random | Policy::LeastInFlight => card.id,
+        };
+        let choice = Choice { policy, key, random: self.random(), shard: self.id };
+        let body = encode_card(card);
+        let deadline = self.now.micros + self.shared.settings.admission;
+        let mut skip = Vec::new();
+        while skip.len() < TRIES {
+            let same = targets.iter().find(|target| skip.is_empty() && Some(target.key) == preferred);
+            let Some(instance) = same.or_else(|| pick(&targets, choice, &skip)) else { return };
+            let Some(target) = connection(instance, choice) else { return };
+            let sender = Sender::Edge(card.id);
+            if self.call(target, NOBODY, card.epoch, "edge_offline", sender, &body, deadline) {
+                return;
+            }
+            skip.push(instance.key);
+        }
+    }
+
+    fn welcome_edge(&mut self, me: SessionRef) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let Some(greeting) = session.greeting.take() else { return };
+        let (Some(card), Some(hello)) = (session.card.clone(), greeting.hello) else { return };
+        let methods = NameSet::default().edited(hello.methods.iter().map(String::as_str), [].into_iter());
+        session.methods = self.interner.intern(methods);
+        let ticket = self.shared.gatekeeper.ticket(card.id, card.epoch, self.now.unix_ms / 1_000);
+        self.welcome(me, &hello, card.id, card.epoch, ticket);
+        self.stats.sessions[Bound::Edge as usize].add(1);
+        tracing::info!(target: "frontier::session", edge = card.id, client.addr = %card.addr, epoch = card.epoch, "edge online");
+        if self.shared.draining.load(Ordering::Relaxed) {
+            self.send_go_away(me, 0, ErrorCode::GatewayDraining, "gateway draining");
+        }
+    }
+
+    fn welcome(&mut self, me: SessionRef, hello: &Hello, id: u64, epoch: u64, ticket: Vec<u8>) {
+        let settings = &self.shared.settings;
+        let (version, features) = hello.agree();
+        let welcome = proto::Welcome {
+            version,
+            features,
+            id,
+            epoch,
+            ticket,
+            shards: if hello.role == Role::Service { self.posts.len() as u32 } else { 0 },
+            stream_window: settings.stream_window,
+            heartbeat_ms: u32::try_from(settings.heartbeat / 1_000).unwrap_or(u32::MAX),
+            max_body: settings.body,
+            max_in_flight: settings.requests_in_flight,
+        };
+        let (window, silence) = (settings.stream_window, settings.heartbeat * 5 / 2);
+        let since = u32::try_from(self.now.unix_ms / 1_000).unwrap_or(u32::MAX);
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        session.conn.engine_mut().set_stream_windows(window, hello.stream_window);
+        session.conn.send(FrameHeader::new(FrameType::Welcome, 0), &welcome.encode_to_vec(), &[]);
+        session.phase = Phase::Ready;
+        session.since = since;
+        session.greeting = None;
+        let at = session.last_rx + silence;
+        self.wake_at(me, at);
+        self.touch(me);
+    }
+
+    // --- services ---
+
+    fn welcome_service(&mut self, me: SessionRef, hello: Hello, granted: u64, reserved: Option<Arc<[String]>>) {
+        if let Some(allowed) = &reserved
+            && let Some(method) = hello.methods.iter().find(|m| is_reserved(m) && !allowed.contains(m))
+        {
+            self.refused(Refusal::Denied);
+            let text = format!("not entitled to offer {method}");
+            return self.reject(me, ErrorCode::PermissionDenied, &text, 0);
+        }
+        let bits = hello.instance.as_bytes();
+        let instance = bits.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)));
+        // The connections of a pool must come to the same ID without asking each other.
+        let own = [granted, hello.wished_id, instance >> 1 | 1];
+        let service_id = own.into_iter().find(|id| *id != 0).unwrap_or(1);
+        let instance = InstanceId { key: mix(service_id ^ instance), service_id };
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let Some(greeting) = session.greeting.as_ref() else { return };
+        session.reserved = reserved;
+        let side = ServiceSide {
+            instance: instance.clone(),
+            name: hello.name.as_str().into(),
+            addr: greeting.addr,
+            topics: NameSet::default().edited(hello.topics.iter().map(String::as_str), [].into_iter()),
+            methods: NameSet::default().edited(hello.methods.iter().map(String::as_str), [].into_iter()),
+            snapshot: None,
+        };
+        let addr = side.addr;
+        session.service = Some(Box::new(side));
+        let epoch = self.shared.next_epoch(self.now.unix_ms, 0);
+        self.welcome(me, &hello, service_id, epoch, Vec::new());
+        let registry = &self.shared.registry;
+        for method in &hello.methods {
+            registry.add_name(NameKind::Method, method, me, &instance);
+        }
+        for topic in &hello.topics {
+            registry.add_name(NameKind::Topic, topic, me, &instance);
+        }
+        if !hello.name.is_empty() {
+            registry.add_name(NameKind::Service, &hello.name, me, &instance);
+        }
+        self.stats.sessions[Bound::Service as usize].add(1);
+        tracing::info!(target: "frontier::session", service = %hello.name, id = service_id, client.addr = %addr, "service online");
+    }
+
+    /// Register or Unregister.
+    pub(super) fn on_names(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
+        self.control_frame(me)?;
+        let names = Names::parse(&frame.head)?;
+        let add = frame.header.kind == FrameType::Register;
+        let refusal = if add { self.names_refusal(me, &names) } else { None };
+        let mut head = Vec::new();
+        match refusal {
+            Some((code, text)) => {
+                head.reserve(error_reply_len(code, &text));
+                encode_error_reply(&mut head, code, &text);
+            }
+            None => self.edit_names(me, &names, add),
+        }
+        if let Some(session) = self.sessions.get_mut(me) {
+            session.conn.send(FrameHeader::new(FrameType::Ack, frame.header.id), &head, &[]);
+        }
+        Ok(())
+    }
+
+    fn names_refusal(&self, me: SessionRef, names: &Names<'_>) -> Option<(ErrorCode, String)> {
+        let session = self.sessions.get(me)?;
+        let present = match &session.service {
+            Some(side) => side.topics.names().len() + side.methods.names().len(),
+            None => session.methods.as_ref().map_or(0, |methods| methods.names().len()),
+        };
+        if let Err(error) = self.hello_limits().check_registration(names, present) {
+            return Some((error.code(), error.to_string()));
+        }
+        if session.service.is_none() && names.topics().next().is_some() {
+            return Some((ErrorCode::InvalidArgument, "only services take topics".to_owned()));
+        }
+        let reserved = names.methods().find(|method| is_reserved(method))?;
+        let allowed = match (&session.service, &session.reserved) {
+            (Some(_), None) => true,
+            (Some(_), Some(_)) => session.may(reserved),
+            (None, _) => false,
+        };
+        (!allowed).then(|| (ErrorCode::PermissionDenied, format!("method {reserved} is reserved")))
+    }
+
+    fn edit_names(&mut self, me: SessionRef, names: &Names<'_>, add: bool) {
+        let registry = &self.shared.registry;
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let edit = |set: &NameSet, names: &mut dyn Iterator<Item = &str>| {
+            let names: Vec<&str> = names.collect();
+            let none = [].into_iter();
+            if add { set.edited(names.into_iter(), none) } else { set.edited(none, names.into_iter()) }
+        };
+        let Some(side) = session.service.as_mut() else {
+            let old = session.methods.take();
+            let set = edit(old.as_deref().unwrap_or(&NameSet::default()), &mut names.methods());
+            session.methods = self.interner.intern(set);
+            return self.interner.release(old);
+        };
+        let methods = edit(&side.methods, &mut names.methods());
+        let topics = edit(&side.topics, &mut names.topics());
+        let pairs = [(NameKind::Method, &side.methods, &methods), (NameKind::Topic, &side.topics, &topics)];
+        for (kind, before, after) in pairs {
+            for name in after.names().iter().filter(|name| !before.contains(name)) {
+                registry.add_name(kind, name, me, &side.instance);
+            }
+            for name in before.names().iter().filter(|name| !after.contains(name)) {
+                registry.remove_name(kind, name, me, &side.instance);
+            }
+        }
+        side.methods = methods;
+        side.topics = topics;
+    }
+
+    /// Ends a session wherever it is.
+    pub(super) fn cut(&mut self, session: SessionRef, code: ErrorCode, text: &'static str) {
+        if session.shard == self.id {
+            self.cut_here(session, code, text);
+        } else {
+            self.post(session.shard, Msg::Cut { session, code, text });
+        }
+    }
+}
+
+/// An EdgeInfo of what is known of an edge.
+fn encode_card(card: &EdgeCard) -> Vec<u8> {
+    let addr = card.addr.to_string();
+    let labels = card.labels.iter().map(|(key, value)| (&**key, &**value));
+    let info = EdgeInfoBuilder::new(card.id, card.epoch).meta(&card.meta).addr(&addr).labels(labels);
+    let mut body = Vec::with_capacity(info.encoded_len());
+    info.encode(&mut body);
+    body
+}

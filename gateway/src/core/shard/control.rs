@@ -1,0 +1,95 @@
+//! Messages from other shards and from the async world.
+
+use frontier_wire::error::ErrorCode;
+
+use super::ops::{OpKey, Refused};
+use super::Shard;
+use crate::core::Bound;
+use crate::core::api::{EdgeView, Page, ServiceView, View};
+use crate::core::exchange::{Choice, connection, pick};
+use crate::core::message::{Body, Msg};
+use crate::core::session::{Phase, Session};
+use crate::core::stats::OpKind;
+use crate::core::table::SessionRef;
+use frontier_wire::native::head::CallHead;
+
+/// Slots looked at per message of a scan.
+const SCAN_STEP: u32 = 2_048;
+
+impl Shard {
+    /// A message; the two that carry a connection are the driver's and come back.
+    pub fn on_msg(&mut self, msg: Msg) -> Option<Msg> {
+        match msg {
+            Msg::Place { target, place } => self.on_place(target, place),
+            Msg::Fragment { target, from, from_id, flags, head, body } => {
+                self.fragment(target, OpKey::Origin(from, from_id), flags, &head, Body::Shared(body));
+            }
+            Msg::Cancel { target, from, from_id, code } => self.cancel(target, OpKey::Origin(from, from_id), code),
+            Msg::CreditReply { target, from, from_id, bytes } => {
+                self.credit_reply(target, OpKey::Origin(from, from_id), bytes);
+            }
+            Msg::Answer { to, id, kind, flags, head, body } => {
+                self.answer(to, id, kind, flags, &head, Body::Shared(body));
+            }
+            Msg::Fail { to, id, kind, code, text } => self.answer_error(to, id, kind, code, text),
+            Msg::CreditBody { to, id, bytes } => self.credit_body(to, id, bytes),
+            Msg::Open { target, open } => self.on_open_leg(target, *open),
+            Msg::OpenFailed { to, code, text } => self.refuse(to, code, text),
+            Msg::Joined { to, peer } => self.on_joined(to, peer),
+            Msg::Leg { to, what } => self.on_leg(to, what),
+            Msg::Cut { session, code, text } => self.cut_here(session, code, text),
+            Msg::Scan { from, reply } => (reply.0)(self.scan(from)),
+            Msg::Drain { edges, spread_ms } => {
+                self.start_drain(if edges { Bound::Edge } else { Bound::Service }, spread_ms);
+            }
+            msg @ (Msg::Adopt(_) | Msg::Connection(_)) => return Some(msg),
+        }
+        None
+    }
+
+    /// The service connection that a stream goes to.
+    pub(super) fn route_stream(&mut self, me: SessionRef, call: &CallHead<'_>) -> Result<SessionRef, Refused> {
+        let Some(session) = self.sessions.get(me) else {
+            return Err((ErrorCode::SessionClosed, "session closed"));
+        };
+        if session.service.is_some() {
+            return self.shared.registry.edge(call.edge).ok_or((ErrorCode::EdgeNotOnline, "edge not online"));
+        }
+        let policy = self.shared.settings.policy;
+        let key = super::ops::choice_key(session, policy);
+        let choice = Choice { policy, key, random: self.random(), shard: self.id };
+        let targets = self.targets(OpKind::Stream, call)?;
+        let none = (ErrorCode::ServiceNotOnline, "service not online");
+        let instance = pick(&targets, choice, &[]).ok_or(none)?;
+        connection(instance, choice).ok_or(none)
+    }
+
+    fn scan(&self, from: u32) -> Page {
+        let end = from.saturating_add(SCAN_STEP).min(self.sessions.slots());
+        let sessions = (from..end).filter_map(|slot| self.sessions.at(slot));
+        let views = sessions.filter(|session| session.phase == Phase::Ready).filter_map(view).collect();
+        Page { views, next: (end < self.sessions.slots()).then_some(end) }
+    }
+}
+
+fn view(session: &Session) -> Option<View> {
+    if let Some(side) = &session.service {
+        return Some(View::Service(ServiceView {
+            id: side.instance.service_id,
+            instance: side.instance.key,
+            name: side.name.clone(),
+            addr: side.addr,
+            since: i64::from(session.since),
+            methods: side.methods.names().to_vec(),
+            topics: side.topics.names().to_vec(),
+        }));
+    }
+    let card = session.card.as_ref()?;
+    Some(View::Edge(EdgeView {
+        id: card.id,
+        meta: card.meta.to_vec(),
+        addr: card.addr,
+        since: i64::from(session.since),
+        methods: session.methods.as_ref().map_or_else(Vec::new, |methods| methods.names().to_vec()),
+    }))
+}

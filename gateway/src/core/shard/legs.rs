@@ -1,0 +1,438 @@
+//! User streams: two legs, one at each session, joined once the far end has accepted.
+//!
+//! Until then the gateway reads frames (Open, OpenAck); afterwards it passes bytes on without looking. Bytes are granted back to
+//! their writer when they were written to the reader's socket, so the gateway holds at most a window per direction.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use frontier_wire::chunk::Chunk;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{FrameHeader, FrameType, HEADER_LEN};
+use frontier_wire::native::head::{
+    CallHead, ReplyHead, Sender, append_forwarded, encode_error_reply, error_reply_len, forwarded_len,
+};
+use frontier_wire::native::limits::FrameLimits;
+use frontier_wire::native::outbox::FlowKey;
+use frontier_wire::native::reader::{Frame, FrameReader, Piece};
+use frontier_wire::yamux::StreamId;
+use smallvec::SmallVec;
+
+use super::ops::Refused;
+use super::{Fault, Shard};
+use crate::core::message::{LegMsg, LegRef, Msg, OpenLeg};
+use crate::core::session::{Leg, LegState, Phase};
+use crate::core::stats::OpKind;
+use crate::core::table::SessionRef;
+
+/// A refused opener has so long to close its end, in microseconds.
+const REFUSED_GRACE: u64 = 10_000_000;
+
+impl Shard {
+    // --- what peers do ---
+
+    /// A peer opened a stream; Open follows on it.
+    pub(super) fn on_stream_opened(&mut self, me: SessionRef, stream: StreamId) -> Result<(), Fault> {
+        let room = self.shared.has_room();
+        let (now, window) = (self.now.micros, self.shared.settings.stream_window);
+        let deadline = now + self.shared.settings.handshake;
+        let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
+        if session.phase != Phase::Ready {
+            return Err(Fault::Unexpected(FrameType::Open));
+        }
+        if !room || session.leaving {
+            self.stats.operations[OpKind::Stream as usize].record(Some(ErrorCode::Overloaded), 0);
+            session.conn.reset_stream(stream);
+            return Ok(());
+        }
+        let leg = Leg::new(LegState::Opening(FrameReader::new()), None, window, deadline, now);
+        session.legs.get_or_insert_default().insert(stream, leg);
+        self.stats.legs.add(1);
+        self.wake_at(me, deadline);
+        Ok(())
+    }
+
+    /// Bytes of a stream.
+    pub(super) fn on_stream_data(
+        &mut self,
+        me: SessionRef,
+        stream: StreamId,
+        piece: Piece<&[u8]>,
+    ) -> Result<(), Fault> {
+        let at = LegRef { session: me, stream };
+        let Some(leg) = self.leg(at) else { return Ok(()) };
+        match &leg.state {
+            LegState::Open => {
+                let bytes = match piece {
+                    Piece::Input(slice) => self.copy(slice),
+                    Piece::Owned(bytes) => bytes,
+                };
+                self.forward(at, bytes);
+            }
+            LegState::Refused => self.release(at, piece.len()),
+            LegState::Waiting => self.abort(at),
+            LegState::Opening(_) | LegState::Offered(_) => match piece {
+                Piece::Input(slice) => self.read_frame(at, slice),
+                Piece::Owned(bytes) => self.read_frame(at, bytes),
+            },
+        }
+        Ok(())
+    }
+
+    /// Open or OpenAck, and what may follow the latter.
+    fn read_frame<B: Chunk>(&mut self, at: LegRef, mut input: B) {
+        let limits = FrameLimits { max_head: self.shared.settings.head, ..FrameLimits::GATEWAY };
+        let len = input.len();
+        let Some(leg) = self.leg(at) else { return };
+        let (LegState::Opening(reader) | LegState::Offered(reader)) = &mut leg.state else { return };
+        let frame = reader.next(&mut input, &limits);
+        self.release(at, len - input.len());
+        match frame {
+            Ok(None) => {}
+            Err(_) => self.abort(at),
+            Ok(Some(frame)) => match frame.header.kind {
+                FrameType::Open if input.is_empty() => self.on_open(at, &frame),
+                FrameType::OpenAck => {
+                    self.on_open_ack(at, &frame);
+                    if !input.is_empty() {
+                        let rest = input.into_bytes();
+                        self.forward(at, rest);
+                    }
+                }
+                _ => self.abort(at),
+            },
+        }
+    }
+
+    /// Half-close by a peer.
+    pub(super) fn on_stream_finished(&mut self, me: SessionRef, stream: StreamId) {
+        let at = LegRef { session: me, stream };
+        let Some(leg) = self.leg(at) else { return };
+        leg.finished_in = true;
+        let (peer, both) = (leg.peer, leg.finished_out);
+        match leg.state {
+            LegState::Open => {
+                if let Some(peer) = peer {
+                    self.tell(peer, LegMsg::Finish);
+                }
+                if both {
+                    self.remove_leg(at);
+                }
+            }
+            LegState::Refused => self.remove_leg(at),
+            LegState::Offered(_) | LegState::Opening(_) | LegState::Waiting => self.abort(at),
+        }
+    }
+
+    /// Reset by a peer; the stream is gone there.
+    pub(super) fn on_stream_reset(&mut self, me: SessionRef, stream: StreamId) {
+        let at = LegRef { session: me, stream };
+        let Some(leg) = self.take_leg(at) else { return };
+        self.far_end_lost(&leg, (ErrorCode::SessionClosed, "refused by reset"));
+    }
+
+    // --- opening ---
+
+    fn on_open<B: Chunk>(&mut self, at: LegRef, frame: &Frame<B>) {
+        let now = self.now.micros;
+        let Ok(call) = CallHead::parse(&frame.head) else { return self.abort(at) };
+        if !frame.body.is_empty() || frame.header.flags.more() {
+            return self.abort(at);
+        }
+        let timeout = match call.timeout_ms {
+            0 => self.shared.settings.default_timeout,
+            ms => u64::from(ms) * 1_000,
+        };
+        let Some(session) = self.sessions.get_mut(at.session) else { return };
+        let sender = session.sender();
+        let deadline = now + timeout;
+        if let Some(leg) = session.legs.as_mut().and_then(|legs| legs.get_mut(&at.stream)) {
+            leg.state = LegState::Waiting;
+            leg.deadline = deadline.saturating_add(1_000_000);
+        }
+        let open = OpenLeg { from: at, sender, head: Bytes::copy_from_slice(&frame.head), deadline };
+        match self.route_stream(at.session, &call) {
+            Ok(target) if target.shard == self.id => self.on_open_leg(target, open),
+            Ok(target) => self.post(target.shard, Msg::Open { target, open: Box::new(open) }),
+            Err((code, text)) => self.refuse(at, code, text),
+        }
+    }
+
+    /// A session shall accept a stream.
+    pub(super) fn on_open_leg(&mut self, target: SessionRef, open: OpenLeg) {
+        let (from, id) = (open.from, self.id);
+        match self.offer(target, open) {
+            Ok(peer) if from.session.shard == id => self.on_joined(from, peer),
+            Ok(peer) => self.post(from.session.shard, Msg::Joined { to: from, peer }),
+            Err((code, text)) if from.session.shard == id => self.refuse(from, code, text),
+            Err((code, text)) => self.post(from.session.shard, Msg::OpenFailed { to: from, code, text }),
+        }
+    }
+
+    fn offer(&mut self, target: SessionRef, open: OpenLeg) -> Result<LegRef, Refused> {
+        let gone = match open.sender {
+            Sender::Edge(_) => (ErrorCode::ServiceNotOnline, "service not online"),
+            Sender::Service(_) => (ErrorCode::EdgeNotOnline, "edge not online"),
+        };
+        if !self.shared.has_room() {
+            return Err((ErrorCode::Overloaded, "gateway out of memory budget"));
+        }
+        let (now, window) = (self.now.micros, self.shared.settings.stream_window);
+        let session = self.sessions.get_mut(target).ok_or(gone)?;
+        if session.phase != Phase::Ready || session.leaving {
+            return Err(gone);
+        }
+        let stream = session.conn.open_stream();
+        let stream = stream.map_err(|_| (ErrorCode::Overloaded, "receiver has too many streams"))?;
+        let left = u32::try_from(open.deadline.saturating_sub(now) / 1_000).unwrap_or(u32::MAX).max(1);
+        let extra = forwarded_len(open.sender, left);
+        let header = FrameHeader::new(FrameType::Open, 0);
+        let header = header.with_lens(open.head.len() + extra, 0);
+        let header = header.map_err(|_| (ErrorCode::PayloadTooLarge, "head too long"))?;
+        let mut frame = BytesMut::with_capacity(HEADER_LEN + open.head.len() + extra);
+        frame.put_slice(&header.encode());
+        frame.put_slice(&open.head);
+        append_forwarded(&mut frame, open.sender, left);
+        session.conn.outbox().push_stream(stream, frame.freeze(), false);
+        let leg = Leg::new(LegState::Offered(FrameReader::new()), Some(open.from), window, open.deadline, now);
+        session.legs.get_or_insert_default().insert(stream, leg);
+        self.stats.legs.add(1);
+        self.wake_at(target, open.deadline);
+        self.touch(target);
+        Ok(LegRef { session: target, stream })
+    }
+
+    /// The far leg exists; its answer may come.
+    pub(super) fn on_joined(&mut self, at: LegRef, peer: LegRef) {
+        match self.leg(at) {
+            Some(leg) => leg.peer = Some(peer),
+            // The opener has gone meanwhile.
+            None => self.tell(peer, LegMsg::Reset),
+        }
+    }
+
+    fn on_open_ack<B: Chunk>(&mut self, at: LegRef, frame: &Frame<B>) {
+        let started = match self.leg(at) {
+            Some(leg) if matches!(leg.state, LegState::Offered(_)) => leg.started,
+            _ => return self.abort(at),
+        };
+        let Ok(reply) = ReplyHead::parse(&frame.head) else { return self.abort(at) };
+        let error = reply.error.map(|error| error.code);
+        self.stats.operations[OpKind::Stream as usize].record(error, self.now.micros.saturating_sub(started));
+        let mut bytes = BytesMut::with_capacity(frame.header.frame_len());
+        bytes.put_slice(&frame.header.encode());
+        bytes.put_slice(&frame.head);
+        bytes.put_slice(&frame.body);
+        let bytes = bytes.freeze();
+        let Some(leg) = self.leg(at) else { return };
+        let Some(peer) = leg.peer else { return self.abort(at) };
+        if error.is_none() {
+            leg.state = LegState::Open;
+            leg.deadline = u64::MAX;
+            return self.tell(peer, LegMsg::Accepted(bytes));
+        }
+        // The acceptor closes its end itself; ours goes with the OpenAck.
+        if self.take_leg(at).is_some()
+            && let Some(session) = self.sessions.get_mut(at.session)
+        {
+            session.conn.reset_stream(at.stream);
+        }
+        self.touch(at.session);
+        self.tell(peer, LegMsg::Refused(bytes));
+    }
+
+    /// Tells an opener that nobody accepts its stream.
+    pub(super) fn refuse(&mut self, at: LegRef, code: ErrorCode, text: &'static str) {
+        let now = self.now.micros;
+        let micros = self.leg(at).map_or(0, |leg| now.saturating_sub(leg.started));
+        self.stats.operations[OpKind::Stream as usize].record(Some(code), micros);
+        let mut head = Vec::with_capacity(error_reply_len(code, text));
+        encode_error_reply(&mut head, code, text);
+        let mut frame = BytesMut::with_capacity(HEADER_LEN + head.len());
+        if let Ok(()) = FrameHeader::new(FrameType::OpenAck, 0).put_frame(&mut frame, &head, &[]) {
+            self.on_refused(at, frame.freeze());
+        }
+    }
+
+    fn on_refused(&mut self, at: LegRef, frame: Bytes) {
+        let deadline = self.now.micros + REFUSED_GRACE;
+        let Some(leg) = self.leg(at) else { return };
+        leg.state = LegState::Refused;
+        leg.peer = None;
+        leg.finished_out = true;
+        leg.deadline = deadline;
+        if let Some(session) = self.sessions.get_mut(at.session) {
+            session.conn.outbox().push_stream(at.stream, frame, false);
+            session.conn.finish_stream(at.stream);
+        }
+        self.wake_at(at.session, deadline);
+        self.touch(at.session);
+    }
+
+    // --- bytes ---
+
+    fn forward(&mut self, at: LegRef, bytes: Bytes) {
+        let Some(peer) = self.leg(at).and_then(|leg| leg.peer) else {
+            return self.release(at, bytes.len());
+        };
+        self.tell(peer, LegMsg::Data(bytes));
+    }
+
+    /// Something from the other leg.
+    pub(super) fn on_leg(&mut self, at: LegRef, what: LegMsg) {
+        let Some(leg) = self.leg(at) else {
+            // A leg that has ended: its far end must not wait for it. A release or a finish needs no answer.
+            return;
+        };
+        match what {
+            LegMsg::Accepted(frame) => {
+                leg.state = LegState::Open;
+                leg.deadline = u64::MAX;
+                self.push(at, frame, false);
+            }
+            LegMsg::Refused(frame) => self.on_refused(at, frame),
+            LegMsg::Data(bytes) => self.push(at, bytes, true),
+            LegMsg::Finish => {
+                leg.finished_out = true;
+                let both = leg.finished_in;
+                if let Some(session) = self.sessions.get_mut(at.session) {
+                    session.conn.finish_stream(at.stream);
+                }
+                if both {
+                    self.remove_leg(at);
+                }
+                self.touch(at.session);
+            }
+            LegMsg::Reset => self.reset_leg(at),
+            LegMsg::Release(n) => self.release(at, n as usize),
+        }
+    }
+
+    fn push(&mut self, at: LegRef, bytes: Bytes, report: bool) {
+        if let Some(session) = self.sessions.get_mut(at.session) {
+            session.conn.outbox().push_stream(at.stream, bytes, report);
+        }
+        self.touch(at.session);
+    }
+
+    /// Bytes of a stream were written to the reader's socket: its writer may send as many more.
+    pub(super) fn on_stream_written(&mut self, me: SessionRef, stream: StreamId, n: u32) {
+        let at = LegRef { session: me, stream };
+        if let Some(peer) = self.leg(at).and_then(|leg| leg.peer) {
+            self.tell(peer, LegMsg::Release(n));
+        }
+    }
+
+    /// Gives bytes back to a writer, and more of them if it used up its window and the reader keeps up.
+    fn release(&mut self, at: LegRef, n: usize) {
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        let max = self.shared.settings.stream_window_max;
+        let room = self.shared.has_room();
+        let Some(session) = self.sessions.get_mut(at.session) else { return };
+        session.conn.release(at.stream, n);
+        if let Some(leg) = session.legs.as_mut().and_then(|legs| legs.get_mut(&at.stream)) {
+            leg.released = leg.released.saturating_add(n);
+            if leg.released >= leg.window && leg.window < max && room {
+                leg.released = 0;
+                leg.window = leg.window.saturating_mul(2).min(max);
+                session.conn.engine_mut().grow(at.stream, leg.window);
+            }
+        }
+        self.touch(at.session);
+    }
+
+    // --- ending ---
+
+    /// A stream cannot go on: reset on this side, and whatever fits on the other.
+    fn abort(&mut self, at: LegRef) {
+        let Some(leg) = self.take_leg(at) else { return };
+        if let Some(session) = self.sessions.get_mut(at.session) {
+            session.conn.reset_stream(at.stream);
+        }
+        self.touch(at.session);
+        self.far_end_lost(&leg, (ErrorCode::SessionClosed, "stream closed before it was accepted"));
+    }
+
+    /// Tells the other leg that this one is gone.
+    fn far_end_lost(&mut self, leg: &Leg, why: Refused) {
+        let Some(peer) = leg.peer else { return };
+        match leg.state {
+            // The opener still waits for an OpenAck.
+            LegState::Offered(_) if peer.session.shard == self.id => self.refuse(peer, why.0, why.1),
+            LegState::Offered(_) => {
+                self.post(peer.session.shard, Msg::OpenFailed { to: peer, code: why.0, text: why.1 });
+            }
+            LegState::Open | LegState::Waiting => self.tell(peer, LegMsg::Reset),
+            LegState::Opening(_) | LegState::Refused => {}
+        }
+    }
+
+    fn reset_leg(&mut self, at: LegRef) {
+        if self.take_leg(at).is_some() {
+            if let Some(session) = self.sessions.get_mut(at.session) {
+                session.conn.reset_stream(at.stream);
+            }
+            self.touch(at.session);
+        }
+    }
+
+    /// The streams of a session that ends.
+    pub(super) fn end_legs(&mut self, me: SessionRef) {
+        let Some(legs) = self.sessions.get_mut(me).and_then(|session| session.legs.take()) else { return };
+        self.stats.legs.sub(legs.len() as u64);
+        for (stream, leg) in *legs {
+            if let Some(session) = self.sessions.get_mut(me) {
+                session.conn.drop_flow(FlowKey::Stream(stream));
+            }
+            self.far_end_lost(&leg, (ErrorCode::SessionClosed, "session closed"));
+        }
+    }
+
+    /// Ends streams that were not answered in time; returns when the next one is due.
+    pub(super) fn expire_legs(&mut self, me: SessionRef) -> u64 {
+        let now = self.now.micros;
+        let Some(legs) = self.sessions.get(me).and_then(|session| session.legs.as_ref()) else { return u64::MAX };
+        let due = legs.iter().filter(|(_, leg)| leg.deadline <= now);
+        let due: SmallVec<[StreamId; 8]> = due.map(|(stream, _)| *stream).collect();
+        for stream in due {
+            let at = LegRef { session: me, stream };
+            let Some(leg) = self.take_leg(at) else { continue };
+            if let Some(session) = self.sessions.get_mut(me) {
+                session.conn.reset_stream(stream);
+            }
+            self.far_end_lost(&leg, (ErrorCode::DeadlineExceeded, "deadline exceeded"));
+        }
+        let legs = self.sessions.get(me).and_then(|session| session.legs.as_ref());
+        legs.and_then(|legs| legs.values().map(|leg| leg.deadline).min()).unwrap_or(u64::MAX)
+    }
+
+    // --- tables ---
+
+    fn leg(&mut self, at: LegRef) -> Option<&mut Leg> {
+        self.sessions.get_mut(at.session)?.legs.as_mut()?.get_mut(&at.stream)
+    }
+
+    fn take_leg(&mut self, at: LegRef) -> Option<Leg> {
+        let leg = self.sessions.get_mut(at.session)?.legs.as_mut()?.remove(&at.stream)?;
+        self.stats.legs.sub(1);
+        Some(leg)
+    }
+
+    fn remove_leg(&mut self, at: LegRef) {
+        drop(self.take_leg(at));
+    }
+
+    fn tell(&mut self, to: LegRef, what: LegMsg) {
+        if to.session.shard == self.id {
+            self.on_leg(to, what);
+        } else {
+            self.post(to.session.shard, Msg::Leg { to, what });
+        }
+    }
+}
+
+// === impl Leg ===
+
+impl Leg {
+    fn new(state: LegState, peer: Option<LegRef>, window: u32, deadline: u64, started: u64) -> Self {
+        Self { state, peer, finished_in: false, finished_out: false, window, released: 0, deadline, started }
+    }
+}

@@ -1,0 +1,306 @@
+//! Timers, ends and drain.
+
+use std::sync::atomic::Ordering;
+
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::head::GoAway;
+use frontier_wire::native::reader::Frame;
+
+use super::{Action, Fault, Shard};
+use crate::core::Bound;
+use crate::core::registry::NameKind;
+use crate::core::session::{Phase, Step};
+use crate::core::stats::Refusal;
+use crate::core::table::SessionRef;
+use crate::core::timer::TICK_MICROS;
+
+/// A session that has ended gets so long to take its last bytes, in microseconds: a peer cut by takeover is gone within a second.
+const LAST_BYTES: u64 = 900_000;
+/// Sessions told to go away per turn: telling a large fleet must not hold up the others.
+const DRAIN_STEP: u32 = 512;
+/// The largest holders are looked for so often at most, in microseconds.
+const CULL_PERIOD: u64 = 100_000;
+
+/// Where the drain of a shard is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DrainCursor {
+    pub(super) next: u32,
+    pub(super) bound: Bound,
+    pub(super) spread_ms: u32,
+}
+
+impl Shard {
+    /// Looks at a session at `at` (microseconds) or, if that is sooner, when it had to be looked at anyway.
+    pub(super) fn wake_at(&mut self, me: SessionRef, at: u64) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        if at.saturating_add(TICK_MICROS) <= session.wake {
+            let tick = self.wheel.schedule(self.wheel.tick_of(at), me);
+            session.wake = tick * TICK_MICROS;
+        }
+    }
+
+    /// When the shard must be called again at the latest, in microseconds; `None` if nothing is planned.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        if self.drain.is_some() || !self.dirty.is_empty() {
+            return Some(self.now.micros);
+        }
+        let cull = self.shared.over_budget().then_some(self.culled + CULL_PERIOD);
+        self.wheel.next_due().into_iter().chain(cull).min()
+    }
+
+    /// Runs everything that is due.
+    pub fn on_tick(&mut self) {
+        while let Some(due) = self.wheel.expire(self.now.micros) {
+            for me in due {
+                self.on_timer(me);
+            }
+        }
+        self.drain_step();
+        if self.shared.over_budget() && self.now.micros >= self.culled + CULL_PERIOD {
+            self.cull();
+        }
+    }
+
+    fn on_timer(&mut self, me: SessionRef) {
+        let now = self.now.micros;
+        let silence = self.shared.settings.heartbeat * 5 / 2;
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        if session.wake > now {
+            return;
+        }
+        session.wake = u64::MAX;
+        let next = match session.phase {
+            Phase::New | Phase::Greeting | Phase::Admitting => self.greeting_timer(me),
+            Phase::Closing => return self.remove(me),
+            Phase::Ready if session.last_rx + silence <= now => {
+                self.stats.refusals[Refusal::Timeout as usize].add(1);
+                return self.end(me, "heartbeat lost");
+            }
+            Phase::Ready => {
+                let heartbeat = session.last_rx + silence;
+                let stall = self.stall_timer(me);
+                let ops = self.expire_ops(me);
+                let legs = self.expire_legs(me);
+                if let Some(session) = self.sessions.get_mut(me) {
+                    session.tidy();
+                }
+                heartbeat.min(stall).min(ops).min(legs)
+            }
+        };
+        if next != u64::MAX {
+            self.wake_at(me, next);
+        }
+        self.touch(me);
+    }
+
+    fn stall_timer(&mut self, me: SessionRef) -> u64 {
+        let Some(session) = self.sessions.get(me) else { return u64::MAX };
+        let until = session.stalled + self.shared.settings.stall;
+        if session.stalled == 0 {
+            return u64::MAX;
+        }
+        if until <= self.now.micros {
+            self.refused(Refusal::Abuse);
+            self.end(me, "does not drain");
+            self.remove(me);
+            return u64::MAX;
+        }
+        until
+    }
+
+    fn greeting_timer(&mut self, me: SessionRef) -> u64 {
+        let now = self.now.micros;
+        let Some(session) = self.sessions.get(me) else { return u64::MAX };
+        let (deadline, step) = session.greeting.as_ref().map_or((0, Step::None), |g| (g.deadline, g.step));
+        let settings = &self.shared.settings;
+        let admission = deadline.saturating_sub(settings.handshake.saturating_sub(settings.admission));
+        match (session.phase, step) {
+            (Phase::Admitting, Step::IdService(_)) if now < admission => {
+                self.ask_id(me);
+                admission
+            }
+            (Phase::Admitting, _) if now < admission => admission,
+            (Phase::Admitting, _) => {
+                self.deny(me, ErrorCode::DeadlineExceeded, "no service admitted the edge in time");
+                u64::MAX
+            }
+            _ if now < deadline => deadline,
+            _ => {
+                self.refused(Refusal::Timeout);
+                self.end(me, "handshake timed out");
+                u64::MAX
+            }
+        }
+    }
+
+    /// A session is over: its routes, operations and streams go now, its last bytes as the peer takes them.
+    pub(super) fn end(&mut self, me: SessionRef, why: &'static str) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let phase = session.phase;
+        if phase == Phase::Closing {
+            return;
+        }
+        session.phase = Phase::Closing;
+        session.leaving = true;
+        session.greeting = None;
+        let methods = session.methods.take();
+        self.interner.release(methods);
+        self.leave_registry(me);
+        self.end_ops(me);
+        self.end_legs(me);
+        if phase == Phase::Ready {
+            self.log_end(me, why);
+        }
+        let deadline = self.now.micros + LAST_BYTES;
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        if session.conn.wants_write() {
+            self.wake_at(me, deadline);
+            self.touch(me);
+        } else {
+            self.remove(me);
+        }
+    }
+
+    fn log_end(&self, me: SessionRef, why: &'static str) {
+        let Some(session) = self.sessions.get(me) else { return };
+        self.stats.sessions[session.bound as usize].sub(1);
+        let seconds = (self.now.unix_ms / 1_000).saturating_sub(u64::from(session.since));
+        let addr = session.addr();
+        tracing::info!(
+            target: "frontier::session",
+            role = session.bound.name(), id = session.id(), client.addr = addr.map(tracing::field::display), reason = why, seconds,
+            "session ended"
+        );
+    }
+
+    /// Takes back what the session had announced.
+    fn leave_registry(&mut self, me: SessionRef) {
+        let registry = &self.shared.registry;
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        if let Some(side) = &session.service {
+            for method in side.methods.names() {
+                registry.remove_name(NameKind::Method, method, me, &side.instance);
+            }
+            for topic in side.topics.names() {
+                registry.remove_name(NameKind::Topic, topic, me, &side.instance);
+            }
+            if !side.name.is_empty() {
+                registry.remove_name(NameKind::Service, &side.name, me, &side.instance);
+            }
+        }
+        if let Some(card) = session.card.clone()
+            && registry.release_edge(card.id, me)
+            && card.announced.swap(false, Ordering::AcqRel)
+        {
+            self.notify_offline(&card, None);
+        }
+    }
+
+    /// Forgets a session and lets the driver close its socket.
+    pub(super) fn remove(&mut self, me: SessionRef) {
+        let Some(session) = self.sessions.remove(me) else { return };
+        debug_assert_eq!(session.phase, Phase::Closing);
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.account(session.held as usize, 0);
+        self.actions.push_back(Action::Close(me));
+    }
+
+    /// Ends a session of this shard: takeover, kick, drain.
+    pub(super) fn cut_here(&mut self, me: SessionRef, code: ErrorCode, text: &'static str) {
+        let Some(session) = self.sessions.get(me) else { return };
+        match session.phase {
+            Phase::Ready => {
+                self.send_go_away(me, 0, code, text);
+                self.end(me, text);
+            }
+            Phase::Admitting => self.reject(me, code, text, 0),
+            Phase::New | Phase::Greeting => self.end(me, text),
+            Phase::Closing => {}
+        }
+    }
+
+    /// A panic while a session was handled ends that session alone.
+    pub fn on_panic(&mut self, me: SessionRef) {
+        self.stats.panics.add(1);
+        tracing::error!(target: "frontier::session", session = ?me, "panic while a session was handled; the session is closed");
+        self.end(me, "internal error");
+        if let Some(session) = self.sessions.get_mut(me) {
+            session.phase = Phase::Closing;
+            self.remove(me);
+        }
+    }
+
+    /// GoAway from a peer: nothing new is sent to it. With the reason `gateway_draining` an edge says that it has moved to another
+    /// gateway, so it is not offline.
+    pub(super) fn on_go_away(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
+        let reason = GoAway::parse(&frame.head)?.reason;
+        let moved = reason.is_some_and(|reason| reason.code == ErrorCode::GatewayDraining);
+        let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
+        session.leaving = true;
+        if let Some(card) = session.card.as_ref()
+            && moved
+        {
+            card.announced.store(false, Ordering::Release);
+            self.shared.registry.release_edge(card.id, me);
+        }
+        if session.service.is_some() {
+            self.leave_registry(me);
+            if let Some(side) = self.sessions.get_mut(me).and_then(|session| session.service.as_mut()) {
+                side.methods = Default::default();
+                side.topics = Default::default();
+                side.name = "".into();
+            }
+        }
+        Ok(())
+    }
+
+    // --- drain ---
+
+    pub(super) fn start_drain(&mut self, bound: Bound, spread_ms: u32) {
+        self.drain = Some(DrainCursor { next: 0, bound, spread_ms });
+    }
+
+    fn drain_step(&mut self) {
+        let Some(mut drain) = self.drain.take() else { return };
+        let end = drain.next.saturating_add(DRAIN_STEP).min(self.sessions.slots());
+        for slot in drain.next..end {
+            let Some(me) = self.sessions.handle(slot) else { continue };
+            let ready = |session: &crate::core::session::Session| {
+                session.phase == Phase::Ready && session.bound == drain.bound && !session.leaving
+            };
+            if self.sessions.get(me).is_some_and(ready) {
+                let wait = (self.random() % u64::from(drain.spread_ms.max(1))) as u32;
+                self.send_go_away(me, wait, ErrorCode::GatewayDraining, "gateway draining");
+            }
+        }
+        drain.next = end;
+        if end < self.sessions.slots() {
+            self.drain = Some(drain);
+        }
+    }
+
+    // --- memory ---
+
+    /// Cuts the largest holders of this shard until the budget is kept.
+    fn cull(&mut self) {
+        self.culled = self.now.micros;
+        let mut over = self.shared.held.load(Ordering::Relaxed).saturating_sub(self.shared.settings.memory / 10 * 9);
+        let slots = 0..self.sessions.slots();
+        let held = slots.filter_map(|slot| {
+            let session = self.sessions.at(slot)?;
+            (session.held > 0 && session.phase == Phase::Ready).then_some((session.held, slot))
+        });
+        let mut holders: Vec<(u32, u32)> = held.collect();
+        holders.sort_unstable();
+        while over > 0
+            && let Some((held, slot)) = holders.pop()
+        {
+            let Some(me) = self.sessions.handle(slot) else { continue };
+            over = over.saturating_sub(u64::from(held));
+            self.stats.memory_cuts.add(1);
+            self.end(me, "memory budget");
+            self.remove(me);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the shards of a gateway have in common, and the settings they run by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::core::exchange::Policy;
+use crate::core::identity::Gatekeeper;
+use crate::core::registry::Registry;
+use crate::core::stats::Stats;
+
+/// The limits and rules of the data plane. Times in microseconds, sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// From accept to Welcome.
+    pub handshake: u64,
+    /// For the services that admit an edge, within `handshake`.
+    pub admission: u64,
+    /// Longest head of a frame.
+    pub head: u16,
+    /// Longest meta and labels of a session together.
+    pub meta: usize,
+    /// Longest body of an operation, all fragments.
+    pub body: u64,
+    /// Sessions of the process.
+    pub sessions: u64,
+    /// User streams a peer may have open.
+    pub streams_per_session: u32,
+    /// Requests a peer may have unanswered.
+    pub requests_in_flight: u32,
+    /// Publishes a peer may have unanswered.
+    pub messages_in_flight: u32,
+    /// Bytes waiting for one peer.
+    pub outbox: usize,
+    /// Names a peer may register.
+    pub registrations: usize,
+    /// New sessions per second, 0 = any number.
+    pub accept_rate: u32,
+    /// A peer with bytes waiting that takes none for so long is cut.
+    pub stall: u64,
+    /// Budget for all bytes held for peers.
+    pub memory: u64,
+    /// A dialer pings after so much silence; after 2.5 times as much it is gone.
+    pub heartbeat: u64,
+    /// Control frames (pings, resets, window updates, cancels) per second and session.
+    pub control_frames: u32,
+    /// Deadline of operations that name none.
+    pub default_timeout: u64,
+    /// Start window of user streams towards the gateway.
+    pub stream_window: u32,
+    /// What it may grow to.
+    pub stream_window_max: u32,
+    /// How an instance is chosen.
+    pub policy: Policy,
+    /// Allocate an ID when no service offers `get_edge_id`.
+    pub allocate_ids: bool,
+    /// Wait so long for a service that offers `get_edge_id` before allocating or refusing.
+    pub wait_for_id_service: u64,
+}
+
+/// See the module documentation.
+pub struct Shared {
+    /// Limits and rules.
+    pub settings: Settings,
+    /// Who is where.
+    pub registry: Registry,
+    /// One per shard.
+    pub stats: Vec<Arc<Stats>>,
+    /// Decides on identities.
+    pub gatekeeper: Arc<dyn Gatekeeper>,
+    /// The process is about to stop: new edges are sent on.
+    pub draining: AtomicBool,
+    /// Sessions of all shards.
+    pub sessions: AtomicU64,
+    /// Bytes held for peers, all shards.
+    pub held: AtomicU64,
+    epoch: AtomicU64,
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        const SECOND: u64 = 1_000_000;
+        Self {
+            handshake: 10 * SECOND,
+            admission: 8 * SECOND,
+            head: 16 << 10,
+            meta: 16 << 10,
+            body: 16 << 20,
+            sessions: 1_000_000,
+            streams_per_session: 128,
+            requests_in_flight: 1_024,
+            messages_in_flight: 1_024,
+            outbox: 4 << 20,
+            registrations: 1_024,
+            accept_rate: 0,
+            stall: 30 * SECOND,
+            memory: 1 << 30,
+            heartbeat: 20 * SECOND,
+            control_frames: 10_000,
+            default_timeout: 30 * SECOND,
+            stream_window: 64 << 10,
+            stream_window_max: 4 << 20,
+            policy: Policy::EdgeId,
+            allocate_ids: true,
+            wait_for_id_service: 0,
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// For so many shards.
+    #[must_use]
+    pub fn new(settings: Settings, shards: u16, gatekeeper: Arc<dyn Gatekeeper>) -> Self {
+        Self {
+            settings,
+            registry: Registry::default(),
+            stats: (0..shards).map(|_| Arc::default()).collect(),
+            gatekeeper,
+            draining: AtomicBool::new(false),
+            sessions: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+        }
+    }
+
+    /// An epoch greater than every one before and than `least`: milliseconds since 1970 in the upper 44 bits, a counter below.
+    pub fn next_epoch(&self, unix_ms: u64, least: u64) -> u64 {
+        let floor = (unix_ms << 20).max(least.saturating_add(1));
+        let next = |last: u64| Some(floor.max(last.saturating_add(1)));
+        let last = self.epoch.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        last.map_or(floor, |last| floor.max(last.saturating_add(1)))
+    }
+
+    /// Moves the count of bytes held for peers.
+    pub fn account(&self, before: usize, after: usize) {
+        if after > before {
+            self.held.fetch_add((after - before) as u64, Ordering::Relaxed);
+        } else if before > after {
+            self.held.fetch_sub((before - after) as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether windows may grow and streams may be opened: below 80 % of the memory budget.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.settings.memory / 10 * 8
+    }
+
+    /// Whether the largest holders must go.
+    #[must_use]
+    pub fn over_budget(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.settings.memory
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Settings, Shared};
+    use crate::core::identity::OpenHouse;
+
+    #[test]
+    fn epochs_only_grow_whatever_the_clock_does() {
+        let shared = Shared::new(Settings::default(), 1, Arc::new(OpenHouse));
+        let first = shared.next_epoch(1_000, 0);
+        let stepped_back = shared.next_epoch(500, 0);
+        assert!(stepped_back > first);
+        let resumed = shared.next_epoch(500, stepped_back + 1_000_000);
+        assert_eq!(resumed, stepped_back + 1_000_001);
+        assert!(shared.next_epoch(2_000, 0) > resumed);
+    }
+}

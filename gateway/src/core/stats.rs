@@ -1,0 +1,204 @@
+//! Counters of one shard. Only the shard writes them, everybody may read them: a plain load and store instead of a locked add.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use frontier_wire::error::ErrorCode;
+
+/// Buckets of a latency histogram: bucket n counts values below 2^n microseconds, the last one everything above.
+pub const LATENCY_BUCKETS: usize = 26;
+
+/// A number written by one thread.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+/// What kind of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OpKind {
+    /// A request and its response.
+    Call,
+    /// A message and its acknowledgement.
+    Message,
+    /// A user stream.
+    Stream,
+}
+
+/// Outcomes of one kind of operation: index 0 is success, then the error codes by number.
+#[derive(Debug)]
+pub struct Outcomes {
+    counts: [Count; ErrorCode::ALL.len() + 1],
+    /// Time from the first frame to the answer.
+    pub latency: [Count; LATENCY_BUCKETS],
+    /// Sum of those times in microseconds.
+    pub latency_micros: Count,
+}
+
+/// Why a connection was turned away or cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// `limits.sessions` or memory.
+    Full,
+    /// `limits.accept_rate`.
+    Rate,
+    /// Not a protocol of this listener.
+    Protocol,
+    /// The handshake was not done in time.
+    Timeout,
+    /// Identity or service said no.
+    Denied,
+    /// A protocol rule was broken.
+    Malformed,
+    /// It flooded or did not drain.
+    Abuse,
+}
+
+/// Everything a shard counts.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Connections taken from listeners.
+    pub accepts: Count,
+    /// By [`Refusal`].
+    pub refusals: [Count; 7],
+    /// Sessions now: edges, services.
+    pub sessions: [Count; 2],
+    /// Edge sessions replaced by a newer one.
+    pub takeovers: Count,
+    /// Bytes read from and written to sockets, after TLS.
+    pub bytes_in: Count,
+    /// See `bytes_in`.
+    pub bytes_out: Count,
+    /// Bytes waiting in outboxes now.
+    pub outbox_bytes: Count,
+    /// User streams open now (legs; a stream has two).
+    pub legs: Count,
+    /// Operations by kind and outcome.
+    pub operations: [Outcomes; 3],
+    /// Answers that nobody waits for any more.
+    pub late_answers: Count,
+    /// Turns of the loop.
+    pub turns: Count,
+    /// Longest time a turn took since the last scrape, in microseconds.
+    pub loop_lag_micros: Count,
+    /// Panics caught while a session was handled.
+    pub panics: Count,
+    /// Sessions cut to keep within `limits.memory`.
+    pub memory_cuts: Count,
+}
+
+// === impl Count ===
+
+impl Count {
+    /// Adds; only the owning shard may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Subtracts; only the owning shard may call this.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// Keeps the greater value; only the owning shard may call this.
+    pub fn max(&self, n: u64) {
+        if n > self.0.load(Ordering::Relaxed) {
+            self.0.store(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Sets the value.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Outcomes ===
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        Self {
+            counts: Default::default(),
+            latency: std::array::from_fn(|_| Count::default()),
+            latency_micros: Count::default(),
+        }
+    }
+}
+
+impl Outcomes {
+    /// Counts one operation that took `micros`.
+    pub fn record(&self, error: Option<ErrorCode>, micros: u64) {
+        self.counts[error.map_or(0, |code| code.to_wire() as usize)].add(1);
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.latency[bucket.min(LATENCY_BUCKETS - 1)].add(1);
+        self.latency_micros.add(micros);
+    }
+
+    /// How many ended so; `None` is success.
+    #[must_use]
+    pub fn count(&self, error: Option<ErrorCode>) -> u64 {
+        self.counts[error.map_or(0, |code| code.to_wire() as usize)].get()
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// Every reason, in the order of [`Stats::refusals`].
+    pub const ALL: [Self; 7] =
+        [Self::Full, Self::Rate, Self::Protocol, Self::Timeout, Self::Denied, Self::Malformed, Self::Abuse];
+
+    /// The word used in logs and metric labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Rate => "rate",
+            Self::Protocol => "protocol",
+            Self::Timeout => "timeout",
+            Self::Denied => "denied",
+            Self::Malformed => "malformed",
+            Self::Abuse => "abuse",
+        }
+    }
+}
+
+// === impl OpKind ===
+
+impl OpKind {
+    /// Every kind, in the order of [`Stats::operations`].
+    pub const ALL: [Self; 3] = [Self::Call, Self::Message, Self::Stream];
+
+    /// The word used in metric labels.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Message => "message",
+            Self::Stream => "stream",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ErrorCode, LATENCY_BUCKETS, Outcomes};
+
+    #[test]
+    fn outcomes_count_by_code_and_time() {
+        let outcomes = Outcomes::default();
+        outcomes.record(None, 0);
+        outcomes.record(None, 1);
+        outcomes.record(Some(ErrorCode::Overloaded), 1000);
+        outcomes.record(Some(ErrorCode::Application), u64::MAX);
+        assert_eq!(outcomes.count(None), 2);
+        assert_eq!(outcomes.count(Some(ErrorCode::Overloaded)), 1);
+        assert_eq!(outcomes.latency[0].get(), 1);
+        assert_eq!(outcomes.latency[1].get(), 1);
+        assert_eq!(outcomes.latency[10].get(), 1);
+        assert_eq!(outcomes.latency[LATENCY_BUCKETS - 1].get(), 1);
+    }
+}
