@@ -52,3 +52,34 @@ impl Chunk for Bytes {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut<B: Chunk>(mut chunk: B) {
+        assert_eq!(&chunk.take_front(2)[..], b"ab");
+        assert_eq!(&chunk[..], b"cdef");
+        chunk.skip(1);
+        assert_eq!(&chunk[..], b"def");
+        assert_eq!(&chunk.take_front(0)[..], b"");
+        assert_eq!(&chunk.take_front(9)[..], b"def");
+        assert!(chunk.is_empty());
+        chunk.skip(9);
+        assert_eq!(chunk.into_bytes(), Bytes::new());
+    }
+
+    #[test]
+    fn both_inputs_are_cut_alike() {
+        cut(&b"abcdef"[..]);
+        cut(Bytes::from_static(b"abcdef"));
+    }
+
+    #[test]
+    fn skipping_more_than_there_is_empties() {
+        let (mut slice, mut bytes) = (&b"abc"[..], Bytes::from_static(b"abc"));
+        slice.skip(4);
+        bytes.skip(4);
+        assert!(slice.is_empty() && bytes.is_empty());
+    }
+}

@@ -104,3 +104,52 @@ impl fmt::Display for ErrorCode {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::native::proto;
+
+    #[test]
+    fn codes_are_those_of_the_document() {
+        let document = include_str!("../../docs/protocol.md");
+        let section = document.split("## 10. Errors").nth(1).unwrap();
+        let documented: Vec<(u32, &str)> = section
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| ")?.split(" | ");
+                Some((cells.next()?.parse().ok()?, cells.next()?))
+            })
+            .collect();
+        let ours: Vec<(u32, &str)> =
+            ErrorCode::ALL.iter().map(|code| (code.to_wire(), code.name())).collect();
+        assert_eq!(documented, ours);
+    }
+
+    #[test]
+    fn codes_are_those_of_the_proto() {
+        for code in ErrorCode::ALL {
+            let generated = proto::ErrorCode::try_from(code.to_wire().cast_signed()).unwrap();
+            assert_eq!(generated.as_str_name().to_lowercase(), code.name());
+        }
+    }
+
+    #[test]
+    fn numbers_survive_the_wire_and_unknown_ones_are_internal() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::from_wire(code.to_wire()), code);
+        }
+        for unknown in [0, 16, 17, u32::MAX] {
+            assert_eq!(ErrorCode::from_wire(unknown), ErrorCode::Internal);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_shown() {
+        let names: HashSet<String> = ErrorCode::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        assert!(names.contains("deadline_exceeded"));
+    }
+}

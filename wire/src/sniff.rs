@@ -51,3 +51,71 @@ fn sniff_method(rest: &[u8]) -> Sniff {
         None => Sniff::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    #[test]
+    fn each_protocol_is_told() {
+        let cases: [(&[u8], Sniff); 18] = [
+            (b"\x00\x01\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00", Sniff::Native),
+            (b"\x00", Sniff::Native),
+            (b"\x01\x01\x00\x00", Sniff::Geminio),
+            (b"\x01\x02", Sniff::Unknown),
+            (b"\x16\x03\x01\x02\x00\x01", Sniff::Tls),
+            (b"\x16", Sniff::Tls),
+            (b"\x10\x0c\x00\x04MQTT", Sniff::Mqtt),
+            (b"GET / HTTP/1.1\r\n", Sniff::Http),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Sniff::Http),
+            (b"VERSION-CONTROL /x HTTP/1.1", Sniff::Http),
+            (b"X /", Sniff::Http),
+            (b"get / HTTP/1.1\r\n", Sniff::Unknown),
+            (b"GET\t/", Sniff::Unknown),
+            (b"SSH-2.0-OpenSSH_9.2", Sniff::Unknown),
+            (b" GET /", Sniff::Unknown),
+            (b"*1\r\n$4\r\nPING\r\n", Sniff::Unknown),
+            (b"\x17\x03\x03", Sniff::Unknown),
+            (b"\xff", Sniff::Unknown),
+        ];
+        for (first, expected) in cases {
+            assert_eq!(sniff(first), expected, "{:?}", first.escape_ascii().to_string());
+        }
+    }
+
+    #[test]
+    fn beginnings_need_more() {
+        for first in [&b""[..], b"\x01", b"G", b"GET", b"PRI", b"SSH"] {
+            assert_eq!(sniff(first), Sniff::NeedMore, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn longest_method_is_the_last_to_be_decided() {
+        let method = [b'A'; MAX_METHOD];
+        assert_eq!(sniff(&method), Sniff::NeedMore);
+        assert_eq!(sniff(&[&method[..], b" "].concat()), Sniff::Http);
+        assert_eq!(sniff(&[&method[..], b"A"].concat()), Sniff::Unknown);
+        assert_eq!(sniff(&[&method[..], b"A "].concat()), Sniff::Unknown);
+    }
+
+    /// Bytes near the border: mostly letters.
+    fn beginning() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![9 => b'A'..=b'Z', 1 => Just(b' '), 1 => any::<u8>()], 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn decision_is_final_and_comes_in_time(first in beginning()) {
+            let mut decided = Sniff::NeedMore;
+            for end in 0..=first.len() {
+                let told = sniff(&first[..end]);
+                prop_assert!(decided == Sniff::NeedMore || told == decided, "{:?} became {:?}", decided, told);
+                decided = told;
+            }
+            prop_assert!(first.len() < SNIFF_LEN || decided != Sniff::NeedMore);
+        }
+    }
+}

@@ -371,3 +371,6 @@ impl FrameHeader {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,3 +74,6 @@ impl HeadError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 //!
 //! A Hello is checked before anything is built from it: lengths and counts first, on the bytes, so that a hostile one cannot
 //! make the decoder allocate more than it sent; then the meaning. What comes out is as [`Hello`] describes it, so nothing
-//! behind this module has to check again. A refusal is an [`ErrorRef`] as the head of Reject.
+//! behind this module has to check again. A refusal is an [`ErrorRef`](super::head::ErrorRef) as the head of Reject.
 
+mod error;
 mod welcome;
 
 use std::{collections::BTreeMap, fmt};
@@ -11,13 +12,12 @@ use std::{collections::BTreeMap, fmt};
 use bytes::BufMut;
 use prost::Message;
 
-pub use self::welcome::{Welcome, WelcomeError};
-use super::{
-    head::{ErrorRef, HeadError},
-    limits::HelloLimits,
-    proto,
+pub(super) use self::error::{at_most, not_more};
+pub use self::{
+    error::{HelloError, Part},
+    welcome::{Welcome, WelcomeError},
 };
-use crate::error::ErrorCode;
+use super::{limits::HelloLimits, proto};
 
 /// The version of the protocol spoken here, and the only one so far.
 pub const VERSION: u32 = 1;
@@ -82,107 +82,6 @@ pub struct Hello {
     pub methods: Vec<String>,
     /// Start window of user streams towards the dialer in bytes, at least [`MIN_STREAM_WINDOW`].
     pub stream_window: u32,
-}
-
-/// What a limit is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// The resume ticket.
-    Ticket,
-    /// The opaque meta.
-    Meta,
-    /// The token.
-    Token,
-    /// The service name.
-    Name,
-    /// The service version.
-    ServiceVersion,
-    /// The labels, their number.
-    Labels,
-    /// The key of a label.
-    LabelKey,
-    /// The value of a label.
-    LabelValue,
-    /// Topics.
-    Topic,
-    /// Methods.
-    Method,
-    /// Methods and topics together, their number.
-    Names,
-}
-
-/// Why a Hello was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HelloError {
-    /// Not a protobuf message.
-    #[error("malformed hello: {0}")]
-    Malformed(#[from] HeadError),
-    /// Not the message Hello.
-    #[error("malformed hello: {0}")]
-    Protobuf(#[from] prost::DecodeError),
-    /// No version both speak.
-    #[error("protocol version {version} is not spoken here, lowest is {VERSION}")]
-    Version {
-        /// What the dialer said.
-        version: u32,
-    },
-    /// Neither edge nor service.
-    #[error("role {role} is neither edge nor service")]
-    Role {
-        /// What the dialer said.
-        role: i32,
-    },
-    /// Not 16 bytes.
-    #[error("instance of {len} bytes, must be 16")]
-    Instance {
-        /// Its length.
-        len: usize,
-    },
-    /// Something is longer than a limit.
-    #[error("{part} of {len} bytes, at most {max} allowed")]
-    TooLong {
-        /// What.
-        part: Part,
-        /// Its bytes.
-        len: usize,
-        /// Bytes allowed.
-        max: usize,
-    },
-    /// There are more of something than a limit allows.
-    #[error("{count} {part}, at most {max} allowed")]
-    TooMany {
-        /// What.
-        part: Part,
-        /// How many.
-        count: usize,
-        /// How many are allowed.
-        max: usize,
-    },
-    /// A method or topic without a name.
-    #[error("{part} with an empty name")]
-    Empty {
-        /// What.
-        part: Part,
-    },
-    /// An edge said what only services say.
-    #[error("only services have a {part}")]
-    OnlyServices {
-        /// What.
-        part: Part,
-    },
-    /// An edge wants to offer a reserved method.
-    #[error("method {name} is reserved for services")]
-    Reserved {
-        /// Which one.
-        name: &'static str,
-    },
-    /// The start window is too small.
-    #[error("stream window of {window} bytes, at least {MIN_STREAM_WINDOW} needed")]
-    StreamWindow {
-        /// What the dialer said.
-        window: u32,
-    },
 }
 
 /// Whether the gateway calls the method itself ([`RESERVED_METHODS`]).
@@ -371,60 +270,6 @@ impl fmt::Debug for Hello {
     }
 }
 
-/// `len` bytes of something.
-pub(super) const fn at_most(part: Part, len: usize, max: usize) -> Result<(), HelloError> {
-    if len > max { Err(HelloError::TooLong { part, len, max }) } else { Ok(()) }
-}
-
-/// `count` of something.
-pub(super) const fn not_more(part: Part, count: usize, max: usize) -> Result<(), HelloError> {
-    if count > max { Err(HelloError::TooMany { part, count, max }) } else { Ok(()) }
-}
-
-// === impl HelloError ===
-
-impl HelloError {
-    /// The code for the Reject.
-    #[must_use]
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            Self::Reserved { .. } => ErrorCode::PermissionDenied,
-            Self::Malformed(_)
-            | Self::Protobuf(_)
-            | Self::Version { .. }
-            | Self::Role { .. }
-            | Self::Instance { .. }
-            | Self::TooLong { .. }
-            | Self::TooMany { .. }
-            | Self::Empty { .. }
-            | Self::OnlyServices { .. }
-            | Self::StreamWindow { .. } => ErrorCode::InvalidArgument,
-        }
-    }
-
-    /// The name used in metric labels.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Malformed(_) | Self::Protobuf(_) => "malformed",
-            Self::Version { .. } => "version",
-            Self::Role { .. } => "role",
-            Self::Instance { .. } => "instance",
-            Self::TooLong { .. } => "too_long",
-            Self::TooMany { .. } => "too_many",
-            Self::Empty { .. } => "empty",
-            Self::OnlyServices { .. } => "only_services",
-            Self::Reserved { .. } => "reserved",
-            Self::StreamWindow { .. } => "stream_window",
-        }
-    }
-
-    /// Appends the head of the Reject that tells the dialer. Coming again would not help, so it has no retry hint.
-    pub fn encode_reject(&self, out: &mut impl BufMut) {
-        ErrorRef::new(self.code(), &self.to_string()).encode(out);
-    }
-}
-
 // === impl Role ===
 
 impl Role {
@@ -435,34 +280,6 @@ impl Role {
             Self::Edge => "edge",
             Self::Service => "service",
         }
-    }
-}
-
-// === impl Part ===
-
-impl Part {
-    /// The name used in error texts.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ticket => "ticket",
-            Self::Meta => "meta",
-            Self::Token => "token",
-            Self::Name => "name",
-            Self::ServiceVersion => "service version",
-            Self::Labels => "labels",
-            Self::LabelKey => "label key",
-            Self::LabelValue => "label value",
-            Self::Topic => "topic",
-            Self::Method => "method",
-            Self::Names => "methods and topics",
-        }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -501,3 +318,6 @@ impl fmt::Debug for InstanceId {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -188,3 +188,6 @@ impl<'a> Iterator for PresencePage<'a> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

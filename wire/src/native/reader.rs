@@ -317,3 +317,6 @@ impl<B: Chunk> Piece<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

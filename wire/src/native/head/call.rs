@@ -223,6 +223,13 @@ impl<'a, H> CallBuilder<'a, H> {
         CallBuilder { name, edge, service, timeout_ms, total_len, from, headers, meta, error }
     }
 
+    /// With flag *abort*: why the rest will not come.
+    #[must_use]
+    pub fn error(mut self, error: ErrorRef<'a>) -> Self {
+        self.error = Some(error);
+        self
+    }
+
     /// Open: opaque, for the acceptor.
     #[must_use]
     pub fn meta(mut self, meta: &'a [u8]) -> Self {
