@@ -1,7 +1,17 @@
-//! Under construction.
+//! The Frontier gateway.
+//!
+//! - [`core`]: the data plane as a deterministic state machine, without sockets and clocks.
+//! - [`driver`]: sockets and time for it, one thread per shard.
+//! - [`tls`], [`identity`], [`bypass`]: handshakes, who may come in, and what other protocols on the edge port get.
+//! - [`app`]: builds everything from a [`config`] and takes it down again.
+//! - [`cli`], [`telemetry`]: the command line and the logs.
 
+pub mod app;
+pub mod bypass;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod driver;
+pub mod identity;
 pub mod telemetry;
 pub mod tls;

@@ -176,6 +176,30 @@ pub struct Adopt {
     pub io: Box<dyn Any + Send>,
 }
 
+// === impl Msg ===
+
+impl Msg {
+    /// The session that handling this message is about.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionRef> {
+        match self {
+            Self::Place { target: session, .. }
+            | Self::Fragment { target: session, .. }
+            | Self::Cancel { target: session, .. }
+            | Self::CreditReply { target: session, .. }
+            | Self::Answer { to: session, .. }
+            | Self::Fail { to: session, .. }
+            | Self::CreditBody { to: session, .. }
+            | Self::Open { target: session, .. }
+            | Self::OpenFailed { to: LegRef { session, .. }, .. }
+            | Self::Joined { to: LegRef { session, .. }, .. }
+            | Self::Leg { to: LegRef { session, .. }, .. }
+            | Self::Cut { session, .. } => Some(*session),
+            Self::Adopt(_) | Self::Scan { .. } | Self::Drain { .. } | Self::Connection(_) => None,
+        }
+    }
+}
+
 // === impl Body ===
 
 impl Body<'_> {

@@ -1,0 +1,103 @@
+//! Builds a gateway from its configuration, and takes it down again.
+//!
+//! Everything that can fail at start fails here, with the address or file in the error: listeners are bound before any thread runs.
+//! Tests use it with port 0 and read the addresses from [`App`].
+
+mod drain;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, Listen};
+use crate::core::identity::{Gatekeeper, OpenHouse};
+use crate::core::{Bound, Shard, Shared};
+use crate::driver::{Accept, Driver, Hub, Inbox, Listener, Tuning};
+use crate::telemetry::Telemetry;
+
+/// A running gateway.
+pub struct App {
+    /// Where edges connect.
+    pub edge_addr: SocketAddr,
+    /// Where services connect.
+    pub service_addr: SocketAddr,
+    hub: Arc<Hub>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    failures: mpsc::Receiver<String>,
+    drain: crate::config::Drain,
+}
+
+// === impl App ===
+
+impl App {
+    /// Binds the listeners and starts the shards.
+    ///
+    /// # Errors
+    /// When an address is taken, a file cannot be read or a thread cannot be started.
+    pub async fn start(config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Self> {
+        let gatekeeper: Arc<dyn Gatekeeper> = Arc::new(OpenHouse);
+        Self::start_with(config, gatekeeper).await
+    }
+
+    #[expect(clippy::unused_async, reason = "the control plane is started here")]
+    async fn start_with(config: &Config, gatekeeper: Arc<dyn Gatekeeper>) -> anyhow::Result<Self> {
+        let shards = u16::try_from(config.shard_count().get()).context("too many shards")?;
+        let settings = settings::settings(config);
+        let shared = Arc::new(Shared::new(settings, shards, gatekeeper));
+        let start = Instant::now();
+        let polls: Vec<mio::Poll> = (0..shards).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
+        let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
+        let hub = Hub::new(inboxes);
+        let edges = bind(&config.edgebound.listen, Bound::Edge, None).context("edgebound.listen")?;
+        let services = bind(&config.servicebound.listen, Bound::Service, None).context("servicebound.listen")?;
+        let (edge_addr, service_addr) = (edges.local_addr()?, services.local_addr()?);
+        let mut listeners = vec![edges, services];
+        let (failed, failures) = mpsc::channel(usize::from(shards));
+        let mut threads = Vec::new();
+        for (id, poll) in (0..shards).zip(polls) {
+            let mut seed = [0; 8];
+            getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+            let shard = Shard::new(id, Arc::clone(&shared), Driver::clock(start), u64::from_ne_bytes(seed));
+            let own = std::mem::take(&mut listeners);
+            let driver = Driver::new(shard, poll, Arc::clone(&hub), own, None, start, Tuning::default())?;
+            let failed = failed.clone();
+            let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
+                if let Err(error) = driver.run() {
+                    // The receiver ends the process; if it is gone the process ends already.
+                    drop(failed.try_send(format!("shard {id} failed: {error}")));
+                }
+            });
+            threads.push(thread.context("shard thread")?);
+        }
+        tracing::info!(edges = %edge_addr, services = %service_addr, shards, "gateway listening");
+        Ok(Self { edge_addr, service_addr, hub, shared, threads, failures, drain: config.drain.clone() })
+    }
+
+    /// What all shards share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits until a part that must run has failed; says which.
+    pub async fn failed(&mut self) -> String {
+        self.failures.recv().await.unwrap_or_else(|| "every shard has ended".to_owned())
+    }
+}
+
+fn bind(listen: &Listen, bound: Bound, tls: Option<Accept>) -> anyhow::Result<Listener> {
+    let mut last = None;
+    for addr in listen.addr.candidates()? {
+        match Listener::bind(addr, bound, tls.clone()) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into)).context(format!("cannot bind {}", listen.addr.as_str()))
+}

@@ -1,0 +1,76 @@
+//! The way out: not ready, sent on, closed, finished, gone.
+//!
+//! ```text
+//!  signal ─▶ accept for `drain.accept_for`, new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
+//!         ─▶ what is in flight finishes ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
+//! ```
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::App;
+use crate::core::Bound;
+use crate::core::message::Msg;
+use crate::driver::Parcel;
+
+/// How often it is looked whether sessions are gone.
+const LOOK: Duration = Duration::from_millis(50);
+/// Kept back from the window for services and for what is in flight.
+const LAST: Duration = Duration::from_secs(2);
+
+impl App {
+    /// Lets peers go in order; returns when all are gone or the time is over.
+    pub async fn drain(&mut self) {
+        let start = Instant::now();
+        let deadline = start + self.drain.total();
+        self.shared.draining.store(true, Ordering::Release);
+        let accept_until = (start + self.drain.accept_for).min(deadline);
+        // A gateway that nobody uses needs no window.
+        let idle = timeout_at(accept_until, self.gone(Bound::Edge)).await.is_ok();
+        if !idle {
+            sleep_until(accept_until).await;
+        }
+        self.broadcast(|| Msg::Connection(Box::new(Parcel::CloseListeners)));
+        let spread = deadline.saturating_duration_since(Instant::now() + LAST) / 2;
+        let spread_ms = u32::try_from(spread.as_millis()).unwrap_or(u32::MAX);
+        tracing::info!(edges = self.sessions(Bound::Edge), spread_ms, "telling edges to connect elsewhere");
+        self.broadcast(|| Msg::Drain { edges: true, spread_ms });
+        let edges_until = deadline.checked_sub(LAST / 2).unwrap_or(deadline).max(Instant::now());
+        if timeout_at(edges_until, self.gone(Bound::Edge)).await.is_err() {
+            tracing::warn!(edges = self.sessions(Bound::Edge), "edges are left at the end of the drain");
+        }
+        self.broadcast(|| Msg::Drain { edges: false, spread_ms: 0 });
+        drop(timeout_at(deadline, self.gone(Bound::Service)).await);
+    }
+
+    /// Ends the shards and waits for their threads.
+    pub async fn stop(mut self) {
+        self.broadcast(|| Msg::Connection(Box::new(Parcel::Stop)));
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        if !matches!(joined.await, Ok(true)) {
+            tracing::error!("a shard had panicked");
+        }
+        tracing::info!("gateway stopped");
+    }
+
+    /// Sessions of a role, all shards.
+    #[must_use]
+    pub fn sessions(&self, bound: Bound) -> u64 {
+        self.shared.stats.iter().map(|stats| stats.sessions[bound as usize].get()).sum()
+    }
+
+    async fn gone(&self, bound: Bound) {
+        while self.sessions(bound) > 0 {
+            sleep(LOOK).await;
+        }
+    }
+
+    fn broadcast(&self, msg: impl Fn() -> Msg) {
+        for shard in 0..self.hub.shards() {
+            self.hub.post(shard, vec![msg()]);
+        }
+    }
+}

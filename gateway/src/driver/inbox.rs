@@ -1,0 +1,121 @@
+//! The inboxes of all shards: how they and the async world reach each other.
+//!
+//! An inbox is drained every turn without needing room anywhere else, so it is bounded by what one turn of the others can produce: a
+//! shard that sees another's inbox congested reads nothing until the next turn. Nothing is dropped.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mio::{Poll, Waker};
+use parking_lot::Mutex;
+
+use crate::core::message::Msg;
+
+/// Messages in an inbox from which on the other shards stop reading.
+const CONGESTED: usize = 16_384;
+
+/// One shard's inbox.
+#[derive(Debug)]
+pub struct Inbox {
+    mail: Mutex<Vec<Msg>>,
+    depth: AtomicUsize,
+    waker: Waker,
+    connections: AtomicUsize,
+}
+
+/// All inboxes.
+#[derive(Debug)]
+pub struct Hub {
+    inboxes: Vec<Inbox>,
+}
+
+// === impl Inbox ===
+
+impl Inbox {
+    /// The inbox of the shard that runs on this poll set.
+    ///
+    /// # Errors
+    /// When the waker cannot be made.
+    pub fn new(poll: &Poll) -> io::Result<Self> {
+        let waker = Waker::new(poll.registry(), super::WAKE)?;
+        Ok(Self { mail: Mutex::default(), depth: AtomicUsize::new(0), waker, connections: AtomicUsize::new(0) })
+    }
+}
+
+// === impl Hub ===
+
+impl Hub {
+    /// The inboxes in the order of their shards.
+    #[must_use]
+    pub fn new(inboxes: Vec<Inbox>) -> Arc<Self> {
+        Arc::new(Self { inboxes })
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        u16::try_from(self.inboxes.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Puts messages into a shard's inbox and wakes it if it was empty.
+    pub fn post(&self, shard: u16, mut msgs: Vec<Msg>) {
+        let Some(inbox) = self.inboxes.get(usize::from(shard)) else { return };
+        let wake = {
+            let mut mail = inbox.mail.lock();
+            let wake = mail.is_empty();
+            mail.append(&mut msgs);
+            inbox.depth.store(mail.len(), Ordering::Relaxed);
+            wake
+        };
+        if wake && let Err(error) = inbox.waker.wake() {
+            tracing::error!(shard, %error, "shard cannot be woken");
+        }
+    }
+
+    /// Everything in a shard's inbox.
+    #[must_use]
+    pub fn take(&self, shard: u16) -> Vec<Msg> {
+        let Some(inbox) = self.inboxes.get(usize::from(shard)) else { return Vec::new() };
+        if inbox.depth.load(Ordering::Relaxed) == 0 {
+            return Vec::new();
+        }
+        let mail = std::mem::take(&mut *inbox.mail.lock());
+        inbox.depth.store(0, Ordering::Relaxed);
+        mail
+    }
+
+    /// Whether a shard has messages.
+    #[must_use]
+    pub fn has_mail(&self, shard: u16) -> bool {
+        self.inboxes.get(usize::from(shard)).is_some_and(|inbox| inbox.depth.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether any inbox but this shard's own has more than it should.
+    #[must_use]
+    pub fn is_congested(&self, own: u16) -> bool {
+        let others = self.inboxes.iter().enumerate().filter(|(shard, _)| *shard != usize::from(own));
+        others.into_iter().any(|(_, inbox)| inbox.depth.load(Ordering::Relaxed) > CONGESTED)
+    }
+
+    /// The shard with the fewest connections.
+    #[must_use]
+    pub fn lightest(&self) -> u16 {
+        let load = |inbox: &Inbox| inbox.connections.load(Ordering::Relaxed);
+        let lightest = self.inboxes.iter().enumerate().min_by_key(|(_, inbox)| load(inbox));
+        lightest.and_then(|(shard, _)| u16::try_from(shard).ok()).unwrap_or(0)
+    }
+
+    /// Counts connections of a shard up or down.
+    pub fn load(&self, shard: u16, change: isize) {
+        if let Some(inbox) = self.inboxes.get(usize::from(shard)) {
+            inbox.connections.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+        }
+    }
+
+    /// Messages waiting, by shard.
+    #[must_use]
+    pub fn depths(&self) -> Vec<usize> {
+        self.inboxes.iter().map(|inbox| inbox.depth.load(Ordering::Relaxed)).collect()
+    }
+}

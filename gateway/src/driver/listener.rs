@@ -1,0 +1,123 @@
+//! A listening socket in a poll set: accepts in bounded steps, and backs off when the process is out of descriptors.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+
+use crate::core::Bound;
+
+/// Connections taken per turn: sessions that are there go on meanwhile.
+const STEP: usize = 64;
+/// Pause after an error such as EMFILE, in microseconds: retrying at once would only spin.
+const BACKOFF: u64 = 100_000;
+/// Unsent bytes that the kernel keeps of a session: what is beyond stays with us, where a small frame can still overtake it.
+const NOTSENT_LOWAT: u32 = 128 << 10;
+
+/// Takes accepted sockets that need a TLS handshake first.
+pub type Accept = Arc<dyn Fn(std::net::TcpStream, SocketAddr) + Send + Sync>;
+
+/// See the module documentation.
+pub struct Listener {
+    socket: mio::net::TcpListener,
+    bound: Bound,
+    tls: Option<Accept>,
+    queued: bool,
+    retry_at: Option<u64>,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Binds an address. With `tls` accepted sockets go there instead of to a shard.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn bind(addr: SocketAddr, bound: Bound, tls: Option<Accept>) -> io::Result<Self> {
+        let domain = socket2::Domain::for_address(addr);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        // Accepted sockets inherit these: two system calls less per edge.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(4_096)?;
+        let socket = mio::net::TcpListener::from_std(socket.into());
+        Ok(Self { socket, bound, tls, queued: false, retry_at: None })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Whose listener it is.
+    #[must_use]
+    pub fn bound(&self) -> Bound {
+        self.bound
+    }
+
+    /// Where accepted sockets go that need TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Accept> {
+        self.tls.as_ref()
+    }
+
+    /// When to try again after an error, in microseconds.
+    #[must_use]
+    pub fn retry_at(&self) -> Option<u64> {
+        self.retry_at
+    }
+
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.socket.register(registry, token, Interest::READABLE)
+    }
+
+    /// The poller says that connections wait; true if the listener must be put on the ready list.
+    pub(super) fn note(&mut self) -> bool {
+        self.retry_at.is_none() && !std::mem::replace(&mut self.queued, true)
+    }
+
+    /// True if the pause after an error is over.
+    pub(super) fn retry(&mut self, now: u64) -> bool {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            return !std::mem::replace(&mut self.queued, true);
+        }
+        false
+    }
+
+    /// Takes some connections; true if there may be more.
+    pub(super) fn accept(&mut self, now: u64) -> (Vec<(std::net::TcpStream, SocketAddr)>, bool) {
+        let mut accepted = Vec::new();
+        while accepted.len() < STEP {
+            match self.socket.accept() {
+                Ok((socket, addr)) => accepted.push((socket.into(), addr)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.queued = false;
+                    return (accepted, false);
+                }
+                // The peer was gone before we came: the next one may be there.
+                Err(error) if is_peers(&error) => {}
+                Err(error) => {
+                    tracing::warn!(listener = self.bound.name(), %error, "accept failed, pausing");
+                    self.queued = false;
+                    self.retry_at = Some(now + BACKOFF);
+                    return (accepted, false);
+                }
+            }
+        }
+        (accepted, true)
+    }
+}
+
+fn is_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

@@ -1,0 +1,72 @@
+//! The binary `frontier`: flags, configuration, logs, then the gateway until a signal.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use frontier_gateway::app::App;
+use frontier_gateway::cli::{self, Cli};
+use frontier_gateway::config::{self, Environment};
+use frontier_gateway::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Less memory per idle connection than the system's allocator, and freed pages go back in the background.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // The log may not be up yet, and a person reads this.
+            eprintln!("frontier: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let env = Environment::of_process();
+    if let Some(command) = &cli.command {
+        return Ok(cli::run(cli, command, env, &mut std::io::stdout().lock())?);
+    }
+    let loaded = config::load(&cli.sources(env)).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let telemetry = telemetry::init(&loaded.config.log).context("logs cannot be started")?;
+    for warning in cli.warnings() {
+        tracing::warn!("{warning}");
+    }
+    telemetry::log_config(&loaded.config, &loaded.problems);
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        anyhow::bail!("a cryptography provider was installed already");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("control runtime")?;
+    let code = runtime.block_on(serve(&loaded.config, &telemetry))?;
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(code)
+}
+
+async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
+    let mut app = App::start(config, telemetry).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        failure = app.failed() => anyhow::bail!(failure),
+    }
+    tracing::info!("stopping; a second signal ends at once");
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => tracing::warn!("second signal"),
+        _ = interrupt.recv() => tracing::warn!("second signal"),
+        () = app.drain() => {}
+    }
+    app.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
