@@ -1,0 +1,278 @@
+//! The numbers of the data plane: what shards tell, and under which names it is scraped.
+
+use frontier_wire::error::ErrorCode;
+
+use super::{Collect, Family};
+
+/// Whoever can look into the shards.
+pub trait DataPlaneStats: Send + Sync + 'static {
+    /// The counts of every shard now.
+    fn snapshot(&self) -> DataPlaneSnapshot;
+}
+
+/// All shards, and what they share.
+#[derive(Clone, Debug, Default)]
+pub struct DataPlaneSnapshot {
+    /// In the order of their index.
+    pub shards: Vec<ShardSnapshot>,
+    /// Bytes held for peers.
+    pub memory_held: u64,
+    /// Bytes that may be held for peers (`limits.memory`).
+    pub memory_budget: u64,
+}
+
+/// What one shard counted since the start, and holds now.
+#[derive(Clone, Debug, Default)]
+pub struct ShardSnapshot {
+    /// Sessions now, by role and protocol.
+    pub sessions: Vec<SessionCount>,
+    /// Connections taken.
+    pub accepts: u64,
+    /// Connections turned away or cut, by reason.
+    pub refusals: Vec<(&'static str, u64)>,
+    /// Edge sessions replaced by a newer one.
+    pub takeovers: u64,
+    /// Bytes read from peers.
+    pub bytes_in: u64,
+    /// Bytes written to peers.
+    pub bytes_out: u64,
+    /// Bytes waiting to be written now.
+    pub outbox_bytes: u64,
+    /// Ends of user streams open now; a stream has two.
+    pub stream_ends: u64,
+    /// Calls, messages and streams.
+    pub operations: Vec<OperationSnapshot>,
+    /// Answers that nobody waited for any more.
+    pub late_answers: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// The longest turn since the last scrape, in seconds: how late a frame may have been handled.
+    pub longest_turn_seconds: f64,
+    /// Panics caught while a session was handled.
+    pub panics: u64,
+    /// Sessions cut to keep within the memory budget.
+    pub memory_cuts: u64,
+}
+
+/// Sessions of one role and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionCount {
+    /// `edge` or `service`.
+    pub role: &'static str,
+    /// `native`, `geminio`.
+    pub protocol: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// What kind of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    /// A request and its response.
+    Call,
+    /// A message and its acknowledgement.
+    Message,
+    /// A user stream; it ends well when it was accepted.
+    Stream,
+}
+
+/// How operations of one kind ended.
+#[derive(Clone, Debug)]
+pub struct OperationSnapshot {
+    /// Which kind.
+    pub kind: OperationKind,
+    /// How many by outcome; `None` = it went well.
+    pub outcomes: Vec<(Option<ErrorCode>, u64)>,
+    /// From the first frame to the answer.
+    pub latency: Latency,
+}
+
+/// Times in buckets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Latency {
+    /// Upper bounds in seconds, ascending, with the count of each bucket alone; the last bound is infinite.
+    pub buckets: Vec<(f64, u64)>,
+    /// Sum of all times in seconds.
+    pub sum_seconds: f64,
+}
+
+// === impl Latency ===
+
+impl Latency {
+    /// From counts by power of two: bucket `n` counts times below `2^n` microseconds, the last one all above.
+    ///
+    /// Every second bound is shown: half the series, and a factor of four is what people ask for.
+    #[must_use]
+    pub fn of_powers_of_two(counts: &[u64], sum_micros: u64) -> Self {
+        let mut buckets = Vec::with_capacity(counts.len() / 2 + 1);
+        let mut below = 0;
+        for (power, count) in counts.iter().enumerate() {
+            below += count;
+            let last = power + 1 == counts.len();
+            if last || power % 2 == 0 && power > 0 {
+                let bound = if last {
+                    f64::INFINITY
+                } else {
+                    2_f64.powi(i32::try_from(power).unwrap_or(i32::MAX)) / 1e6
+                };
+                buckets.push((bound, below));
+                below = 0;
+            }
+        }
+        Self { buckets, sum_seconds: sum_micros as f64 / 1e6 }
+    }
+
+    /// How many times were taken.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Adds the counts of another with the same bounds.
+    fn add(&mut self, other: &Self) {
+        if self.buckets.is_empty() {
+            self.buckets.clone_from(&other.buckets);
+        } else {
+            self.buckets.iter_mut().zip(&other.buckets).for_each(|(mine, theirs)| mine.1 += theirs.1);
+        }
+        self.sum_seconds += other.sum_seconds;
+    }
+}
+
+// === impl OperationKind ===
+
+impl OperationKind {
+    const ALL: [Self; 3] = [Self::Call, Self::Message, Self::Stream];
+
+    fn families(self) -> (Family, Family) {
+        let (count, count_help, time, time_help) = match self {
+            Self::Call => (
+                "frontier_calls",
+                "Calls by outcome",
+                "frontier_call_duration",
+                "Time from the first frame of a call to its answer",
+            ),
+            Self::Message => (
+                "frontier_messages",
+                "Messages by outcome",
+                "frontier_message_duration",
+                "Time from the first frame of a message to its acknowledgement",
+            ),
+            Self::Stream => (
+                "frontier_streams",
+                "Streams opened, by outcome",
+                "frontier_stream_open_duration",
+                "Time from the opening of a stream to its acceptance or refusal",
+            ),
+        };
+        (Family::counter(count, count_help), Family::histogram(time, time_help))
+    }
+}
+
+impl<D: DataPlaneStats> Collect for std::sync::Arc<D> {
+    fn collect(&self) -> Vec<Family> {
+        families(&self.snapshot())
+    }
+}
+
+fn families(snapshot: &DataPlaneSnapshot) -> Vec<Family> {
+    let mut families = vec![
+        Family::gauge("frontier_memory_held", "Memory held for peers").bytes().row(&[], snapshot.memory_held),
+        Family::gauge("frontier_memory_budget", "Memory that may be held for peers")
+            .bytes()
+            .row(&[], snapshot.memory_budget),
+        sessions(&snapshot.shards),
+        refusals(&snapshot.shards),
+    ];
+    families.extend(totals(&snapshot.shards));
+    families.extend(per_shard(&snapshot.shards));
+    for kind in OperationKind::ALL {
+        families.extend(operations(kind, &snapshot.shards));
+    }
+    families
+}
+
+fn sessions(shards: &[ShardSnapshot]) -> Family {
+    let mut sums: Vec<SessionCount> = Vec::new();
+    for count in shards.iter().flat_map(|shard| &shard.sessions) {
+        match sums.iter_mut().find(|sum| (sum.role, sum.protocol) == (count.role, count.protocol)) {
+            Some(sum) => sum.count += count.count,
+            None => sums.push(*count),
+        }
+    }
+    let family = Family::gauge("frontier_sessions", "Edges and services connected");
+    sums.iter()
+        .fold(family, |family, sum| family.row(&[("role", sum.role), ("protocol", sum.protocol)], sum.count))
+}
+
+fn refusals(shards: &[ShardSnapshot]) -> Family {
+    let mut sums: Vec<(&'static str, u64)> = Vec::new();
+    for (reason, count) in shards.iter().flat_map(|shard| &shard.refusals) {
+        match sums.iter_mut().find(|sum| sum.0 == *reason) {
+            Some(sum) => sum.1 += count,
+            None => sums.push((*reason, *count)),
+        }
+    }
+    let family = Family::counter("frontier_refusals", "Connections turned away or cut, by reason");
+    sums.iter().fold(family, |family, (reason, count)| family.row(&[("reason", *reason)], *count))
+}
+
+fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
+    let sum = |field: fn(&ShardSnapshot) -> u64| shards.iter().map(field).sum::<u64>();
+    let counter =
+        |name, help, field: fn(&ShardSnapshot) -> u64| Family::counter(name, help).row(&[], sum(field));
+    vec![
+        counter("frontier_accepts", "Connections taken", |shard| shard.accepts),
+        counter("frontier_takeovers", "Edge sessions replaced by a newer one", |shard| shard.takeovers),
+        counter("frontier_late_answers", "Answers that nobody waited for any more", |shard| {
+            shard.late_answers
+        }),
+        counter("frontier_session_panics", "Panics that ended one session", |shard| shard.panics),
+        counter("frontier_memory_cuts", "Sessions cut to keep within the memory budget", |shard| {
+            shard.memory_cuts
+        }),
+        Family::counter("frontier_transferred", "Bytes read from and written to peers")
+            .bytes()
+            .row(&[("direction", "in")], sum(|shard| shard.bytes_in))
+            .row(&[("direction", "out")], sum(|shard| shard.bytes_out)),
+        Family::gauge("frontier_stream_ends", "Ends of user streams open now; a stream has two")
+            .row(&[], sum(|shard| shard.stream_ends)),
+    ]
+}
+
+fn per_shard(shards: &[ShardSnapshot]) -> [Family; 3] {
+    let outbox = Family::gauge("frontier_outbox", "Bytes waiting to be written to peers").bytes();
+    let turns = Family::counter("frontier_shard_turns", "Turns of the loop");
+    let lag = Family::gauge("frontier_shard_longest_turn", "Longest turn of the loop since the last scrape")
+        .seconds();
+    shards.iter().enumerate().fold([outbox, turns, lag], |[outbox, turns, lag], (index, shard)| {
+        [
+            outbox.shard(index, shard.outbox_bytes),
+            turns.shard(index, shard.turns),
+            lag.shard_real(index, shard.longest_turn_seconds),
+        ]
+    })
+}
+
+fn operations(kind: OperationKind, shards: &[ShardSnapshot]) -> [Family; 2] {
+    let (mut count, time) = kind.families();
+    let mut latency = Latency::default();
+    let of_kind: Vec<_> = shards
+        .iter()
+        .flat_map(|shard| &shard.operations)
+        .filter(|operation| operation.kind == kind)
+        .collect();
+    for operation in &of_kind {
+        latency.add(&operation.latency);
+    }
+    for code in std::iter::once(None).chain(ErrorCode::ALL.map(Some)) {
+        let outcomes = of_kind.iter().flat_map(|operation| &operation.outcomes);
+        let sum = outcomes.filter(|(outcome, _)| *outcome == code).map(|(_, count)| count).sum();
+        count = count.row(&[("code", code.map_or("ok", ErrorCode::name))], sum);
+    }
+    if latency.buckets.is_empty() {
+        // A histogram without its last bucket is not well formed.
+        latency.buckets.push((f64::INFINITY, 0));
+    }
+    [count, time.times(latency)]
+}
