@@ -4,23 +4,29 @@
 //! - [`drive`]: sockets, the loop, greeting, keeping alive.
 //! - [`crew`]: who takes part and how they come up.
 //! - [`meter`], [`pattern`]: what is counted, and how payloads are checked.
-//! - scenarios: [`exchange`].
+//! - scenarios: [`exchange`], [`beside`], [`stream`], [`fleet`].
 
 use anyhow::Result;
 use clap::Subcommand;
 
 use self::{
+    beside::{Beside, BesideArgs},
     crew::Target,
     exchange::{Exchange, ExchangeArgs, Kind},
+    fleet::{Fleet, FleetArgs},
+    stream::{Stream, StreamArgs},
 };
 use crate::{net, out};
 
+pub mod beside;
 pub mod crew;
 pub mod drive;
 pub mod exchange;
+pub mod fleet;
 pub mod meter;
 pub mod pattern;
 pub mod peer;
+pub mod stream;
 pub mod transport;
 
 /// Commands of `frontier-bench load`; each prints one line of JSON.
@@ -44,6 +50,26 @@ pub enum LoadCommand {
         #[command(flatten)]
         args: ExchangeArgs,
     },
+    /// Small calls beside big ones.
+    Beside {
+        /// Between whom.
+        #[command(flatten)]
+        target: Target,
+        /// What.
+        #[command(flatten)]
+        args: BesideArgs,
+    },
+    /// One full stream.
+    Stream {
+        /// Between whom.
+        #[command(flatten)]
+        target: Target,
+        /// What.
+        #[command(flatten)]
+        args: StreamArgs,
+    },
+    /// Many idle edges: connecting, holding, coming back.
+    Fleet(FleetArgs),
 }
 
 /// Runs a command and prints its sample.
@@ -52,21 +78,25 @@ pub enum LoadCommand {
 /// If the run failed; nothing is printed then.
 pub fn run(command: &LoadCommand) -> Result<()> {
     net::raise_descriptors()?;
+    let pin = match command {
+        LoadCommand::Call { target, .. }
+        | LoadCommand::Publish { target, .. }
+        | LoadCommand::Beside { target, .. }
+        | LoadCommand::Stream { target, .. } => target.pin,
+        LoadCommand::Fleet(args) => args.pin,
+    };
+    if let Some(cpu) = pin {
+        net::pin(cpu)?;
+    }
     let sample = match command {
-        LoadCommand::Call { target, args } => prepared(target, || Exchange::run(Kind::Call, args, target)),
-        LoadCommand::Publish { target, args } => {
-            prepared(target, || Exchange::run(Kind::Publish, args, target))
-        }
+        LoadCommand::Call { target, args } => Exchange::run(Kind::Call, args, target),
+        LoadCommand::Publish { target, args } => Exchange::run(Kind::Publish, args, target),
+        LoadCommand::Beside { target, args } => Beside::run(args, target),
+        LoadCommand::Stream { target, args } => Stream::run(args, target),
+        LoadCommand::Fleet(args) => Fleet::run(args),
     }?;
     out::line(&serde_json::to_string(&sample)?);
     Ok(())
-}
-
-fn prepared<R>(target: &Target, run: impl FnOnce() -> Result<R>) -> Result<R> {
-    if let Some(cpu) = target.pin {
-        net::pin(cpu)?;
-    }
-    run()
 }
 
 #[cfg(test)]

@@ -1,30 +1,32 @@
 //! What the kernel says about a process and about the machine: CPU time, memory, steal.
 
-use std::{fs, io, path::Path};
+use std::{collections::HashMap, fs, io, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// CPU nanoseconds of a process so far, over all threads that live now.
+/// CPU nanoseconds so far of every thread of a process that lives now, by thread ID.
 ///
-/// From `schedstat` of every thread: counted by the scheduler to the nanosecond, where `stat` samples ticks of 4 ms. A thread that ends
-/// between two readings takes its time along; the servers measured here keep theirs.
+/// From `schedstat`: counted by the scheduler to the nanosecond, where `stat` samples ticks of 4 ms.
 ///
 /// # Errors
 /// If there is no such process or the kernel keeps no such figures.
-pub fn cpu_nanos(pid: u32) -> Result<u64> {
+fn thread_nanos(pid: u32, into: &mut HashMap<u32, u64>) -> Result<()> {
     let tasks = format!("/proc/{pid}/task");
-    let mut total = 0;
     for task in fs::read_dir(&tasks).with_context(|| format!("read {tasks}"))? {
-        let path = task?.path().join("schedstat");
+        let task = task?;
+        let thread = task.file_name().to_str().and_then(|name| name.parse().ok()).context("no thread ID")?;
+        let path = task.path().join("schedstat");
         match fs::read_to_string(&path) {
-            Ok(text) => total += parse_schedstat(&text).with_context(|| format!("{}", path.display()))?,
+            Ok(text) => {
+                into.insert(thread, parse_schedstat(&text).with_context(|| path.display().to_string())?);
+            }
             // The thread ended between listing and reading.
             Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(error).with_context(|| format!("{}", path.display())),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
         }
     }
-    Ok(total)
+    Ok(())
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -111,11 +113,12 @@ impl Ticks {
     }
 }
 
-/// What is read before and after a measurement.
+/// What is read before and after a measurement. A thread that ends in between takes its time along: it is not counted, and nothing is
+/// subtracted for it.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    servers: u64,
-    own: u64,
+    servers: HashMap<u32, u64>,
+    own: HashMap<u32, u64>,
     ticks: Ticks,
 }
 
@@ -138,22 +141,30 @@ impl Snapshot {
     /// # Errors
     /// If one of them has ended.
     pub fn take(servers: &[u32]) -> Result<Self> {
-        let mut sum = 0;
+        let (mut theirs, mut own) = (HashMap::new(), HashMap::new());
         for &pid in servers {
-            sum += cpu_nanos(pid)?;
+            thread_nanos(pid, &mut theirs)?;
         }
-        Ok(Self { servers: sum, own: cpu_nanos(std::process::id())?, ticks: Ticks::now()? })
+        thread_nanos(std::process::id(), &mut own)?;
+        Ok(Self { servers: theirs, own, ticks: Ticks::now()? })
     }
 
     /// What was used from this snapshot to the later one.
     #[must_use]
     pub fn until(&self, later: &Self) -> Used {
         Used {
-            servers: later.servers.saturating_sub(self.servers),
-            own: later.own.saturating_sub(self.own),
+            servers: grown(&self.servers, &later.servers),
+            own: grown(&self.own, &later.own),
             steal: later.ticks.steal_since(&self.ticks),
         }
     }
+}
+
+fn grown(before: &HashMap<u32, u64>, after: &HashMap<u32, u64>) -> u64 {
+    after
+        .iter()
+        .map(|(thread, nanos)| nanos.saturating_sub(before.get(thread).copied().unwrap_or_default()))
+        .sum()
 }
 
 /// Whether the process exists and is no zombie.
@@ -197,16 +208,26 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_come_and_go_neither_add_nor_subtract_their_past() {
+        let before = HashMap::from([(1, 100), (2, 5_000)]);
+        let after = HashMap::from([(1, 150), (3, 30)]);
+        assert_eq!(grown(&before, &after), 80);
+    }
+
+    #[test]
     fn own_figures_can_be_read_and_grow() {
         let me = std::process::id();
         let before = Snapshot::take(&[me]).unwrap();
         let mut sum = 0_u64;
         // Until the scheduler has noticed: it updates its figures at ticks.
-        while cpu_nanos(me).unwrap() == before.own {
+        let used = loop {
             sum = std::hint::black_box(sum.wrapping_add(1));
-        }
-        let used = before.until(&Snapshot::take(&[me]).unwrap());
-        assert!(used.own > 0 && used.servers > 0);
+            let used = before.until(&Snapshot::take(&[me]).unwrap());
+            if used.own > 0 {
+                break used;
+            }
+        };
+        assert!(used.servers > 0);
         assert!(memory(me).unwrap().rss > 100_000);
         assert!(is_alive(me) && !is_alive(u32::MAX));
     }

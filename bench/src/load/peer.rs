@@ -172,6 +172,7 @@ impl Peer {
                     bail!("a second user stream on one connection");
                 }
                 self.user = Some(Box::new(Stream::new(stream)));
+                self.engine.grow(stream, WINDOW);
                 Ok(Some(Event::Opened))
             }
             Mux::Window { stream, .. } => {
@@ -216,6 +217,7 @@ impl Peer {
         }
         let id = self.engine.open().context("open a user stream")?;
         self.user = Some(Box::new(Stream::new(id)));
+        self.engine.grow(id, WINDOW);
         Ok(())
     }
 

@@ -7,10 +7,16 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::*;
+use frontier_wire::native::reader::Frame;
+
+use super::{
+    drive::{Lost, Net, Next, Role, Scenario},
+    peer::Lane,
+    *,
+};
 use crate::{relay::Relay, sample::Sample};
 
 /// A relay that serves until it is dropped, in front of a port that the load will listen on.
@@ -107,4 +113,76 @@ fn a_stalled_edge_does_not_end_the_run() {
     let sample = Exchange::run(Kind::Call, &args, &relay.target()).unwrap();
     assert_measured(&sample);
     assert!(sample.figure("stalled_sent") > 0.0);
+}
+
+#[test]
+fn small_calls_pass_beside_big_ones() {
+    let relay = Running::start();
+    for (big, big_rate) in [(0, None), (2, None), (1, Some(50e6))] {
+        let args = BesideArgs { small_rate: 500.0, big, big_size: 1 << 20, big_rate };
+        let sample = Beside::run(&args, &relay.target()).unwrap();
+        assert_measured(&sample);
+        assert_eq!(sample.figure("big_bytes_per_second") > 1e6, big > 0, "{sample:?}");
+        assert!(big_rate.is_none_or(|rate| sample.figure("big_bytes_per_second") < 2.0 * rate));
+    }
+}
+
+#[test]
+fn a_stream_passes_a_relay_in_both_directions() {
+    for down in [false, true] {
+        let relay = Running::start();
+        let sample = Stream::run(&StreamArgs { down, write: 32_768 }, &relay.target()).unwrap();
+        assert!(sample.figure("bytes_per_second") > 10e6, "{sample:?}");
+    }
+}
+
+/// The far ends of a relayed fleet: they only greet.
+struct Hosts(Arc<AtomicBool>);
+
+impl Scenario for Hosts {
+    fn ready(&mut self, _: &mut Net, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn frame(&mut self, _: &mut Net, _: usize, _: Lane, _: &Frame<&[u8]>) -> Result<()> {
+        Ok(())
+    }
+
+    fn lost(&mut self, _: &mut Net, _: Role, _: Lost) -> Result<()> {
+        Ok(())
+    }
+
+    fn turn(&mut self, _: &mut Net, _: Instant) -> Result<Next> {
+        let over = self.0.load(Ordering::Relaxed);
+        Ok(if over { Next::Done } else { Next::Wait(Duration::from_millis(5)) })
+    }
+}
+
+#[test]
+fn a_fleet_comes_up_from_several_addresses() {
+    let mut net = Net::new().unwrap();
+    let edge = net.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut hosts = Hosts(Arc::clone(&over));
+    let serving = thread::spawn(move || net.run(&mut hosts, Duration::from_secs(30)));
+    let args = FleetArgs {
+        edge,
+        edges: 60,
+        warm: 10,
+        concurrency: 8,
+        methods: 3,
+        source: "127.0.0.1".parse().unwrap(),
+        per_source: 25,
+        tls: None,
+        hold: false,
+        storm: false,
+        servers: vec![std::process::id()],
+        pin: None,
+        limit: 20.0,
+    };
+    let sample = Fleet::run(&args).unwrap();
+    assert_eq!((sample.ops, sample.latency.count), (50, 50));
+    assert!(sample.server_nanos > 0);
+    over.store(true, Ordering::Relaxed);
+    serving.join().unwrap().unwrap();
 }
