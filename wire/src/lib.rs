@@ -6,6 +6,19 @@
 //! - [`error`]: the closed set of error codes.
 //! - [`chunk`]: how decoders take input, borrowed or by reference count.
 
+// Every byte here comes from a peer: nothing may panic, wrap or be cut short by accident. Tests may.
+#![cfg_attr(
+    not(test),
+    deny(
+        missing_docs,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::wildcard_enum_match_arm
+    )
+)]
+
 pub mod chunk;
 pub mod error;
 pub mod native;
