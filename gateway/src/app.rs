@@ -4,6 +4,8 @@
 //! Tests use it with port 0 and read the addresses from [`App`].
 
 mod drain;
+mod gatekeeper;
+mod guests;
 mod settings;
 
 use std::net::SocketAddr;
@@ -14,10 +16,11 @@ use std::time::Instant;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
+use self::guests::Guests;
 use crate::config::{Config, Listen};
-use crate::core::identity::{Gatekeeper, OpenHouse};
+use crate::core::identity::Gatekeeper;
 use crate::core::{Bound, Shard, Shared};
-use crate::driver::{Accept, Driver, Hub, Inbox, Listener, Tuning};
+use crate::driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning};
 use crate::telemetry::Telemetry;
 
 /// A running gateway.
@@ -31,6 +34,7 @@ pub struct App {
     threads: Vec<JoinHandle<()>>,
     failures: mpsc::Receiver<String>,
     drain: crate::config::Drain,
+    guests: Guests,
 }
 
 // === impl App ===
@@ -41,42 +45,33 @@ impl App {
     /// # Errors
     /// When an address is taken, a file cannot be read or a thread cannot be started.
     pub async fn start(config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Self> {
-        let gatekeeper: Arc<dyn Gatekeeper> = Arc::new(OpenHouse);
-        Self::start_with(config, gatekeeper).await
-    }
-
-    #[expect(clippy::unused_async, reason = "the control plane is started here")]
-    async fn start_with(config: &Config, gatekeeper: Arc<dyn Gatekeeper>) -> anyhow::Result<Self> {
+        let authority = gatekeeper::authority(config).context("identity")?;
+        authority.announce();
         let shards = u16::try_from(config.shard_count().get()).context("too many shards")?;
-        let settings = settings::settings(config);
-        let shared = Arc::new(Shared::new(settings, shards, gatekeeper));
-        let start = Instant::now();
+        let gatekeeper = Arc::clone(&authority) as Arc<dyn Gatekeeper>;
+        let shared = Arc::new(Shared::new(settings::settings(config), shards, gatekeeper));
         let polls: Vec<mio::Poll> = (0..shards).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
-        let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
-        let hub = Hub::new(inboxes);
-        let edges = bind(&config.edgebound.listen, Bound::Edge, None).context("edgebound.listen")?;
-        let services = bind(&config.servicebound.listen, Bound::Service, None).context("servicebound.listen")?;
+        let hub = Hub::new(polls.iter().map(Inbox::new).collect::<Result<_, _>>()?);
+        let guests = Guests::start(config, &hub)?;
+        let edge_tls = guests.handshake(Bound::Edge);
+        let service_tls = guests.handshake(Bound::Service);
+        let edges = bind(&config.edgebound.listen, Bound::Edge, edge_tls).context("edgebound.listen")?;
+        let services =
+            bind(&config.servicebound.listen, Bound::Service, service_tls).context("servicebound.listen")?;
         let (edge_addr, service_addr) = (edges.local_addr()?, services.local_addr()?);
-        let mut listeners = vec![edges, services];
-        let (failed, failures) = mpsc::channel(usize::from(shards));
-        let mut threads = Vec::new();
-        for (id, poll) in (0..shards).zip(polls) {
-            let mut seed = [0; 8];
-            getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-            let shard = Shard::new(id, Arc::clone(&shared), Driver::clock(start), u64::from_ne_bytes(seed));
-            let own = std::mem::take(&mut listeners);
-            let driver = Driver::new(shard, poll, Arc::clone(&hub), own, None, start, Tuning::default())?;
-            let failed = failed.clone();
-            let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
-                if let Err(error) = driver.run() {
-                    // The receiver ends the process; if it is gone the process ends already.
-                    drop(failed.try_send(format!("shard {id} failed: {error}")));
-                }
-            });
-            threads.push(thread.context("shard thread")?);
-        }
+        let foreign = guests.foreign();
+        let (threads, failures) = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign)?;
         tracing::info!(edges = %edge_addr, services = %service_addr, shards, "gateway listening");
-        Ok(Self { edge_addr, service_addr, hub, shared, threads, failures, drain: config.drain.clone() })
+        Ok(Self {
+            edge_addr,
+            service_addr,
+            hub,
+            shared,
+            threads,
+            failures,
+            drain: config.drain.clone(),
+            guests,
+        })
     }
 
     /// What all shards share.
@@ -91,6 +86,36 @@ impl App {
     }
 }
 
+/// Starts a thread per shard; the first one gets the listeners.
+fn spawn_shards(
+    shared: &Arc<Shared>,
+    hub: &Arc<Hub>,
+    polls: Vec<mio::Poll>,
+    mut listeners: Vec<Listener>,
+    foreign: &Foreign,
+) -> anyhow::Result<(Vec<JoinHandle<()>>, mpsc::Receiver<String>)> {
+    let start = Instant::now();
+    let (failed, failures) = mpsc::channel(polls.len());
+    let mut threads = Vec::new();
+    for (id, poll) in (0..).zip(polls) {
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+        let shard = Shard::new(id, Arc::clone(shared), Driver::clock(start), u64::from_ne_bytes(seed));
+        let own = std::mem::take(&mut listeners);
+        let (hub, foreign) = (Arc::clone(hub), Some(Arc::clone(foreign)));
+        let driver = Driver::new(shard, poll, hub, own, foreign, start, Tuning::default())?;
+        let failed = failed.clone();
+        let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
+            if let Err(error) = driver.run() {
+                // The receiver ends the process; if it is gone the process ends already.
+                drop(failed.try_send(format!("shard {id} failed: {error}")));
+            }
+        });
+        threads.push(thread.context("shard thread")?);
+    }
+    Ok((threads, failures))
+}
+
 fn bind(listen: &Listen, bound: Bound, tls: Option<Accept>) -> anyhow::Result<Listener> {
     let mut last = None;
     for addr in listen.addr.candidates()? {
@@ -99,5 +124,6 @@ fn bind(listen: &Listen, bound: Bound, tls: Option<Accept>) -> anyhow::Result<Li
             Err(error) => last = Some(error),
         }
     }
-    Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into)).context(format!("cannot bind {}", listen.addr.as_str()))
+    Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into))
+        .context(format!("cannot bind {}", listen.addr.as_str()))
 }

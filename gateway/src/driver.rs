@@ -82,8 +82,8 @@ pub enum Parcel {
     Stop,
 }
 
-/// A connection of a protocol that the core does not speak: the socket and what was read from it.
-pub type Foreign = Arc<dyn Fn(std::net::TcpStream, SocketAddr, Vec<u8>) + Send + Sync>;
+/// Takes connections of protocols that the core does not speak: the listener, the socket and what was read from it.
+pub type Foreign = Arc<dyn Fn(Bound, std::net::TcpStream, Option<Box<TlsIo>>, Vec<u8>) + Send + Sync>;
 
 /// Sizes that tests make small.
 #[derive(Clone, Copy, Debug)]
@@ -207,7 +207,8 @@ impl Driver {
             return Some(Duration::ZERO);
         }
         let now = Self::clock(self.start).micros;
-        let due = self.shard.next_due().into_iter().chain(self.listeners.iter().filter_map(Listener::retry_at));
+        let due =
+            self.shard.next_due().into_iter().chain(self.listeners.iter().filter_map(Listener::retry_at));
         // Rounded up: a wait that ends before the tick would be repeated at once.
         due.min().map(|due| Duration::from_micros(due.saturating_sub(now)) + Duration::from_millis(1))
     }
@@ -253,7 +254,8 @@ impl Driver {
         }
         for _ in 0..self.ready.len() {
             let Some(token) = self.ready.pop_front() else { return };
-            let more = if token.0 > LISTENERS - 16 { self.accept(LISTENERS - token.0) } else { self.read(token.0) };
+            let more =
+                if token.0 > LISTENERS - 16 { self.accept(LISTENERS - token.0) } else { self.read(token.0) };
             if more {
                 self.ready.push_back(token);
             }
@@ -284,20 +286,20 @@ impl Driver {
 
     fn add(&mut self, io: Io, bound: Bound, addr: SocketAddr, subject: Option<Arc<Subject>>, plain: &[u8]) {
         let Some(session) = self.shard.accept(bound, addr, subject) else { return };
-        if self.attach(io, session) && !plain.is_empty() {
+        if self.attach(io, session, bound) && !plain.is_empty() {
             self.guarded(session, |shard| shard.on_bytes(session, plain));
         }
     }
 
     /// Registers a connection; false if that failed and the session is gone.
-    fn attach(&mut self, io: Io, session: SessionRef) -> bool {
+    fn attach(&mut self, io: Io, session: SessionRef, bound: Bound) -> bool {
         let slot = session.slot as usize;
         if self.conns.len() <= slot {
             // In steps: a vector that doubles would copy and hold twice the connections of a large fleet.
             self.conns.reserve_exact((slot + 1 - self.conns.len()).max(1_024));
             self.conns.resize_with(slot + 1, || None);
         }
-        let mut conn = Conn::new(io, session);
+        let mut conn = Conn::new(io, session, bound);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if conn.io.socket().register(self.poll.registry(), Token(slot), interest).is_err() {
             self.shard.on_closed(session, "registration failed");
@@ -371,7 +373,8 @@ impl Driver {
     fn adopt(&mut self, adopt: Adopt) {
         let Ok(io) = adopt.io.downcast::<Io>() else { return };
         let session = self.shard.adopt(adopt.moved);
-        self.attach(*io, session);
+        // Only service connections move.
+        self.attach(*io, session, Bound::Service);
     }
 
     fn parcel(&mut self, parcel: Box<dyn Any + Send>) {
@@ -392,7 +395,9 @@ impl Driver {
     fn write_dirty(&mut self) {
         for _ in 0..WRITES {
             let Some(session) = self.shard.next_dirty() else { return };
-            let Some(conn) = self.conns.get_mut(session.slot as usize).and_then(Option::as_mut) else { continue };
+            let Some(conn) = self.conns.get_mut(session.slot as usize).and_then(Option::as_mut) else {
+                continue;
+            };
             let (shard, scratch) = (&mut self.shard, &mut self.scratch);
             match catch_unwind(AssertUnwindSafe(|| conn.write(shard, scratch))) {
                 Ok(Ok(())) => {}
@@ -407,10 +412,13 @@ impl Driver {
             match action {
                 Action::Close(session) => drop(self.detach(session)),
                 Action::Foreign(session, bytes) => {
-                    if let (Some(io), Some(foreign)) = (self.detach(session), &self.foreign)
-                        && let Some((socket, addr)) = io.into_std()
+                    let bound =
+                        self.conns.get(session.slot as usize).and_then(Option::as_ref).map(|conn| conn.bound);
+                    if let (Some(io), Some(bound), Some(foreign)) =
+                        (self.detach(session), bound, &self.foreign)
                     {
-                        foreign(socket, addr, bytes);
+                        let (socket, tls) = io.into_std();
+                        foreign(bound, socket, tls, bytes);
                     }
                 }
                 Action::Move { session, shard, moved } => {

@@ -7,10 +7,13 @@
 //! - [`cli`], [`telemetry`]: the command line and the logs.
 
 pub mod app;
+pub mod bypass;
 pub mod cli;
 pub mod config;
 pub mod core;
 pub mod driver;
+pub mod identity;
 pub mod metrics;
 pub mod readiness;
 pub mod telemetry;
+pub mod tls;

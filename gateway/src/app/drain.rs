@@ -49,10 +49,12 @@ impl App {
     pub async fn stop(mut self) {
         self.broadcast(|| Msg::Connection(Box::new(Parcel::Stop)));
         let threads = std::mem::take(&mut self.threads);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+        let joined =
+            tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
         if !matches!(joined.await, Ok(true)) {
             tracing::error!("a shard had panicked");
         }
+        self.guests.shutdown().await;
         tracing::info!("gateway stopped");
     }
 

@@ -1,10 +1,10 @@
 //! A session's socket: reads it for the core and writes what the core has for it.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 
+use crate::core::Bound;
 use crate::core::shard::Shard;
 use crate::core::table::SessionRef;
 use crate::tls::io::{ReadState, TlsIo, TlsScratch};
@@ -25,6 +25,8 @@ pub(super) enum Io {
 pub(super) struct Conn {
     pub(super) io: Io,
     pub(super) session: SessionRef,
+    /// The listener it came in by.
+    pub(super) bound: Bound,
     /// There may be bytes to read.
     pub(super) readable: bool,
     /// The poller saw the end: read until the socket says so, whatever its reads return.
@@ -53,19 +55,20 @@ impl Io {
         }
     }
 
-    /// The bare socket; none if TLS is on it.
-    pub(super) fn into_std(self) -> Option<(std::net::TcpStream, SocketAddr)> {
-        let Self::Tcp(socket) = self else { return None };
-        let addr = socket.peer_addr().ok()?;
-        Some((socket.into(), addr))
+    /// The socket and what is on it.
+    pub(super) fn into_std(self) -> (std::net::TcpStream, Option<Box<TlsIo>>) {
+        match self {
+            Self::Tcp(socket) => (socket.into(), None),
+            Self::Tls(socket, tls) => (socket.into(), Some(tls)),
+        }
     }
 }
 
 // === impl Conn ===
 
 impl Conn {
-    pub(super) fn new(io: Io, session: SessionRef) -> Self {
-        Self { io, session, readable: false, ended: false, bulk: false }
+    pub(super) fn new(io: Io, session: SessionRef, bound: Bound) -> Self {
+        Self { io, session, bound, readable: false, ended: false, bulk: false }
     }
 
     /// Reads once and tells the core.
@@ -105,7 +108,9 @@ impl Conn {
         let want = shard.direct_want(self.session);
         if want > 0 {
             self.bulk = true;
-            let Some(body) = shard.direct_buffer(self.session) else { return Outcome::Closed("internal error") };
+            let Some(body) = shard.direct_buffer(self.session) else {
+                return Outcome::Closed("internal error");
+            };
             let read = read_direct(socket, body, want);
             return match read {
                 Ok(n) => {

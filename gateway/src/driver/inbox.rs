@@ -39,7 +39,12 @@ impl Inbox {
     /// When the waker cannot be made.
     pub fn new(poll: &Poll) -> io::Result<Self> {
         let waker = Waker::new(poll.registry(), super::WAKE)?;
-        Ok(Self { mail: Mutex::default(), depth: AtomicUsize::new(0), waker, connections: AtomicUsize::new(0) })
+        Ok(Self {
+            mail: Mutex::default(),
+            depth: AtomicUsize::new(0),
+            waker,
+            connections: AtomicUsize::new(0),
+        })
     }
 }
 

@@ -1,0 +1,31 @@
+//! Who is admitted, and which ID it gets.
+//!
+//! ```text
+//!  token ─────────┐
+//!  certificate ───┼─▶ Authority::admit ─▶ an ID it is entitled to, or 0: the ID service or the allocator decides
+//!  resume ticket ─┤         │
+//!  wished ID ─────┘         └─▶ refused: unauthenticated, permission_denied
+//! ```
+//!
+//! - [`authority`]: the decision.
+//! - [`grants`]: what tokens and certificate subjects are entitled to.
+//! - [`ticket`]: resume tickets, which grant an edge the ID it had.
+//! - [`allocator`]: new IDs.
+//! - [`certificate`], [`subject`]: the names in a certificate.
+//!
+//! Nothing here reads a clock or a file; both come in as values.
+
+pub mod allocator;
+pub mod authority;
+pub mod certificate;
+pub mod grants;
+pub mod subject;
+pub mod ticket;
+
+pub use self::{
+    allocator::{IdAllocator, Random, SeededRandom},
+    authority::{Authority, Refusal},
+    grants::{Entry, GrantError, Grants, IdSet, SubjectPattern, TokenHash},
+    subject::subject_of,
+    ticket::{Ticket, TicketError, TicketKeys},
+};

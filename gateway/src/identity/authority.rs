@@ -1,0 +1,213 @@
+//! The decision who is admitted and which ID it is entitled to.
+//!
+//! With no identities configured everybody is admitted, as in the Go system. Else a peer must show a token that is known, or without
+//! a token a certificate that an entry fits; a wrong token is refused even next to a good certificate. Then, for the ID:
+//!
+//! 1. An edge with a good resume ticket gets that ID again. Tickets that do not verify are not an error: a gateway that was restarted
+//!    with a new key must not refuse its whole fleet.
+//! 2. An identity with listed IDs gets the one it wishes for, or the only one there is.
+//! 3. An identity that may have any ID gets the one it wishes for. Services share IDs, so a service gets its wish in any case.
+//! 4. Everybody else gets none here: the ID service or the allocator chooses.
+//!
+//! A ticket or wish outside of the listed IDs is refused.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use frontier_wire::{error::ErrorCode, native::hello::Role};
+use tracing::{info, warn};
+
+use crate::{
+    core::{
+        Bound,
+        identity::{Claim, Denied, Gatekeeper, Grant},
+    },
+    identity::{
+        grants::{Entry, Grants, IdSet},
+        ticket::{Ticket, TicketError, TicketKeys},
+    },
+};
+
+/// Why somebody is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Identities are configured and none was shown.
+    NoIdentity,
+    /// The token is not known.
+    UnknownToken,
+    /// No entry fits the certificate.
+    UnknownSubject,
+    /// The identity is for the other role.
+    Role,
+    /// The ID wished for or resumed is not among its IDs.
+    Id,
+    /// It has several IDs and wishes for none of them.
+    NoWish,
+}
+
+/// See the module documentation. Shared by all shards; never waits.
+#[derive(Debug)]
+pub struct Authority {
+    /// `None` = everybody is admitted.
+    grants: ArcSwapOption<Grants>,
+    keys: ArcSwap<TicketKeys>,
+    ticket_life: Duration,
+    resumed: AtomicU64,
+    tickets_ignored: [AtomicU64; 3],
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// The code the peer is told.
+    #[must_use]
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::NoIdentity | Self::UnknownToken | Self::UnknownSubject => ErrorCode::Unauthenticated,
+            Self::Role | Self::Id | Self::NoWish => ErrorCode::PermissionDenied,
+        }
+    }
+
+    /// The text the peer is told.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoIdentity => "no identity was shown",
+            Self::UnknownToken => "unknown token",
+            Self::UnknownSubject => "unknown certificate subject",
+            Self::Role => "this identity is for the other role",
+            Self::Id => "this identity may not have this id",
+            Self::NoWish => "this identity has several ids and must wish for one",
+        }
+    }
+}
+
+impl From<Refusal> for Denied {
+    fn from(refusal: Refusal) -> Self {
+        Self { code: refusal.code(), text: refusal.text() }
+    }
+}
+
+// === impl Authority ===
+
+impl Authority {
+    /// Without `grants` everybody is admitted. Tickets are good for `ticket_life` (default
+    /// [`DEFAULT_LIFE`](crate::identity::ticket::DEFAULT_LIFE)).
+    #[must_use]
+    pub fn new(grants: Option<Grants>, keys: TicketKeys, ticket_life: Duration) -> Self {
+        Self {
+            grants: ArcSwapOption::from_pointee(grants),
+            keys: ArcSwap::from_pointee(keys),
+            ticket_life,
+            resumed: AtomicU64::new(0),
+            tickets_ignored: Default::default(),
+        }
+    }
+
+    /// Says once, at start, who is admitted.
+    pub fn announce(&self) {
+        match &*self.grants.load() {
+            None => warn!("no identities are configured: everybody who can connect is admitted"),
+            Some(grants) => info!(entries = grants.len(), "only configured identities are admitted"),
+        }
+    }
+
+    /// Replaces the identities, for new sessions; those there are stay.
+    pub fn set_grants(&self, grants: Option<Grants>) {
+        self.grants.store(grants.map(Arc::new));
+    }
+
+    /// Replaces the keys of tickets.
+    pub fn set_keys(&self, keys: TicketKeys) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// Sessions that showed a good ticket.
+    #[must_use]
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    /// Tickets that did not count for this reason.
+    #[must_use]
+    pub fn tickets_ignored(&self, why: TicketError) -> u64 {
+        self.tickets_ignored[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// Who is this, and which ID may it have?
+    ///
+    /// # Errors
+    /// When it may not come in.
+    pub fn decide(&self, claim: &Claim<'_>) -> Result<Grant, Refusal> {
+        let grants = self.grants.load();
+        let entry = grants.as_deref().map(|grants| identify(grants, claim)).transpose()?;
+        let ticket = self.resume(claim);
+        let ids = entry.map_or(&IdSet::Unlisted, |entry| &entry.ids);
+        let id = entitled(ids, claim, ticket.as_ref())?;
+        if ticket.is_some() {
+            self.resumed.fetch_add(1, Ordering::Relaxed);
+        }
+        let epoch = ticket.map_or(0, |ticket| ticket.epoch);
+        Ok(Grant { id, epoch, reserved: entry.and_then(|entry| entry.reserved.clone()) })
+    }
+
+    /// The ticket, if there is one and it counts.
+    fn resume(&self, claim: &Claim<'_>) -> Option<Ticket> {
+        if claim.ticket.is_empty() || claim.bound != Bound::Edge {
+            return None;
+        }
+        self.keys
+            .load()
+            .verify(claim.ticket, claim.now)
+            .inspect_err(|why| {
+                self.tickets_ignored[*why as usize].fetch_add(1, Ordering::Relaxed);
+            })
+            .ok()
+    }
+}
+
+impl Gatekeeper for Authority {
+    fn admit(&self, claim: &Claim<'_>) -> Result<Grant, Denied> {
+        Ok(self.decide(claim)?)
+    }
+
+    fn ticket(&self, edge: u64, epoch: u64, now: u64) -> Vec<u8> {
+        let expires = now.saturating_add(self.ticket_life.as_secs());
+        self.keys.load().mint(&Ticket { edge, epoch, expires }).to_vec()
+    }
+}
+
+/// The entry of whoever makes the claim.
+fn identify<'a>(grants: &'a Grants, claim: &Claim<'_>) -> Result<&'a Entry, Refusal> {
+    let entry = match (claim.token, claim.subject) {
+        ([], None) => return Err(Refusal::NoIdentity),
+        ([], Some(subject)) => grants.by_subject(subject).ok_or(Refusal::UnknownSubject)?,
+        (token, _) => grants.by_token(token).ok_or(Refusal::UnknownToken)?,
+    };
+    let role = if claim.bound == Bound::Edge { Role::Edge } else { Role::Service };
+    if entry.role == role { Ok(entry) } else { Err(Refusal::Role) }
+}
+
+/// The ID that the claim is good for, 0 = none in particular.
+fn entitled(ids: &IdSet, claim: &Claim<'_>, ticket: Option<&Ticket>) -> Result<u64, Refusal> {
+    let wanted = ticket.map_or(claim.wished_id, |ticket| ticket.edge);
+    if wanted != 0 && ids.forbids(wanted) {
+        return Err(Refusal::Id);
+    }
+    match ids {
+        _ if ticket.is_some() => Ok(wanted),
+        IdSet::Listed(_) if wanted == 0 => ids.only().ok_or(Refusal::NoWish),
+        IdSet::Listed(_) | IdSet::Any => Ok(wanted),
+        IdSet::Unlisted if claim.bound == Bound::Service => Ok(wanted),
+        IdSet::Unlisted => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

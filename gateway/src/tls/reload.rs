@@ -1,0 +1,137 @@
+//! The certificates of a listener in force, replaced when their files change.
+//!
+//! A connection keeps the configuration it began with; new ones get the newest that was good. Files are compared by content, a few
+//! seconds apart. While a change is not usable (a key that does not belong to its certificate yet, a file cut short) the old
+//! certificates stay in force; each such state is logged and counted once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    config::Tls,
+    tls::server::{CertError, Files, Fingerprint, server_config},
+};
+
+/// How often [`watch`] should look: a few small files per listener.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct CertStore {
+    /// The listener, for logs.
+    name: &'static str,
+    tls: Tls,
+    alpn: Vec<&'static [u8]>,
+    current: ArcSwap<ServerConfig>,
+    /// Of the files as last looked at, good or not.
+    seen: Mutex<Fingerprint>,
+    reloads: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// What a look at the files found.
+#[derive(Debug)]
+pub enum Check {
+    /// The files are as they were.
+    Unchanged,
+    /// They changed, and the new certificates are in force.
+    Reloaded,
+    /// They changed, but cannot be used; the old certificates stay in force.
+    Broken(CertError),
+}
+
+// === impl CertStore ===
+
+impl CertStore {
+    /// Reads the certificates of the listener `name`; `alpn` as in [`server_config`].
+    ///
+    /// # Errors
+    /// When they cannot be used; the error names the file.
+    pub fn load(name: &'static str, tls: &Tls, alpn: &[&'static [u8]]) -> Result<Self, CertError> {
+        let files = Files::read(tls);
+        let config = server_config(tls, &files, alpn)?;
+        Ok(Self {
+            name,
+            tls: tls.clone(),
+            alpn: alpn.to_vec(),
+            current: ArcSwap::from_pointee(config),
+            seen: Mutex::new(files.fingerprint()),
+            reloads: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        })
+    }
+
+    /// What a new connection shall use.
+    #[must_use]
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+
+    /// How often changed files came into force.
+    #[must_use]
+    pub fn reloads(&self) -> u64 {
+        self.reloads.load(Ordering::Relaxed)
+    }
+
+    /// How often changed files could not be used.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the files, and uses them if they changed. Reads files: not for a thread that must not wait.
+    pub fn check(&self) -> Check {
+        let files = Files::read(&self.tls);
+        let fingerprint = files.fingerprint();
+        // Held to the end, so that of two checks at once the one with the older files cannot come last.
+        let mut seen = self.seen.lock();
+        if *seen == fingerprint {
+            return Check::Unchanged;
+        }
+        *seen = fingerprint;
+        match server_config(&self.tls, &files, &self.alpn) {
+            Ok(config) => {
+                self.current.store(Arc::new(config));
+                self.reloads.fetch_add(1, Ordering::Relaxed);
+                info!(listener = self.name, "certificates reloaded");
+                Check::Reloaded
+            }
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                warn!(listener = self.name, %error, "changed certificates cannot be used, the old ones stay in force");
+                Check::Broken(error)
+            }
+        }
+    }
+}
+
+/// Looks at the files of all stores every `every` until `stop` is cancelled.
+///
+/// # Cancel safety
+/// May be dropped at any time.
+pub async fn watch(stores: Vec<Arc<CertStore>>, every: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick is at once, and the files were read just now.
+    tick.tick().await;
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let stores = stores.clone();
+        let check = move || stores.iter().for_each(|store| drop(store.check()));
+        // A panic in there would have been logged; the next look may do better.
+        drop(tokio::task::spawn_blocking(check).await);
+    }
+}
+
+#[cfg(test)]
+mod tests;
