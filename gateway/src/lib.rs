@@ -14,6 +14,7 @@ pub mod core;
 pub mod driver;
 pub mod identity;
 pub mod metrics;
+pub mod plane;
 pub mod readiness;
 pub mod telemetry;
 pub mod tls;

@@ -109,7 +109,12 @@ mod tests {
     fn targets(keys: &[u64]) -> Vec<Arc<Instance>> {
         let instance = |key: &u64| {
             let in_flight = Arc::new(AtomicU32::new(0));
-            Arc::new(Instance { key: *key, service_id: *key, conns: smallvec![conn(0, *key as u32)], in_flight })
+            Arc::new(Instance {
+                key: *key,
+                service_id: *key,
+                conns: smallvec![conn(0, *key as u32)],
+                in_flight,
+            })
         };
         keys.iter().map(instance).collect()
     }

@@ -265,4 +265,3 @@ impl std::fmt::Debug for Adopt {
         f.debug_struct("Adopt").field("moved", &self.moved).finish_non_exhaustive()
     }
 }
-

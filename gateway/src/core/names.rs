@@ -32,7 +32,11 @@ impl NameSet {
 
     /// This set with some names added and some taken out.
     #[must_use]
-    pub fn edited<'a>(&self, add: impl Iterator<Item = &'a str>, remove: impl Iterator<Item = &'a str>) -> Self {
+    pub fn edited<'a>(
+        &self,
+        add: impl Iterator<Item = &'a str>,
+        remove: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let mut names = self.0.to_vec();
         for name in remove {
             if let Ok(at) = names.binary_search_by(|probe| (**probe).cmp(name)) {

@@ -80,7 +80,11 @@ pub struct NameCache {
 
 impl Registry {
     /// The newest session of an edge takes its ID; returns the session it replaces.
-    pub fn claim_edge(&self, session: SessionRef, card: Arc<EdgeCard>) -> Option<(SessionRef, Arc<EdgeCard>)> {
+    pub fn claim_edge(
+        &self,
+        session: SessionRef,
+        card: Arc<EdgeCard>,
+    ) -> Option<(SessionRef, Arc<EdgeCard>)> {
         self.edges.pin().insert(card.id, (session, card)).cloned()
     }
 
@@ -128,7 +132,8 @@ impl Registry {
             Some(target) => {
                 let mut conns = target.conns.clone();
                 conns.push(session);
-                *target = Arc::new(Instance { conns, in_flight, key: target.key, service_id: target.service_id });
+                *target =
+                    Arc::new(Instance { conns, in_flight, key: target.key, service_id: target.service_id });
             }
             None => {
                 let conns = smallvec![session];

@@ -67,6 +67,8 @@ pub struct Session {
     pub since: u32,
     /// Bytes accounted for this session in the memory budget.
     pub held: u32,
+    /// Bytes that wait to be written to it.
+    pub queued: u32,
     /// Control frames in the current second, and which second that is.
     pub control: (u32, u32),
     /// The listener it came in by.
@@ -251,6 +253,7 @@ impl Session {
             stalled: 0,
             since: 0,
             held: 0,
+            queued: 0,
             control: (0, 0),
             bound,
             phase: Phase::New,

@@ -193,7 +193,12 @@ impl Shard {
     }
 
     /// A new connection; `None` if there is no room for it.
-    pub fn accept(&mut self, bound: Bound, addr: SocketAddr, subject: Option<Arc<Subject>>) -> Option<SessionRef> {
+    pub fn accept(
+        &mut self,
+        bound: Bound,
+        addr: SocketAddr,
+        subject: Option<Arc<Subject>>,
+    ) -> Option<SessionRef> {
         self.stats.accepts.add(1);
         let settings = &self.shared.settings;
         if self.shared.sessions.load(Ordering::Relaxed) >= settings.sessions || self.shared.over_budget() {
@@ -202,14 +207,8 @@ impl Shard {
         }
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         let deadline = self.now.micros + settings.handshake;
-        let greeting = Greeting {
-            addr,
-            subject,
-            deadline,
-            hello: None,
-            grant: Default::default(),
-            step: Step::None,
-        };
+        let greeting =
+            Greeting { addr, subject, deadline, hello: None, grant: Default::default(), step: Step::None };
         let mut session = Session::new(Connection::accept(&self.config), bound, greeting);
         session.last_rx = self.now.micros;
         let me = self.sessions.insert(session);
@@ -334,7 +333,9 @@ impl Shard {
                 session.conn.send(FrameHeader::new(FrameType::Pong, frame.header.id), &[], &[]);
                 self.control_frame(me)
             }
-            (Phase::Admitting | Phase::Ready, FrameType::Pong | FrameType::Unknown(_)) => self.control_frame(me),
+            (Phase::Admitting | Phase::Ready, FrameType::Pong | FrameType::Unknown(_)) => {
+                self.control_frame(me)
+            }
             (Phase::Admitting, _) => Err(Fault::Unexpected(kind)),
             (Phase::Ready, FrameType::Request | FrameType::Publish) => self.on_operation(me, frame),
             (Phase::Ready, FrameType::Response | FrameType::Ack) => self.on_answer(me, frame),
@@ -390,6 +391,12 @@ impl Shard {
         if held != session.held {
             self.shared.account(session.held as usize, held as usize);
             session.held = held;
+        }
+        let queued = u32::try_from(session.conn.outbox_bytes()).unwrap_or(u32::MAX);
+        if queued != session.queued {
+            self.stats.outbox_bytes.add(u64::from(queued));
+            self.stats.outbox_bytes.sub(u64::from(session.queued));
+            session.queued = queued;
         }
         if !session.dirty && session.conn.wants_write() && session.stalled == 0 {
             session.dirty = true;
@@ -581,7 +588,8 @@ impl Shard {
     }
 
     fn emigrate(&mut self, me: SessionRef, shard: u16, hello: Vec<u8>, input: Input<&[u8]>) {
-        let Some(session) = self.sessions.remove(me) else { return };
+        let Some(mut session) = self.sessions.remove(me) else { return };
+        self.stats.outbox_bytes.sub(u64::from(std::mem::take(&mut session.queued)));
         let (frames, raw) = input.rest();
         let frames = frames.unwrap_or_default().to_vec();
         let moved = Box::new(Moved { session, hello, frames, raw: raw.to_vec() });

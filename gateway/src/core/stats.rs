@@ -104,6 +104,11 @@ impl Count {
         }
     }
 
+    /// The value so far, starting anew. Another thread may call this; an update at the same moment may count for either side.
+    pub fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+
     /// Sets the value.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);

@@ -27,7 +27,11 @@ impl Wheel {
     /// An empty wheel at a time in microseconds.
     #[must_use]
     pub fn new(micros: u64) -> Self {
-        Self { buckets: (0..BUCKETS).map(|_| Vec::new()).collect(), filled: [0; WORDS], done: micros / TICK_MICROS }
+        Self {
+            buckets: (0..BUCKETS).map(|_| Vec::new()).collect(),
+            filled: [0; WORDS],
+            done: micros / TICK_MICROS,
+        }
     }
 
     /// The tick that contains or follows a time, never one that has fired.

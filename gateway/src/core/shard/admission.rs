@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::{CallBuilder, Names, ReplyHead, Sender, encode_error_reply, error_reply_len};
+use frontier_wire::native::head::{
+    CallBuilder, Names, ReplyHead, Sender, encode_error_reply, error_reply_len,
+};
 use frontier_wire::native::hello::{Hello, Role, is_reserved};
 use frontier_wire::native::limits::HelloLimits;
 use frontier_wire::native::presence::{EdgeInfo, EdgeInfoBuilder};
@@ -105,7 +107,11 @@ impl Shard {
             greeting.grant = grant;
             greeting.hello = Some(Box::new(hello));
         }
-        if id == 0 { self.ask_id(me) } else { self.claim(me, id) }
+        if id == 0 {
+            self.ask_id(me)
+        } else {
+            self.claim(me, id)
+        }
         Ok(())
     }
 
@@ -119,7 +125,10 @@ impl Shard {
         let elapsed = self.now.micros - self.tokens.1;
         if elapsed >= 10_000 {
             let fresh = u64::from(share) * elapsed / 1_000_000;
-            self.tokens = (self.tokens.0.saturating_add(fresh.min(u64::from(share)) as u32).min(share), self.now.micros);
+            self.tokens = (
+                self.tokens.0.saturating_add(fresh.min(u64::from(share)) as u32).min(share),
+                self.now.micros,
+            );
         }
         if self.tokens.0 == 0 {
             return false;
@@ -189,7 +198,8 @@ impl Shard {
             (None, Some(hello)) => {
                 let addr = greeting.addr.to_string();
                 let labels = hello.labels.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-                let info = EdgeInfoBuilder::new(hello.wished_id, 0).meta(&hello.meta).addr(&addr).labels(labels);
+                let info =
+                    EdgeInfoBuilder::new(hello.wished_id, 0).meta(&hello.meta).addr(&addr).labels(labels);
                 let mut body = Vec::with_capacity(info.encoded_len());
                 info.encode(&mut body);
                 body
@@ -243,9 +253,12 @@ impl Shard {
 
     /// An answer for an edge in its admission.
     pub(super) fn on_admission_answer(&mut self, me: SessionRef, id: u64, head: &[u8], body: &[u8]) {
-        let Some(greeting) = self.sessions.get(me).and_then(|session| session.greeting.as_ref()) else { return };
+        let Some(greeting) = self.sessions.get(me).and_then(|session| session.greeting.as_ref()) else {
+            return;
+        };
         let step = greeting.step;
-        let error = ReplyHead::parse(head).map(|reply| reply.error.map(|error| (error.code, error.text.to_owned())));
+        let error =
+            ReplyHead::parse(head).map(|reply| reply.error.map(|error| (error.code, error.text.to_owned())));
         match (step, id, error) {
             (Step::EdgeId, ASK_ID, Ok(None)) => match EdgeInfo::parse(body).map(|info| info.edge) {
                 Ok(0) => {
@@ -256,7 +269,8 @@ impl Shard {
                 Err(_) => self.deny(me, ErrorCode::Internal, "illegal edgeID"),
             },
             (Step::Online, ASK_ONLINE, Ok(None)) => self.welcome_edge(me),
-            (Step::EdgeId, ASK_ID, Ok(Some((code, text)))) | (Step::Online, ASK_ONLINE, Ok(Some((code, text)))) => {
+            (Step::EdgeId, ASK_ID, Ok(Some((code, text))))
+            | (Step::Online, ASK_ONLINE, Ok(Some((code, text)))) => {
                 self.deny(me, code, &text);
             }
             (Step::EdgeId, ASK_ID, Err(_)) | (Step::Online, ASK_ONLINE, Err(_)) => {
@@ -299,7 +313,8 @@ impl Shard {
         let key = self.sessions.get(me).map_or(0, |session| super::ops::choice_key(session, policy));
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
         let targets = self.names.targets(&self.shared.registry, NameKind::Method, "edge_online");
-        let online = targets.as_ref().and_then(|targets| pick(targets, choice, &[])).map(|instance| instance.key);
+        let online =
+            targets.as_ref().and_then(|targets| pick(targets, choice, &[])).map(|instance| instance.key);
         if let Some((session, old)) = old {
             self.stats.takeovers.add(1);
             if old.announced.swap(false, Ordering::AcqRel) {
@@ -317,7 +332,8 @@ impl Shard {
 
     /// Tells a service that an edge is gone: the instance that was told of its successor, if it wants to know.
     pub(super) fn notify_offline(&mut self, card: &EdgeCard, preferred: Option<u64>) {
-        let Some(targets) = self.names.targets(&self.shared.registry, NameKind::Method, "edge_offline") else {
+        let Some(targets) = self.names.targets(&self.shared.registry, NameKind::Method, "edge_offline")
+        else {
             return;
         };
         let policy = self.shared.settings.policy;
@@ -389,7 +405,13 @@ impl Shard {
 
     // --- services ---
 
-    fn welcome_service(&mut self, me: SessionRef, hello: Hello, granted: u64, reserved: Option<Arc<[String]>>) {
+    fn welcome_service(
+        &mut self,
+        me: SessionRef,
+        hello: Hello,
+        granted: u64,
+        reserved: Option<Arc<[String]>>,
+    ) {
         if let Some(allowed) = &reserved
             && let Some(method) = hello.methods.iter().find(|m| is_reserved(m) && !allowed.contains(m))
         {

@@ -2,8 +2,8 @@
 
 use frontier_wire::error::ErrorCode;
 
-use super::ops::{OpKey, Refused};
 use super::Shard;
+use super::ops::{OpKey, Refused};
 use crate::core::Bound;
 use crate::core::api::{EdgeView, Page, ServiceView, View};
 use crate::core::exchange::{Choice, connection, pick};
@@ -24,7 +24,9 @@ impl Shard {
             Msg::Fragment { target, from, from_id, flags, head, body } => {
                 self.fragment(target, OpKey::Origin(from, from_id), flags, &head, Body::Shared(body));
             }
-            Msg::Cancel { target, from, from_id, code } => self.cancel(target, OpKey::Origin(from, from_id), code),
+            Msg::Cancel { target, from, from_id, code } => {
+                self.cancel(target, OpKey::Origin(from, from_id), code)
+            }
             Msg::CreditReply { target, from, from_id, bytes } => {
                 self.credit_reply(target, OpKey::Origin(from, from_id), bytes);
             }
@@ -48,7 +50,11 @@ impl Shard {
     }
 
     /// The service connection that a stream goes to.
-    pub(super) fn route_stream(&mut self, me: SessionRef, call: &CallHead<'_>) -> Result<SessionRef, Refused> {
+    pub(super) fn route_stream(
+        &mut self,
+        me: SessionRef,
+        call: &CallHead<'_>,
+    ) -> Result<SessionRef, Refused> {
         let Some(session) = self.sessions.get(me) else {
             return Err((ErrorCode::SessionClosed, "session closed"));
         };

@@ -192,7 +192,8 @@ impl Shard {
         frame.put_slice(&open.head);
         append_forwarded(&mut frame, open.sender, left);
         session.conn.outbox().push_stream(stream, frame.freeze(), false);
-        let leg = Leg::new(LegState::Offered(FrameReader::new()), Some(open.from), window, open.deadline, now);
+        let leg =
+            Leg::new(LegState::Offered(FrameReader::new()), Some(open.from), window, open.deadline, now);
         session.legs.get_or_insert_default().insert(stream, leg);
         self.stats.legs.add(1);
         self.wake_at(target, open.deadline);
@@ -389,7 +390,9 @@ impl Shard {
     /// Ends streams that were not answered in time; returns when the next one is due.
     pub(super) fn expire_legs(&mut self, me: SessionRef) -> u64 {
         let now = self.now.micros;
-        let Some(legs) = self.sessions.get(me).and_then(|session| session.legs.as_ref()) else { return u64::MAX };
+        let Some(legs) = self.sessions.get(me).and_then(|session| session.legs.as_ref()) else {
+            return u64::MAX;
+        };
         let due = legs.iter().filter(|(_, leg)| leg.deadline <= now);
         let due: SmallVec<[StreamId; 8]> = due.map(|(stream, _)| *stream).collect();
         for stream in due {

@@ -203,6 +203,7 @@ impl Shard {
         debug_assert_eq!(session.phase, Phase::Closing);
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
+        self.stats.outbox_bytes.sub(u64::from(session.queued));
         self.actions.push_back(Action::Close(me));
     }
 
@@ -285,7 +286,8 @@ impl Shard {
     /// Cuts the largest holders of this shard until the budget is kept.
     fn cull(&mut self) {
         self.culled = self.now.micros;
-        let mut over = self.shared.held.load(Ordering::Relaxed).saturating_sub(self.shared.settings.memory / 10 * 9);
+        let mut over =
+            self.shared.held.load(Ordering::Relaxed).saturating_sub(self.shared.settings.memory / 10 * 9);
         let slots = 0..self.sessions.slots();
         let held = slots.filter_map(|slot| {
             let session = self.sessions.at(slot)?;

@@ -101,7 +101,9 @@ impl Shard {
             return self.on_fragment(me, frame);
         }
         let call = CallHead::parse(&frame.head)?;
-        if let Err((code, text)) = self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))? {
+        if let Err((code, text)) =
+            self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))?
+        {
             self.stats.operations[kind as usize].record(Some(code), 0);
             self.answer_error(me, header.id, kind, code, text);
         }
@@ -140,11 +142,8 @@ impl Shard {
         if total > settings.body {
             return Ok(Err((ErrorCode::PayloadTooLarge, "body longer than limits.body")));
         }
-        let timeout = if call.timeout_ms == 0 {
-            settings.default_timeout
-        } else {
-            u64::from(call.timeout_ms) * 1_000
-        };
+        let timeout =
+            if call.timeout_ms == 0 { settings.default_timeout } else { u64::from(call.timeout_ms) * 1_000 };
         let sender = session.sender();
         let flow = match kind {
             OpKind::Call | OpKind::Stream => mix(me.to_bits() ^ mix(header.id)),
@@ -172,7 +171,12 @@ impl Shard {
     }
 
     /// Finds a target that takes the operation. A target that turns out to be gone is replaced by the next.
-    fn dispatch(&mut self, me: SessionRef, call: &CallHead<'_>, place: Place<'_>) -> Result<(Route, u64), Refused> {
+    fn dispatch(
+        &mut self,
+        me: SessionRef,
+        call: &CallHead<'_>,
+        place: Place<'_>,
+    ) -> Result<(Route, u64), Refused> {
         let mut skip: SmallVec<[u64; TRIES]> = SmallVec::new();
         loop {
             let route = self.route(me, place.kind, call, &skip)?;
@@ -184,7 +188,9 @@ impl Shard {
             match self.place(route.target, &place) {
                 Ok(local) => return Ok((count(route), local)),
                 Err(PlaceError::Refused(refused)) => return Err(refused),
-                Err(PlaceError::Gone) if skip.len() < TRIES && route.instance != 0 => skip.push(route.instance),
+                Err(PlaceError::Gone) if skip.len() < TRIES && route.instance != 0 => {
+                    skip.push(route.instance)
+                }
                 Err(PlaceError::Gone) if route.instance == 0 => {
                     return Err((ErrorCode::EdgeNotOnline, "edge not online"));
                 }
@@ -193,7 +199,13 @@ impl Shard {
         }
     }
 
-    fn route(&mut self, me: SessionRef, kind: OpKind, call: &CallHead<'_>, skip: &[u64]) -> Result<Route, Refused> {
+    fn route(
+        &mut self,
+        me: SessionRef,
+        kind: OpKind,
+        call: &CallHead<'_>,
+        skip: &[u64],
+    ) -> Result<Route, Refused> {
         let Some(session) = self.sessions.get(me) else {
             return Err((ErrorCode::SessionClosed, "session closed"));
         };
@@ -245,7 +257,13 @@ impl Shard {
         if both.is_empty() { Err(missing) } else { Ok(both) }
     }
 
-    fn pick_route(&self, targets: &Targets, choice: Choice, skip: &[u64], kind: OpKind) -> Result<Route, Refused> {
+    fn pick_route(
+        &self,
+        targets: &Targets,
+        choice: Choice,
+        skip: &[u64],
+        kind: OpKind,
+    ) -> Result<Route, Refused> {
         let none = match kind {
             OpKind::Message => (ErrorCode::TopicNotOnline, "topic not online"),
             OpKind::Call | OpKind::Stream => (ErrorCode::ServiceNotOnline, "service not online"),
@@ -270,7 +288,8 @@ impl Shard {
         let known = self.sessions.get(me).and_then(|session| session.ops.as_ref());
         if let Some((seen, target)) = known.and_then(|ops| ops.sticky.get(&topic)) {
             let target = *target;
-            let holds = Arc::ptr_eq(seen, targets) || targets.iter().any(|instance| instance.conns.contains(&target));
+            let holds =
+                Arc::ptr_eq(seen, targets) || targets.iter().any(|instance| instance.conns.contains(&target));
             let instance = targets.iter().find(|instance| instance.conns.contains(&target));
             if holds
                 && let Some(instance) = instance
@@ -292,7 +311,13 @@ impl Shard {
         Ok(route)
     }
 
-    pub(super) fn post_place(&mut self, target: SessionRef, place: Place<'_>, destination: Destination, hops: u8) {
+    pub(super) fn post_place(
+        &mut self,
+        target: SessionRef,
+        place: Place<'_>,
+        destination: Destination,
+        hops: u8,
+    ) {
         let place = PlaceOwned {
             from: place.from,
             from_id: place.from_id,
@@ -380,13 +405,19 @@ impl Shard {
             }
             Err(PlaceError::Gone) => match owned.destination {
                 Destination::Edge(_) => (ErrorCode::EdgeNotOnline, "edge not online"),
-                Destination::Name(..) | Destination::Fixed => (ErrorCode::ServiceNotOnline, "service not online"),
+                Destination::Name(..) | Destination::Fixed => {
+                    (ErrorCode::ServiceNotOnline, "service not online")
+                }
             },
         };
         // The route changed while the operation was on its way. Nothing was sent, so another target may have it; the origin keeps
         // addressing fragments to the old one, therefore only whole operations go on.
         owned.hops += 1;
-        let next = if usize::from(owned.hops) > TRIES || owned.more { None } else { self.next_target(target, &owned) };
+        let next = if usize::from(owned.hops) > TRIES || owned.more {
+            None
+        } else {
+            self.next_target(target, &owned)
+        };
         match next {
             Some(next) if next.shard == self.id => self.on_place(next, owned),
             Some(next) => self.post(next.shard, Msg::Place { target: next, place: owned }),
@@ -418,7 +449,10 @@ impl Shard {
         let Some(outgoing) = self.outgoing(me, header.id) else { return Ok(()) };
         let len = frame.body.len() as u64;
         let ends = !header.flags.more();
-        if len > outgoing.left || len > outgoing.credit || ends && !header.flags.abort() && len != outgoing.left {
+        if len > outgoing.left
+            || len > outgoing.credit
+            || ends && !header.flags.abort() && len != outgoing.left
+        {
             return Err(Fault::Overrun);
         }
         outgoing.left -= len;
@@ -429,7 +463,10 @@ impl Shard {
             self.fragment(target, OpKey::Local(local), flags, &frame.head, body);
         } else {
             let (head, body) = (self.copy(&frame.head), self.own(body));
-            self.post(target.shard, Msg::Fragment { target, from: me, from_id: header.id, flags, head, body });
+            self.post(
+                target.shard,
+                Msg::Fragment { target, from: me, from_id: header.id, flags, head, body },
+            );
         }
         Ok(())
     }
@@ -442,7 +479,14 @@ impl Shard {
     }
 
     /// Passes a fragment on to the receiver.
-    pub(super) fn fragment(&mut self, target: SessionRef, key: OpKey, flags: Flags, head: &[u8], body: Body<'_>) {
+    pub(super) fn fragment(
+        &mut self,
+        target: SessionRef,
+        key: OpKey,
+        flags: Flags,
+        head: &[u8],
+        body: Body<'_>,
+    ) {
         let limit = self.shared.settings.outbox;
         let Some((local, pending)) = self.pending(target, key) else { return };
         pending.receiving = flags.more();
@@ -578,7 +622,10 @@ impl Shard {
             pending.reply_left = len;
         }
         let abort = header.flags.abort();
-        if len > pending.reply_left || len > pending.reply_credit || ends && !abort && len != pending.reply_left {
+        if len > pending.reply_left
+            || len > pending.reply_credit
+            || ends && !abort && len != pending.reply_left
+        {
             return Err(Fault::Overrun);
         }
         pending.reply_left -= len;
@@ -592,7 +639,9 @@ impl Shard {
         if ends && let Some(pending) = self.remove_pending(me, local) {
             self.record(&pending, error);
             // An answer before the last fragment ends the transfer of the body.
-            if pending.receiving && let Some(session) = self.sessions.get_mut(me) {
+            if pending.receiving
+                && let Some(session) = self.sessions.get_mut(me)
+            {
                 session.conn.drop_flow(FlowKey::Operation(pending.flow));
             }
         }
@@ -708,7 +757,9 @@ impl Shard {
     /// Fails what is overdue; returns when the next deadline is.
     pub(super) fn expire_ops(&mut self, me: SessionRef) -> u64 {
         let now = self.now.micros;
-        let Some(ops) = self.sessions.get(me).and_then(|session| session.ops.as_ref()) else { return u64::MAX };
+        let Some(ops) = self.sessions.get(me).and_then(|session| session.ops.as_ref()) else {
+            return u64::MAX;
+        };
         let due = ops.pending.iter().filter(|(_, pending)| pending.deadline <= now);
         let due: SmallVec<[u64; 16]> = due.map(|(local, _)| *local).collect();
         for local in due {

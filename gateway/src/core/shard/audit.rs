@@ -1,0 +1,126 @@
+//! What a shard holds, counted afresh from its sessions: the simulation compares it after every turn with the books that the core keeps
+//! as it goes along.
+
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::Shard;
+use crate::core::message::{LegRef, NOBODY};
+use crate::core::session::{LegState, Phase, Session};
+use crate::core::stats::OpKind;
+use crate::core::table::SessionRef;
+
+/// Sums over the sessions of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    /// Sessions in the table.
+    pub sessions: usize,
+    /// Of those, welcomed and not closing: edges, services.
+    pub ready: [u64; 2],
+    /// Bytes accounted in the memory budget.
+    pub held: u64,
+    /// User streams.
+    pub legs: usize,
+    /// Distinct sets of method names.
+    pub name_sets: usize,
+    /// Rules that are broken.
+    pub problems: Vec<String>,
+}
+
+/// Operations and streams, for comparing both ends.
+#[derive(Clone, Debug, Default)]
+pub struct Flights {
+    /// (who started it, its ID there, who carries it out).
+    pub outgoing: Vec<(SessionRef, u64, SessionRef)>,
+    /// (who started it, its ID there, who carries it out).
+    pub pending: Vec<(SessionRef, u64, SessionRef)>,
+    /// Each leg and its other end.
+    pub legs: Vec<(LegRef, Option<LegRef>)>,
+}
+
+impl Shard {
+    /// Counts, and checks what must hold of each session between two turns.
+    #[must_use]
+    pub fn audit(&self) -> Audit {
+        let mut audit = Audit { name_sets: self.interner.len(), ..Audit::default() };
+        let mut sets = HashSet::new();
+        for slot in 0..self.sessions.slots() {
+            let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else { continue };
+            audit.sessions += 1;
+            audit.held += u64::from(session.held);
+            audit.legs += session.legs.as_ref().map_or(0, |legs| legs.len());
+            if session.phase == Phase::Ready {
+                audit.ready[session.bound as usize] += 1;
+            }
+            sets.extend(session.methods.as_ref().map(Arc::as_ptr));
+            self.check(me, session, &mut audit.problems);
+        }
+        if sets.len() != audit.name_sets {
+            audit.problems.push(format!("{} name sets interned, {} in use", audit.name_sets, sets.len()));
+        }
+        if audit.sessions != self.len() {
+            audit.problems.push(format!("table says {} sessions, has {}", self.len(), audit.sessions));
+        }
+        audit
+    }
+
+    fn check(&self, me: SessionRef, session: &Session, problems: &mut Vec<String>) {
+        let mut rule = |holds: bool, text: &str| {
+            if !holds {
+                problems.push(format!("{me:?} ({:?}): {text}", session.phase));
+            }
+        };
+        let conn = &session.conn;
+        rule(session.held as usize == conn.held(), "memory held is not what is accounted");
+        rule(conn.operation_bytes() <= self.outbox_ceiling(), "outbox above its ceiling");
+        rule(session.wake != u64::MAX, "nothing will ever look at it again");
+        rule(session.wake >= self.now.micros.saturating_sub(1), "its time has passed");
+        let waits = session.dirty || session.stalled != 0 || !conn.wants_write();
+        rule(waits || conn.sending() == 0, "bytes are ready to go and nobody writes them");
+        let idle = session.phase == Phase::Closing && (session.ops.is_some() || session.legs.is_some());
+        rule(!idle, "closing with operations or streams");
+        let Some(ops) = session.ops.as_ref() else { return };
+        let messages = ops.outgoing.values().filter(|outgoing| outgoing.kind == OpKind::Message).count();
+        rule(ops.messages as usize == messages, "messages in flight are miscounted");
+        let settings = &self.shared.settings;
+        rule(messages <= settings.messages_in_flight as usize, "too many messages in flight");
+        let calls = ops.outgoing.len() - messages;
+        rule(calls <= settings.requests_in_flight as usize, "too many requests in flight");
+        let foreign = ops.pending.iter().filter(|(_, pending)| pending.from.shard != self.id);
+        let indexed = foreign.filter(|(local, p)| ops.index.get(&(p.from, p.from_id)) == Some(*local)).count();
+        rule(indexed == ops.index.len(), "index of operations from other shards is off");
+        let foreign = ops.pending.values().filter(|pending| pending.from.shard != self.id).count();
+        rule(indexed == foreign, "an operation from another shard is not in the index");
+        let overdue = ops.pending.values().any(|pending| pending.deadline + 100_000 < self.now.micros);
+        rule(!overdue, "a deadline has passed unnoticed");
+    }
+
+    /// Every operation and stream of the shard.
+    #[must_use]
+    pub fn flights(&self) -> Flights {
+        let mut flights = Flights::default();
+        for slot in 0..self.sessions.slots() {
+            let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else { continue };
+            if let Some(ops) = session.ops.as_ref() {
+                flights.outgoing.extend(ops.outgoing.iter().map(|(id, outgoing)| (me, *id, outgoing.target)));
+                // Those the gateway makes itself are not in anybody's list.
+                let own = |from: SessionRef| from == NOBODY;
+                let pending = ops.pending.values().filter(|pending| !own(pending.from));
+                flights.pending.extend(pending.map(|pending| (pending.from, pending.from_id, me)));
+            }
+            if let Some(legs) = session.legs.as_ref() {
+                let joined = legs.iter().filter(|(_, leg)| matches!(leg.state, LegState::Open | LegState::Offered(_)));
+                let ends = joined.map(|(stream, leg)| (LegRef { session: me, stream: *stream }, leg.peer));
+                flights.legs.extend(ends);
+            }
+        }
+        flights
+    }
+
+    /// Whether a session is in its admission: what services are asked about it is in nobody's list of operations.
+    #[must_use]
+    pub fn is_admitting(&self, me: SessionRef) -> bool {
+        self.sessions.get(me).is_some_and(|session| session.phase == Phase::Admitting)
+    }
+}
