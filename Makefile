@@ -1,0 +1,59 @@
+# Everything a person or CI does here. `make` alone lists the targets.
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+T ?= 60
+RUNS ?= 5
+ROW ?=
+FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
+
+.PHONY: help run build test check fmt clippy unit doc examples fuzz bench soak clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Start the gateway with a demo service and edges, and show what happens until Ctrl-C
+	@echo "Building the gateway and the demo (a few minutes the first time, seconds afterwards) …"
+	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-demo
+	@$(TARGET)/quick/frontier-demo --gateway-binary $(TARGET)/quick/frontier
+
+build: ## Build the release binary
+	$(CARGO) build --locked --release -p frontier-gateway
+
+test: check unit doc examples ## Everything CI runs
+
+check: fmt clippy ## Formatting and lints, warnings denied
+
+fmt:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --locked --workspace --all-targets --features frontier-gateway/testing -- -D warnings
+	@! $(CARGO) tree --locked --workspace -i ring 2>/dev/null | grep -q . || { echo "ring is linked: there must be one crypto provider"; exit 1; }
+
+unit:
+	$(CARGO) build --locked --workspace --features frontier-gateway/testing
+	$(CARGO) test --locked --workspace --all-targets --features frontier-gateway/testing
+
+doc:
+	$(CARGO) test --locked --workspace --doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+examples: ## Run the demo once and check what it shows
+	$(CARGO) build --locked -p frontier-gateway -p frontier-demo --features frontier-gateway/testing
+	$(TARGET)/debug/frontier-demo --gateway-binary $(TARGET)/debug/frontier --once
+
+fuzz: ## Run each fuzz target for T seconds (T=60)
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	@for target in $(FUZZ_TARGETS); do echo "== $$target"; \
+	  (cd fuzz && $(CARGO) +nightly fuzz run --fuzz-dir . $$target -- -max_total_time=$(T) -rss_limit_mb=2048) || exit 1; done
+
+bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
+	bench/run.sh $(if $(ROW),--row $(ROW)) --runs $(RUNS)
+
+soak: ## Longer runs: many seeds of the simulation, each fuzz target for T seconds
+	SIM_SEEDS=$${SIM_SEEDS:-200000} $(CARGO) test --locked --release -p frontier-gateway --features testing --test 'sim_*' -- --nocapture
+	$(MAKE) fuzz T=$(T)
+
+clean: ## Remove what was built
+	$(CARGO) clean
