@@ -10,9 +10,13 @@
 //!
 //! - [`relay`]: the bare relay and the bare accept server that the bounds are measured against.
 //! - [`load`]: native edges and services in one process, without runtime, for relay and gateway alike.
-//! - [`proc`], [`hist`], [`sample`]: how things are measured.
+//! - [`brokers`]: what the peers speak: async-nats, MQTT 3.1.1.
+//! - [`harness`]: servers, rows, repetition, the table.
+//! - [`proc`], [`hist`], [`sample`], [`scrape`]: how things are measured.
 //! - [`net`]: pinning, limits, the epoll set.
 
+pub mod brokers;
+pub mod harness;
 pub mod hist;
 pub mod load;
 pub mod net;
@@ -20,3 +24,4 @@ pub mod out;
 pub mod proc;
 pub mod relay;
 pub mod sample;
+pub mod scrape;

@@ -8,12 +8,16 @@
 
 use anyhow::Result;
 use clap::Subcommand;
+use frontier_wire::native::{frame::FrameType, proto::Welcome};
+use prost::Message as _;
 
 use self::{
     beside::{Beside, BesideArgs},
     crew::Target,
+    drive::{Greeting, Role},
     exchange::{Exchange, ExchangeArgs, Kind},
     fleet::{Fleet, FleetArgs},
+    peer::{Input, Lane, Peer, header},
     stream::{Stream, StreamArgs},
 };
 use crate::{net, out};
@@ -70,6 +74,23 @@ pub enum LoadCommand {
     },
     /// Many idle edges: connecting, holding, coming back.
     Fleet(FleetArgs),
+}
+
+/// Length of an edge's first bytes, and a service's answer to them: what the bare server needs to pass for a gateway.
+///
+/// # Errors
+/// Never with these peers; the codecs report it as an error.
+pub fn greeting() -> Result<(usize, Vec<u8>)> {
+    let role = Role::Edge(0);
+    let mut edge = Peer::dial()?;
+    edge.send(Lane::Session, header(FrameType::Hello, 0), &Greeting::edge(0).encode(role), &[])?;
+    let hello = edge.pending().to_vec();
+    let mut gateway = Peer::accept();
+    let mut input = Input::new(&hello);
+    while gateway.next(&mut input)?.is_some() {}
+    let welcome = Welcome { version: 1, id: 1, ..Welcome::default() }.encode_to_vec();
+    gateway.send(Lane::Session, header(FrameType::Welcome, 0), &welcome, &[])?;
+    Ok((hello.len(), gateway.pending().to_vec()))
 }
 
 /// Runs a command and prints its sample.

@@ -2,7 +2,11 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use frontier_bench::{load, relay};
+use frontier_bench::{
+    brokers,
+    harness::{run, server},
+    load, relay,
+};
 
 /// Measures Frontier beside its neighbours.
 #[derive(Parser, Debug)]
@@ -14,6 +18,8 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Measures everything and prints the table.
+    Run(run::RunArgs),
     /// The bare relay: copies bytes between two sockets.
     Relay(relay::RelayArgs),
     /// The bare accept-read-write server.
@@ -21,12 +27,21 @@ enum Command {
     /// Native edges and services.
     #[command(subcommand)]
     Load(load::LoadCommand),
+    /// Clients of nats-server and mosquitto.
+    #[command(subcommand)]
+    Broker(brokers::BrokerCommand),
+    /// Becomes another program that ends with the process that started it.
+    #[command(hide = true)]
+    Exec(server::ExecArgs),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Exec(args) => server::exec(&args),
         Command::Relay(args) => relay::run_relay(&args),
         Command::Greeter(args) => relay::run_greeter(&args),
         Command::Load(command) => load::run(&command),
+        Command::Broker(command) => brokers::run(&command),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! [`Relay`] is the bare relay: one thread, its own edge-triggered epoll loop, one upstream connection per edge connection, bytes copied
 //! through one buffer in user space. It looks at nothing. [`Greeter`] is the bare accept-read-write server: it accepts, reads a hello of
-//! a given length, writes an answer of a given length, and holds the connection.
+//! a given length, writes a fixed answer, and holds the connection. Run as a program it answers with a Welcome, the same to everybody, so
+//! that the very load that measures a gateway's new edges can measure it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -38,12 +39,6 @@ pub struct GreeterArgs {
     /// Where edges connect.
     #[arg(long)]
     pub listen: SocketAddr,
-    /// Bytes to read from each before it is answered.
-    #[arg(long)]
-    pub hello: usize,
-    /// Bytes of the answer.
-    #[arg(long)]
-    pub answer: usize,
     /// The CPU to run on.
     #[arg(long)]
     pub pin: Option<usize>,
@@ -67,7 +62,8 @@ pub fn run_relay(args: &RelayArgs) -> Result<()> {
 /// If the port is taken or the kernel runs out of descriptors.
 pub fn run_greeter(args: &GreeterArgs) -> Result<()> {
     prepare(args.pin)?;
-    let mut greeter = Greeter::bind(args.listen, args.hello, args.answer)?;
+    let (hello, answer) = crate::load::greeting()?;
+    let mut greeter = Greeter::bind(args.listen, hello, answer)?;
     loop {
         greeter.turn(None::<Duration>).context("greeter")?;
     }

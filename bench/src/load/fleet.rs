@@ -34,6 +34,7 @@ use crate::{
     out,
     proc::{self, Snapshot},
     sample::Sample,
+    scrape,
 };
 
 /// Dialled within one turn at most, so that answers are read in time.
@@ -42,6 +43,8 @@ const PER_TURN: usize = 64;
 const RETRY: Duration = Duration::from_millis(100);
 /// Memory is steady when two readings so far apart differ by less than a five-hundredth.
 const STEADY_FOR: Duration = Duration::from_secs(2);
+/// Figures of a sample that begin so are a series of the gateway's metrics, by how much it grew for each edge.
+pub const PER_EDGE: &str = "per_edge:";
 /// It need not become steady.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -75,6 +78,9 @@ pub struct FleetArgs {
     /// Hold all edges until the server's memory is steady.
     #[arg(long)]
     pub hold: bool,
+    /// Where the gateway's metrics are: what its memory is made of is read there, before and after.
+    #[arg(long)]
+    pub metrics: Option<SocketAddr>,
     /// Say when all are up, and let them all reconnect at once when a line comes on standard input.
     #[arg(long)]
     pub storm: bool,
@@ -126,6 +132,7 @@ pub struct Fleet {
     changed_id: u64,
     hist: Hist,
     start: Option<(Snapshot, Instant, u64)>,
+    metrics: BTreeMap<String, f64>,
     go: Arc<AtomicBool>,
     sample: Sample,
 }
@@ -159,6 +166,7 @@ impl Fleet {
             changed_id: 0,
             hist: Hist::new()?,
             start: None,
+            metrics: BTreeMap::new(),
             go,
             sample: Sample::default(),
         };
@@ -209,6 +217,16 @@ impl Fleet {
         self.args.servers.iter().map(|pid| Ok(proc::memory(*pid)?.rss)).sum()
     }
 
+    /// What the gateway says of its memory; only when it is to be held, because asking costs it time and memory.
+    fn scrape(&self) -> Result<BTreeMap<String, f64>> {
+        let Some(admin) = self.args.metrics.filter(|_| self.args.hold) else { return Ok(BTreeMap::new()) };
+        let mut series = scrape::scrape(admin)?;
+        series.retain(|name, _| {
+            ["frontier_allocator", "frontier_memory"].iter().any(|kept| name.starts_with(kept))
+        });
+        Ok(series)
+    }
+
     fn counters(&self) -> Result<(Snapshot, Instant, u64)> {
         let rss = self.rss()?;
         Ok((Snapshot::take(&self.args.servers)?, Instant::now(), rss))
@@ -250,7 +268,12 @@ impl Fleet {
         }
         let grown = after as f64 - self.sample.figure("rss_before");
         self.sample.set("rss_after", after as f64);
-        self.sample.set("bytes_per_edge", grown / (self.args.edges - self.args.warm) as f64);
+        let counted = (self.args.edges - self.args.warm) as f64;
+        self.sample.set("bytes_per_edge", grown / counted);
+        for (series, after) in self.scrape()? {
+            let grown = after - self.metrics.get(&series).copied().unwrap_or_default();
+            self.sample.set(&format!("{PER_EDGE}{series}"), grown / counted);
+        }
         if self.args.storm {
             out::line(&serde_json::to_string(&self.sample)?);
             self.stage = Stage::Held;
@@ -352,6 +375,7 @@ impl Scenario for Fleet {
                 self.dial_some(net, self.args.warm, now)?;
                 if self.up == self.args.warm {
                     self.hist.clear();
+                    self.metrics = self.scrape()?;
                     self.start = Some(self.counters()?);
                     self.stage = Stage::Dialling;
                 }

@@ -136,6 +136,25 @@ fn a_stream_passes_a_relay_in_both_directions() {
     }
 }
 
+fn fleet(edge: SocketAddr) -> FleetArgs {
+    FleetArgs {
+        edge,
+        edges: 60,
+        warm: 10,
+        concurrency: 8,
+        methods: 0,
+        source: "127.0.0.1".parse().unwrap(),
+        per_source: 25,
+        tls: None,
+        hold: false,
+        metrics: None,
+        storm: false,
+        servers: vec![std::process::id()],
+        pin: None,
+        limit: 20.0,
+    }
+}
+
 /// The far ends of a relayed fleet: they only greet.
 struct Hosts(Arc<AtomicBool>);
 
@@ -165,24 +184,27 @@ fn a_fleet_comes_up_from_several_addresses() {
     let over = Arc::new(AtomicBool::new(false));
     let mut hosts = Hosts(Arc::clone(&over));
     let serving = thread::spawn(move || net.run(&mut hosts, Duration::from_secs(30)));
-    let args = FleetArgs {
-        edge,
-        edges: 60,
-        warm: 10,
-        concurrency: 8,
-        methods: 3,
-        source: "127.0.0.1".parse().unwrap(),
-        per_source: 25,
-        tls: None,
-        hold: false,
-        storm: false,
-        servers: vec![std::process::id()],
-        pin: None,
-        limit: 20.0,
-    };
-    let sample = Fleet::run(&args).unwrap();
+    let sample = Fleet::run(&FleetArgs { methods: 3, ..fleet(edge) }).unwrap();
     assert_eq!((sample.ops, sample.latency.count), (50, 50));
     assert!(sample.server_nanos > 0);
     over.store(true, Ordering::Relaxed);
     serving.join().unwrap().unwrap();
+}
+
+#[test]
+fn the_greeter_passes_for_a_gateway() {
+    let (hello, answer) = greeting().unwrap();
+    let mut greeter = crate::relay::Greeter::bind("127.0.0.1:0".parse().unwrap(), hello, answer).unwrap();
+    let edge = greeter.addr().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&over);
+    let serving = thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            greeter.turn(Some(Duration::from_millis(5))).unwrap();
+        }
+    });
+    let sample = Fleet::run(&fleet(edge)).unwrap();
+    over.store(true, Ordering::Relaxed);
+    serving.join().unwrap();
+    assert_eq!((sample.ops, sample.latency.count), (50, 50));
 }

@@ -38,13 +38,13 @@ struct Guest {
 // === impl Greeter ===
 
 impl Greeter {
-    /// Listens; every guest says `hello` bytes and gets `answer` bytes, both at most 4 KiB.
+    /// Listens; every guest says `hello` bytes and gets `answer`, both at most 4 KiB.
     ///
     /// # Errors
     /// If the port is taken or a length is too long.
-    pub fn bind(listen: SocketAddr, hello: usize, answer: usize) -> Result<Self> {
+    pub fn bind(listen: SocketAddr, hello: usize, answer: Vec<u8>) -> Result<Self> {
         anyhow::ensure!(
-            hello <= LONGEST && answer <= LONGEST,
+            hello <= LONGEST && answer.len() <= LONGEST,
             "hello and answer have at most {LONGEST} bytes"
         );
         let poller = Poller::new()?;
@@ -55,7 +55,7 @@ impl Greeter {
             listener,
             guests: Slab::new(),
             hello,
-            answer: vec![0; answer].into_boxed_slice(),
+            answer: answer.into_boxed_slice(),
             buffer: vec![0; LONGEST].into_boxed_slice(),
             over: Vec::new(),
         })

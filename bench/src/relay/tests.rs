@@ -90,7 +90,7 @@ fn a_dead_upstream_ends_the_edge() {
 
 #[test]
 fn the_greeter_answers_a_whole_hello_once_and_holds() {
-    let mut greeter = Greeter::bind(loopback(), 10, 5).unwrap();
+    let mut greeter = Greeter::bind(loopback(), 10, vec![4; 5]).unwrap();
     let addr = greeter.addr().unwrap();
     let guest = thread::spawn(move || {
         let mut socket = TcpStream::connect(addr).unwrap();
@@ -106,8 +106,8 @@ fn the_greeter_answers_a_whole_hello_once_and_holds() {
     while greeter.guests() > 0 {
         greeter.turn(STEP).unwrap();
     }
-    assert_eq!(guest.join().unwrap(), [0; 5]);
-    assert!(Greeter::bind(loopback(), LONG, 5).is_err());
+    assert_eq!(guest.join().unwrap(), [4; 5]);
+    assert!(Greeter::bind(loopback(), LONG, Vec::new()).is_err());
 }
 
 const LONG: usize = 4097;

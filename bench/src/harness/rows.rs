@@ -1,0 +1,61 @@
+//! What is measured and what it must reach. A row is a name for `ROW=`; it adds lines to the table.
+
+use anyhow::Result;
+
+use super::{measure::Bench, storm, table::Table};
+
+mod calls;
+mod edges;
+mod messages;
+mod streams;
+
+/// A row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it measures.
+    pub about: &'static str,
+    measure: fn(&Bench, &mut Table) -> Result<()>,
+}
+
+/// All rows, in the order of the table.
+pub const ROWS: &[Row] = &[
+    Row { name: "idle", about: "memory of idle edges", measure: edges::idle },
+    Row { name: "connect", about: "CPU per new edge", measure: edges::connect },
+    Row { name: "call-10x8", about: "calls of 64 B, 10 edges × 8 in flight", measure: calls::ten_by_eight },
+    Row { name: "call-10x1", about: "calls of 64 B, 10 edges × 1 in flight", measure: calls::ten_by_one },
+    Row { name: "call-paced", about: "calls of 64 B at 30,000 per second", measure: calls::paced },
+    Row { name: "call-64k", about: "calls of 64 KiB, 4 edges × 2 in flight", measure: calls::large },
+    Row { name: "publish-up", about: "messages from one edge, 64 in flight", measure: messages::up },
+    Row { name: "publish-down", about: "messages to 10 edges × 8 in flight", measure: messages::down },
+    Row { name: "beside", about: "small calls beside calls of 8 MiB", measure: streams::beside },
+    Row { name: "stream", about: "one stream, writes of 32 KiB", measure: streams::stream },
+    Row { name: "stalled", about: "1,000 busy edges and one that does not read", measure: streams::stalled },
+    Row { name: "storm", about: "100,000 edges that all reconnect at once", measure: storm::storm },
+];
+
+// === impl Row ===
+
+impl Row {
+    /// Measures the row and adds its lines.
+    ///
+    /// # Errors
+    /// If a server does not come up, a driver fails or an answer is wrong.
+    pub fn measure(&self, bench: &Bench, table: &mut Table) -> Result<()> {
+        (self.measure)(bench, table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_name_of_its_own() {
+        for (n, row) in ROWS.iter().enumerate() {
+            assert!(ROWS[..n].iter().all(|other| other.name != row.name), "{}", row.name);
+            assert!(row.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
+        }
+    }
+}

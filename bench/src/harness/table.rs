@@ -1,0 +1,250 @@
+//! The table: one line per figure, one column per system, the bound and whether it is met.
+
+use std::fmt::Write as _;
+
+/// The columns, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// The bare relay, or the bare server where edges only connect.
+    Relay,
+    /// The gateway under the native load.
+    Gateway,
+    /// The gateway under the SDK.
+    Sdk,
+    /// nats-server.
+    Nats,
+    /// mosquitto.
+    Mosquitto,
+}
+
+/// Whether a bound holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does.
+    Met,
+    /// It does not.
+    NotMet,
+    /// There is none, or nothing to compare with.
+    Printed,
+}
+
+/// One line.
+#[derive(Clone, Debug)]
+pub struct Line {
+    figure: String,
+    cells: [String; Column::ALL.len()],
+    bounds: Vec<String>,
+    verdict: Verdict,
+}
+
+/// All lines with what there is to say about them.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    lines: Vec<Line>,
+    notes: Vec<String>,
+}
+
+// === impl Column ===
+
+impl Column {
+    const ALL: [Self; 5] = [Self::Relay, Self::Gateway, Self::Sdk, Self::Nats, Self::Mosquitto];
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Relay => "bare relay",
+            Self::Gateway => "gateway",
+            Self::Sdk => "SDK",
+            Self::Nats => "nats-server",
+            Self::Mosquitto => "mosquitto",
+        }
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// A line without cells and bounds.
+    #[must_use]
+    pub fn new(figure: impl Into<String>) -> Self {
+        Self {
+            figure: figure.into(),
+            cells: Default::default(),
+            bounds: Vec::new(),
+            verdict: Verdict::Printed,
+        }
+    }
+
+    /// Fills a cell.
+    #[must_use]
+    pub fn cell(mut self, column: Column, text: impl Into<String>) -> Self {
+        if let Some(at) = Column::ALL.iter().position(|c| *c == column) {
+            self.cells[at] = text.into();
+        }
+        self
+    }
+
+    /// At most `factor` times `reference`. Without figures nothing is compared.
+    #[must_use]
+    pub fn at_most(self, found: Option<f64>, factor: f64, reference: Option<f64>, what: &str) -> Self {
+        let ratio = ratio(found, reference);
+        self.bound(ratio.map(|r| r <= factor), &format!("≤ {} × {what}", short(factor)), ratio)
+    }
+
+    /// At least `factor` times `reference`.
+    #[must_use]
+    pub fn at_least(self, found: Option<f64>, factor: f64, reference: Option<f64>, what: &str) -> Self {
+        let ratio = ratio(found, reference);
+        self.bound(ratio.map(|r| r >= factor), &format!("≥ {} × {what}", short(factor)), ratio)
+    }
+
+    /// A bound whose outcome is known.
+    #[must_use]
+    pub fn must(self, met: Option<bool>, bound: &str) -> Self {
+        self.bound(met, bound, None)
+    }
+
+    fn bound(mut self, met: Option<bool>, bound: &str, ratio: Option<f64>) -> Self {
+        let found = ratio.map(|ratio| format!(" ({ratio:.2})")).unwrap_or_default();
+        self.bounds.push(format!("{bound}{found}"));
+        self.verdict = match (self.verdict, met) {
+            (Verdict::NotMet, _) | (_, Some(false)) => Verdict::NotMet,
+            (_, Some(true)) => Verdict::Met,
+            (verdict, None) => verdict,
+        };
+        self
+    }
+
+    /// Whether all bounds hold.
+    #[must_use]
+    pub const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+fn ratio(found: Option<f64>, reference: Option<f64>) -> Option<f64> {
+    Some(found? / reference.filter(|r| *r > 0.0)?)
+}
+
+/// A factor without a tail of zeros.
+fn short(factor: f64) -> String {
+    if (factor.round() - factor).abs() < 1e-9 { format!("{factor:.0}") } else { format!("{factor}") }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Adds lines.
+    pub fn push(&mut self, lines: Vec<Line>) {
+        self.lines.extend(lines);
+    }
+
+    /// Adds a sentence below the table.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Lines with a bound: met and all.
+    #[must_use]
+    pub fn score(&self) -> (usize, usize) {
+        let count = |verdict| self.lines.iter().filter(|line| line.verdict == verdict).count();
+        (count(Verdict::Met), count(Verdict::Met) + count(Verdict::NotMet))
+    }
+
+    /// The table in Markdown, columns padded so that it reads as plain text too.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut rows = vec![header()];
+        rows.extend(self.lines.iter().map(Line::row));
+        // A column that nobody filled says nothing.
+        let kept: Vec<usize> =
+            (0..rows[0].len()).filter(|at| rows[1..].iter().any(|row| !row[*at].is_empty())).collect();
+        let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = kept.iter().map(|at| width(*at)).collect();
+        let mut text = String::new();
+        for (n, row) in rows.iter().enumerate() {
+            let cells: Vec<String> =
+                kept.iter().zip(&widths).map(|(at, width)| pad(&row[*at], *width)).collect();
+            text.push_str(&format!("| {} |\n", cells.join(" | ")));
+            if n == 0 {
+                let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+                text.push_str(&format!("| {} |\n", rule.join(" | ")));
+            }
+        }
+        if !self.notes.is_empty() {
+            text.push('\n');
+        }
+        for note in &self.notes {
+            // Writing to a String cannot fail.
+            writeln!(text, "- {note}").unwrap_or_default();
+        }
+        text
+    }
+}
+
+fn header() -> Vec<String> {
+    let mut row = vec!["figure".to_owned()];
+    row.extend(Column::ALL.iter().map(|column| column.title().to_owned()));
+    row.extend(["must reach (found)".to_owned(), "result".to_owned()]);
+    row
+}
+
+impl Line {
+    fn row(&self) -> Vec<String> {
+        let mut row = vec![self.figure.clone()];
+        row.extend(self.cells.iter().map(|cell| if cell.is_empty() { String::new() } else { cell.clone() }));
+        row.push(self.bounds.join("; "));
+        row.push(match self.verdict {
+            Verdict::Met => "met".to_owned(),
+            Verdict::NotMet => "NOT MET".to_owned(),
+            Verdict::Printed => String::new(),
+        });
+        row
+    }
+}
+
+fn pad(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(text.chars().count())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_judged_together() {
+        let met = Line::new("a").at_most(Some(1.9), 2.0, Some(1.0), "relay");
+        assert_eq!(met.verdict(), Verdict::Met);
+        let worse = met.clone().at_least(Some(0.6), 0.7, Some(1.0), "relay");
+        assert_eq!(worse.verdict(), Verdict::NotMet);
+        assert_eq!(worse.at_most(Some(1.0), 2.0, Some(1.0), "x").verdict(), Verdict::NotMet);
+        assert_eq!(met.at_most(None, 2.0, Some(1.0), "nats").verdict(), Verdict::Met);
+        assert_eq!(Line::new("b").at_most(Some(1.0), 2.0, Some(0.0), "x").verdict(), Verdict::Printed);
+        assert_eq!(Line::new("c").must(Some(false), "flat").verdict(), Verdict::NotMet);
+    }
+
+    #[test]
+    fn the_table_lines_up_and_leaves_empty_columns_out() {
+        let mut table = Table::default();
+        table.push(vec![
+            Line::new("CPU per call").cell(Column::Relay, "1.0 µs").cell(Column::Gateway, "1.5 µs").at_most(
+                Some(1.5),
+                2.0,
+                Some(1.0),
+                "relay",
+            ),
+            Line::new("rate").cell(Column::Gateway, "9"),
+        ]);
+        table.note("steal 0.1 %");
+        let text = table.render();
+        let expected = "\
+| figure       | bare relay | gateway | must reach (found) | result |
+| ------------ | ---------- | ------- | ------------------ | ------ |
+| CPU per call | 1.0 µs     | 1.5 µs  | ≤ 2 × relay (1.50) | met    |
+| rate         |            | 9       |                    |        |
+
+- steal 0.1 %
+";
+        assert_eq!(text, expected);
+        assert_eq!(table.score(), (1, 1));
+    }
+}
