@@ -236,7 +236,12 @@ impl Driver {
                 }
             }
             if event.is_writable() {
-                self.shard.on_writable(conn.session);
+                match conn.flush_tls() {
+                    Ok(true) => self.shard.on_writable(conn.session),
+                    Ok(false) => self.shard.on_progress(conn.session),
+                    // The failure shows at the next read, which the poller has announced with it.
+                    Err(_) => {}
+                }
             }
         }
         let now = Self::clock(self.start).micros;
@@ -277,6 +282,8 @@ impl Driver {
             if shard == self.shard.id() {
                 self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr, None, &[]);
             } else {
+                // Counted at once, or a burst would all go to the same shard.
+                self.hub.load(shard, 1);
                 let parcel = Box::new(Parcel::Accepted { socket, bound, addr });
                 self.hub.post(shard, vec![Msg::Connection(parcel)]);
             }
@@ -381,6 +388,7 @@ impl Driver {
         let Ok(parcel) = parcel.downcast::<Parcel>() else { return };
         match *parcel {
             Parcel::Accepted { socket, bound, addr } => {
+                self.hub.load(self.shard.id(), -1);
                 self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr, None, &[]);
             }
             Parcel::Established { socket, bound, addr, tls, plain, subject } => {
@@ -410,7 +418,11 @@ impl Driver {
     fn act(&mut self) {
         while let Some(action) = self.shard.next_action() {
             match action {
-                Action::Close(session) => drop(self.detach(session)),
+                Action::Close(session) => {
+                    if let Some(io) = self.detach(session) {
+                        io.close(&mut self.buffer, &mut self.scratch);
+                    }
+                }
                 Action::Foreign(session, bytes) => {
                     let bound =
                         self.conns.get(session.slot as usize).and_then(Option::as_ref).map(|conn| conn.bound);

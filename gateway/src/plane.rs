@@ -92,7 +92,11 @@ fn shard(stats: &Stats) -> ShardSnapshot {
         bytes_out: stats.bytes_out.get(),
         outbox_bytes: stats.outbox_bytes.get(),
         stream_ends: stats.legs.get(),
-        operations: OpKind::ALL.iter().zip(&stats.operations).map(|(kind, outcomes)| operation(*kind, outcomes)).collect(),
+        operations: OpKind::ALL
+            .iter()
+            .zip(&stats.operations)
+            .map(|(kind, outcomes)| operation(*kind, outcomes))
+            .collect(),
         late_answers: stats.late_answers.get(),
         turns: stats.turns.get(),
         longest_turn_seconds: stats.loop_lag_micros.take() as f64 / 1e6,

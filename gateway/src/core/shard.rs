@@ -10,6 +10,8 @@
 //! - `lifecycle`: timers, closing, drain
 
 mod admission;
+#[cfg(any(test, feature = "testing"))]
+pub mod audit;
 mod control;
 mod legs;
 mod lifecycle;
@@ -46,6 +48,9 @@ use crate::core::{Bound, Now};
 
 /// Bytes handed to the transport at a time: beyond it a frame that arrives later could no longer overtake.
 pub const WRITE_BUDGET: usize = 128 << 10;
+
+/// Lines about misbehaving peers per second and shard.
+const COMPLAINTS: u32 = 10;
 
 /// What the driver has to do for the core.
 #[derive(Debug)]
@@ -117,6 +122,8 @@ pub struct Shard {
     /// Sessions that may still begin, and when the bucket was filled last.
     tokens: (u32, u64),
     config: Config,
+    /// Lines about misbehaving peers in the current second, and which second that is.
+    complaints: (u32, u64),
     drain: Option<lifecycle::DrainCursor>,
     /// When the largest holders were looked for last, in microseconds.
     culled: u64,
@@ -150,6 +157,7 @@ impl Shard {
             random: mix(seed),
             tokens: (0, 0),
             config,
+            complaints: (0, 0),
             drain: None,
             culled: 0,
             arena: bytes::BytesMut::new(),
@@ -477,6 +485,16 @@ impl Shard {
         }
     }
 
+    /// The transport took bytes that the core had handed over before: the peer is slow, not gone.
+    pub fn on_progress(&mut self, me: SessionRef) {
+        let now = self.now.micros;
+        if let Some(session) = self.sessions.get_mut(me)
+            && session.stalled != 0
+        {
+            session.stalled = now;
+        }
+    }
+
     /// The peer closed its side or the connection broke.
     pub fn on_closed(&mut self, me: SessionRef, why: &'static str) {
         let Some(session) = self.sessions.get(me) else { return };
@@ -530,10 +548,14 @@ impl Shard {
             Fault::Flood => (ErrorCode::Overloaded, Refusal::Abuse),
             _ => (ErrorCode::InvalidArgument, Refusal::Malformed),
         };
-        let addr = session.addr();
-        tracing::debug!(target: "frontier::session", session = ?me, ?addr, error = %fault, "protocol error");
-        let text = fault.to_string();
+        let (addr, id) = (session.addr(), session.id());
         let greeting = matches!(session.phase, Phase::New | Phase::Greeting | Phase::Admitting);
+        let text = fault.to_string();
+        if let Some(addr) = addr
+            && self.may_complain()
+        {
+            tracing::warn!(target: "frontier::session", id, client.addr = %addr, error = text, "protocol error");
+        }
         self.refused(why);
         if greeting {
             self.reject(me, code, &text, 0);
@@ -543,8 +565,27 @@ impl Shard {
         }
     }
 
+    /// Whether a line about a misbehaving peer may be written: what peers do must not fill the disk. Refusals are counted anyway.
+    fn may_complain(&mut self) -> bool {
+        let second = self.now.micros / 1_000_000;
+        if self.complaints.1 != second {
+            let left_out = self.complaints.0.saturating_sub(COMPLAINTS);
+            if left_out > 0 {
+                tracing::warn!(target: "frontier::session", left_out, "more of the same was not logged");
+            }
+            self.complaints = (0, second);
+        }
+        self.complaints.0 = self.complaints.0.saturating_add(1);
+        self.complaints.0 <= COMPLAINTS
+    }
+
     /// Answers Hello with Reject and closes.
     fn reject(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
+        if self.may_complain()
+            && let Some(addr) = self.sessions.get(me).and_then(Session::addr)
+        {
+            tracing::warn!(target: "frontier::session", code = code.name(), reason = text, client.addr = %addr, "refused");
+        }
         if let Some(session) = self.sessions.get_mut(me) {
             let error = ErrorRef { code, text, retry_after_ms };
             let mut head = Vec::with_capacity(error.encoded_len());
@@ -571,8 +612,12 @@ impl Shard {
         self.refused(Refusal::Protocol);
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
-        let (addr, role) = (session.addr(), session.bound.name());
-        tracing::debug!(target: "frontier::session", ?addr, role, "foreign protocol");
+        if let Some(addr) = session.addr()
+            && self.may_complain()
+        {
+            let role = session.bound.name();
+            tracing::warn!(target: "frontier::session", role, client.addr = %addr, "foreign protocol");
+        }
         self.actions.push_back(Action::Foreign(me, bytes.to_vec()));
     }
 

@@ -55,6 +55,18 @@ impl Io {
         }
     }
 
+    /// Closes in good order. What the peer sent and nobody will read is taken first: the kernel would answer it with a reset, and that
+    /// can overtake the last frame.
+    pub(super) fn close(mut self, buffer: &mut [u8], scratch: &mut TlsScratch) {
+        if let Self::Tls(socket, tls) = &mut self {
+            // Best effort: the peer may be gone.
+            drop(tls.close_notify(socket, scratch));
+        }
+        let socket = self.socket();
+        drop(socket.read(buffer));
+        drop(socket.shutdown(std::net::Shutdown::Write));
+    }
+
     /// The socket and what is on it.
     pub(super) fn into_std(self) -> (std::net::TcpStream, Option<Box<TlsIo>>) {
         match self {
@@ -69,6 +81,14 @@ impl Io {
 impl Conn {
     pub(super) fn new(io: Io, session: SessionRef, bound: Bound) -> Self {
         Self { io, session, bound, readable: false, ended: false, bulk: false }
+    }
+
+    /// Writes what TLS has encrypted already; true if nothing of it is left.
+    pub(super) fn flush_tls(&mut self) -> io::Result<bool> {
+        match &mut self.io {
+            Io::Tls(socket, tls) if tls.wants_write() => tls.flush(socket),
+            Io::Tls(..) | Io::Tcp(_) => Ok(true),
+        }
     }
 
     /// Reads once and tells the core.

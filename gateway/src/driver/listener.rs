@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
+use crate::config::canonical;
 use crate::core::Bound;
 
 /// Connections taken per turn: sessions that are there go on meanwhile.
@@ -98,7 +99,7 @@ impl Listener {
         let mut accepted = Vec::new();
         while accepted.len() < STEP {
             match self.socket.accept() {
-                Ok((socket, addr)) => accepted.push((socket.into(), addr)),
+                Ok((socket, addr)) => accepted.push((socket.into(), canonical(addr))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.queued = false;
                     return (accepted, false);

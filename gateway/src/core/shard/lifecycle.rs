@@ -127,7 +127,13 @@ impl Shard {
             }
             _ if now < deadline => deadline,
             _ => {
+                let addr = session.addr();
                 self.refused(Refusal::Timeout);
+                if let Some(addr) = addr
+                    && self.may_complain()
+                {
+                    tracing::warn!(target: "frontier::session", reason = "handshake timed out", client.addr = %addr, "refused");
+                }
                 self.end(me, "handshake timed out");
                 u64::MAX
             }
