@@ -196,13 +196,13 @@ impl Connection {
     /// last frame may exceed `max` by up to 64 KiB. Must be written completely before the next batch.
     pub fn transmit(&mut self, max: usize) -> Batch {
         let mut batch = Batch::default();
-        if self.engine.has_control() {
-            batch.put_with(|out| self.engine.take_control(out));
-        }
+        self.put_control(&mut batch);
         while batch.len() < max {
             let Some(stream) = self.ready.pop_front() else { break };
             self.send_frame(stream, &mut batch);
         }
+        // Ends of the streams whose last payload was sent just now.
+        self.put_control(&mut batch);
         batch.seal();
         batch
     }
@@ -223,6 +223,12 @@ impl Connection {
             .saturating_add(queues)
             .saturating_add(payloads.saturating_mul(size_of::<Bytes>()))
             .saturating_add(self.ready.capacity().saturating_mul(size_of::<StreamId>()))
+    }
+
+    fn put_control(&mut self, batch: &mut Batch) {
+        if self.engine.has_control() {
+            batch.put_with(|out| self.engine.take_control(out));
+        }
     }
 
     /// Sends one frame of a stream whose turn it is, and puts it at the end of the line if it could send another.

@@ -63,7 +63,7 @@ pub enum Event<B> {
         /// The stream.
         stream: StreamId,
     },
-    /// The peer acknowledged a stream of ours.
+    /// The peer acknowledged a stream of ours. Some peers do not acknowledge one that we have finished before they looked at it.
     Accepted {
         /// The stream.
         stream: StreamId,
@@ -264,7 +264,7 @@ impl Engine {
     }
 
     /// Begins a data frame: the caller writes the header and exactly `len` bytes of payload behind it. With `fin` the payload is the
-    /// last.
+    /// last, and the end of the stream is among the next control frames, unless `len` is 0: then this frame says it.
     ///
     /// # Errors
     ///
@@ -281,11 +281,18 @@ impl Engine {
         if len > state.send_window() {
             return Err(SendError::Window { stream, window: state.send_window() });
         }
-        let flags = state.put_out(len, fin);
-        if fin && state.is_over() {
+        let flags = if fin { self.put_last(stream, len) } else { state.put_out(len, false) };
+        Ok(Header::data(stream, flags, len).encode())
+    }
+
+    /// The flags of the last data frame of a stream.
+    fn put_last(&mut self, stream: StreamId, len: u32) -> u16 {
+        let put = |state: &mut Stream| (state.put_out(len, true), state.is_over());
+        let (flags, over) = self.update(stream, put).unwrap_or_default();
+        if over {
             self.remove(stream);
         }
-        Ok(Header::data(stream, flags, len).encode())
+        flags
     }
 
     /// Ends this side's half of a stream: nothing more is sent, the peer may go on.

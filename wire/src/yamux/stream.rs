@@ -189,14 +189,23 @@ impl Stream {
     }
 
     /// The flags of a data frame of `len` bytes that is written now, which also announces what it can.
+    ///
+    /// An end goes with an empty frame, or follows as a control frame: a reader in hashicorp/yamux that is woken by a FIN finds the
+    /// stream at its end before the payload of the same frame is there, and loses it.
     pub(super) const fn put_out(&mut self, len: u32, end: bool) -> u16 {
         self.send = self.send.saturating_sub(len);
-        let mut flags = self.take_open_flags();
-        if end {
-            flags |= FIN;
-            self.flags |= LOCAL_END;
+        let flags = self.take_open_flags();
+        match (end, len) {
+            (false, _) => flags,
+            (true, 0) => {
+                self.flags |= LOCAL_END;
+                flags | FIN
+            }
+            (true, _) => {
+                self.end_local();
+                flags
+            }
         }
-        flags
     }
 
     const fn take_open_flags(&mut self) -> u16 {

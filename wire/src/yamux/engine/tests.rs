@@ -249,9 +249,21 @@ fn half_close_leaves_the_other_half_open() {
         assert_eq!(feed(&mut engine, &fin), Ok(vec![Event::Finished { stream: id(3) }]));
         assert_eq!(engine.data(id(3), 9, false).unwrap().to_vec(), header(Kind::Data, 0, 3, 9));
         assert!(feed(&mut engine, &window(0, 3, 5)).is_ok(), "who has finished still grants");
-        assert_eq!(engine.data(id(3), 9, true).unwrap().to_vec(), header(Kind::Data, FIN, 3, 9));
+        assert_eq!(engine.data(id(3), 0, true).unwrap().to_vec(), header(Kind::Data, FIN, 3, 0));
         assert!(!engine.contains(id(3)));
         assert_eq!(engine.data(id(3), 1, false), Err(SendError::Closed { stream: id(3) }));
+    }
+}
+
+#[test]
+fn an_end_follows_the_last_payload_in_a_frame_of_its_own() {
+    for stream in [1, 3] {
+        let mut engine = server_with(&[stream]);
+        feed(&mut engine, &window(FIN, stream, 0)).unwrap();
+        assert_eq!(engine.data(id(stream), 9, true).unwrap().to_vec(), header(Kind::Data, 0, stream, 9));
+        assert_eq!(engine.data(id(stream), 0, true), Err(SendError::Finished { stream: id(stream) }));
+        assert_eq!(control(&mut engine), [update(FIN, stream, 0)]);
+        assert!(!engine.contains(id(stream)));
     }
 }
 
