@@ -125,10 +125,11 @@ impl Shard {
         let elapsed = self.now.micros - self.tokens.1;
         if elapsed >= 10_000 {
             let fresh = u64::from(share) * elapsed / 1_000_000;
-            self.tokens = (
-                self.tokens.0.saturating_add(fresh.min(u64::from(share)) as u32).min(share),
-                self.now.micros,
-            );
+            // At a low rate a token takes longer than a look: the time already waited must count on.
+            if fresh > 0 {
+                let tokens = self.tokens.0.saturating_add(fresh.min(u64::from(share)) as u32).min(share);
+                self.tokens = (tokens, self.now.micros);
+            }
         }
         if self.tokens.0 == 0 {
             return false;
