@@ -223,11 +223,11 @@ mod tests {
         let used = loop {
             sum = std::hint::black_box(sum.wrapping_add(1));
             let used = before.until(&Snapshot::take(&[me]).unwrap());
-            if used.own > 0 {
+            if used.own > 0 && used.servers > 0 {
                 break used;
             }
         };
-        assert!(used.servers > 0);
+        assert!(used.steal <= 1.0);
         assert!(memory(me).unwrap().rss > 100_000);
         assert!(is_alive(me) && !is_alive(u32::MAX));
     }

@@ -101,8 +101,9 @@ pub fn run(args: &NatsArgs) -> Result<Sample> {
         due: RefCell::new(VecDeque::new()),
     });
     let limit = Duration::from_secs_f64(args.warmup + args.seconds + 30.0);
-    let load = tokio::time::timeout(limit, measure(args.clone(), Rc::clone(&shared)));
-    LocalSet::new().block_on(&runtime, async { load.await.context("not done in time")? })?;
+    let load = measure(args.clone(), Rc::clone(&shared));
+    LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(limit, load).await.context("not done in time")? })?;
     let shared = Rc::try_unwrap(shared).ok().context("a task still runs")?;
     Ok(shared.meter.into_inner().into_sample())
 }

@@ -87,7 +87,7 @@ impl Job {
     }
 
     /// The arguments against a running system.
-    fn arguments(&self, bench: &Bench, system: System, running: &Running) -> Vec<String> {
+    fn arguments(&self, seconds: f64, system: System, running: &Running) -> Vec<String> {
         let (edge, service) = (running.edge.to_string(), running.service.to_string());
         let mut all = strings(&[self.program, self.command]);
         all.extend(match (self.program, self.command, system) {
@@ -98,8 +98,8 @@ impl Job {
         });
         all.extend(strings(&["--server-pid", &running.server.pid().to_string()]));
         if self.timed {
-            let (warmup, seconds) = (bench.seconds / 4.0, bench.seconds);
-            all.extend(strings(&["--warmup", &warmup.to_string(), "--seconds", &seconds.to_string()]));
+            let warmup = (seconds / 4.0).to_string();
+            all.extend(strings(&["--warmup", &warmup, "--seconds", &seconds.to_string()]));
         }
         if self.command == "fleet" {
             if let Some(admin) = running.admin {
@@ -176,7 +176,8 @@ impl Bench {
     /// If the server does not come up or the driver fails.
     pub fn once(&self, trial: &Trial) -> Result<Sample> {
         let running = self.start(trial.system)?;
-        self.drive(trial, &running).with_context(|| format!("{}: {}", trial.name, running.server.log()))
+        self.drive(trial, &running, self.seconds)
+            .with_context(|| format!("{}: {}", trial.name, running.server.log()))
     }
 
     /// Starts a system on the server's CPU.
@@ -187,12 +188,12 @@ impl Bench {
         system.start(&self.launcher, &self.gateway, self.server_cpu)
     }
 
-    /// One run against a server that is up.
+    /// One run against a server that is up, with a window of so many seconds.
     ///
     /// # Errors
     /// If the driver fails.
-    pub fn drive(&self, trial: &Trial, running: &Running) -> Result<Sample> {
-        let args = trial.job.arguments(self, trial.system, running);
+    pub fn drive(&self, trial: &Trial, running: &Running, seconds: f64) -> Result<Sample> {
+        let args = trial.job.arguments(seconds, trial.system, running);
         let printed = self.launcher.drive(self.load_cpu, &args)?;
         let line = printed.lines().last().context("the driver printed nothing")?;
         serde_json::from_str(line).with_context(|| format!("the driver printed {line:?}"))

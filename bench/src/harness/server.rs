@@ -117,7 +117,8 @@ impl Launcher {
     #[must_use]
     pub fn command(&self, cpu: Option<usize>, program: &OsStr) -> Command {
         let mut command = Command::new(&self.exe);
-        command.arg("exec");
+        // Errors are quoted in the table, where nobody wants a stack.
+        command.arg("exec").env("RUST_BACKTRACE", "0");
         if let Some(cpu) = cpu {
             command.arg("--cpu").arg(cpu.to_string());
         }
@@ -198,6 +199,19 @@ impl Server {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         proc::is_alive(self.pid())
+    }
+
+    /// Whether it listens at an address within a time.
+    #[must_use]
+    pub fn comes_to_listen(&self, addr: SocketAddr, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            match TcpStream::connect(addr) {
+                Ok(_) => return true,
+                Err(_) if Instant::now() < deadline && self.is_alive() => thread::park_timeout(LOOK),
+                Err(_) => return false,
+            }
+        }
     }
 
     fn wait_until_it_listens(&mut self, addr: SocketAddr) -> Result<()> {

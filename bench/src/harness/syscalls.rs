@@ -10,6 +10,12 @@ use super::{
 };
 use crate::out;
 
+/// Seconds that the load runs, and that of them are counted: between start and end there is time for a tracer to attach.
+const RUN: f64 = 5.0;
+const WINDOW: f64 = 1.0;
+/// When the tracer is started.
+const AFTER: Duration = Duration::from_secs(2);
+
 /// A tracer, and what it takes to make it count a process for some seconds into a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tracer {
@@ -25,16 +31,16 @@ enum Tracer {
 /// # Errors
 /// If the server or its driver fails.
 pub fn per_operation(bench: &Bench, trial: &Trial) -> Result<Option<String>> {
+    if bench.quick {
+        // Attaching takes longer than a smoke run.
+        return Ok(None);
+    }
     for tracer in [Tracer::Perf, Tracer::Strace] {
-        if bench.quick && tracer == Tracer::Strace {
-            // It slows a server down so much that a smoke run would not be one any more.
-            return Ok(None);
-        }
         let running = bench.start(trial.system)?;
         let log = bench.launcher.dir().join("syscalls.txt");
         let (sample, traced) = thread::scope(|scope| {
             let counting = scope.spawn(|| trace(bench, tracer, &running, &log));
-            let sample = bench.drive(trial, &running);
+            let sample = bench.drive(trial, &running, RUN);
             (sample, counting.join())
         });
         let sample = sample?;
@@ -50,12 +56,11 @@ pub fn per_operation(bench: &Bench, trial: &Trial) -> Result<Option<String>> {
 
 /// Traces in the middle of the run; returns for how many seconds.
 fn trace(bench: &Bench, tracer: Tracer, running: &Running, log: &Path) -> Result<f64> {
-    let seconds = bench.seconds / 2.0;
     // Past the warm-up: the driver tells nobody when its window opens.
-    thread::park_timeout(Duration::from_secs_f64(bench.seconds / 2.0));
+    thread::park_timeout(AFTER);
     let pid = running.server.pid().to_string();
     let log = log.display().to_string();
-    let time = seconds.to_string();
+    let time = WINDOW.to_string();
     let (program, args): (&str, Vec<&str>) = match tracer {
         Tracer::Perf => ("perf", vec!["trace", "-s", "-o", &log, "-p", &pid, "--", "sleep", &time]),
         Tracer::Strace => ("timeout", vec!["-s", "INT", &time, "strace", "-f", "-c", "-o", &log, "-p", &pid]),
@@ -70,7 +75,7 @@ fn trace(bench: &Bench, tracer: Tracer, running: &Running, log: &Path) -> Result
         .status()?;
     // `timeout` says 124 when it had to end the tracer, which is how it ends.
     let ended_well = status.success() || (tracer == Tracer::Strace && status.code() == Some(124));
-    ended_well.then_some(seconds).context("the tracer failed")
+    ended_well.then_some(WINDOW).context("the tracer failed")
 }
 
 /// Calls by name from either tracer's table: of perf the name is first and the count second, of strace the name is last and the count

@@ -5,12 +5,16 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::server::{Launcher, Server};
+
+/// How long the gateway's metrics may take to be there after its ports are.
+const ADMIN: Duration = Duration::from_secs(2);
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,8 +171,10 @@ fn start_gateway(
     let path = launcher.dir().join(format!("{name}.yaml"));
     fs::write(&path, config)?;
     let args = ["--config".into(), path.into_os_string(), "--shards".into(), "1".into()];
-    let server = launcher.serve(&name, cpu, gateway.as_os_str(), &args, &[edge, service, admin])?;
-    Ok(Running { server, edge, service, admin: Some(admin), authority })
+    let server = launcher.serve(&name, cpu, gateway.as_os_str(), &args, &[edge, service])?;
+    // Without metrics only the breakdown of memory is missing.
+    let admin = server.comes_to_listen(admin, ADMIN).then_some(admin);
+    Ok(Running { server, edge, service, admin, authority })
 }
 
 /// An authority and a certificate for `localhost`, once per run.

@@ -138,9 +138,10 @@ impl Table {
         self.lines.extend(lines);
     }
 
-    /// Adds a sentence below the table.
+    /// Adds a sentence below the table; its lines become one.
     pub fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+        let text: String = text.into();
+        self.notes.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
     }
 
     /// Lines with a bound: met and all.
@@ -234,7 +235,7 @@ mod tests {
             ),
             Line::new("rate").cell(Column::Gateway, "9"),
         ]);
-        table.note("steal 0.1 %");
+        table.note("steal\n 0.1 %");
         let text = table.render();
         let expected = "\
 | figure       | bare relay | gateway | must reach (found) | result |

@@ -208,3 +208,16 @@ fn the_greeter_passes_for_a_gateway() {
     serving.join().unwrap();
     assert_eq!((sample.ops, sample.latency.count), (50, 50));
 }
+
+#[test]
+fn who_only_looks_in_is_nobody() {
+    let relay = Running::start();
+    let looking = std::net::TcpStream::connect(relay.edge).unwrap();
+    let edge = relay.edge;
+    let gone = thread::spawn(move || {
+        drop(looking);
+        (0..20).for_each(|_| drop(std::net::TcpStream::connect(edge)));
+    });
+    assert_measured(&Exchange::run(Kind::Call, &exchange(), &relay.target()).unwrap());
+    gone.join().unwrap();
+}
