@@ -10,6 +10,7 @@ pub mod app;
 pub mod bypass;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod driver;
 pub mod identity;

@@ -1,0 +1,143 @@
+//! Serves HTTP/1.1 and HTTP/2 on one listener, plain or by TLS: the control plane and the admin port.
+//!
+//! One task per connection, at most so many, each with a time to send its first byte, to finish its handshake and to
+//! send the head of a request. What happens within a request is bounded by [`super::guard`].
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+use tracing::{debug, warn};
+
+use crate::config::canonical;
+
+/// Connections at once. People, scrapers and a few programs come here; each holds some tens of KiB.
+const CONNECTIONS: usize = 512;
+
+/// For a TLS handshake, and for the head of a request; also how long a kept connection may stay idle.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 64;
+
+/// What is in flight when the gateway stops gets this long.
+const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// After a failed accept: too many open files does not pass within microseconds.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The configuration that a new TLS connection shall use; called once for each.
+pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// Who sent a request: an extension of every request served here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves `app` until `stop`, then lets running requests end.
+///
+/// # Cancel safety
+/// Dropping the future ends the listener; connections end with their current request.
+pub async fn serve(listener: TcpListener, tls: Option<TlsSource>, app: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = TaskTracker::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((socket, addr)) => {
+                // Dropping the socket tells the newcomer at once; those inside are not disturbed.
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let connection =
+                    Connection { tls: tls.clone(), app: app.clone(), peer: Peer(canonical(addr)), place };
+                connections.spawn(connection.run(socket, stop.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept");
+                stop.run_until_cancelled(sleep(ACCEPT_PAUSE)).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    if timeout(LAST_REQUESTS, connections.wait()).await.is_err() {
+        debug!("requests were still running at the end");
+    }
+}
+
+struct Connection {
+    tls: Option<TlsSource>,
+    app: Router,
+    peer: Peer,
+    place: OwnedSemaphorePermit,
+}
+
+// === impl Connection ===
+
+impl Connection {
+    async fn run(self, socket: TcpStream, stop: CancellationToken) {
+        // Answers are small; waiting for more of them helps nobody.
+        let _ = socket.set_nodelay(true);
+        let ended = match &self.tls {
+            None => self.serve(socket, stop).await,
+            Some(source) => match handshake(source, socket).await {
+                Ok(stream) => self.serve(stream, stop).await,
+                Err(error) => Err(error.into()),
+            },
+        };
+        if let Err(error) = ended {
+            debug!(client.addr = %self.peer.0, %error, "connection ended");
+        }
+        drop(self.place);
+    }
+
+    async fn serve<S>(
+        &self,
+        stream: S,
+        stop: CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(self.peer);
+            self.app.clone().oneshot(request.map(Body::new))
+        });
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        let mut http2 = server.http2();
+        http2.timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+        http2.keep_alive_interval(2 * PATIENCE).keep_alive_timeout(PATIENCE);
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            // Requests that are there already are better answered than refused.
+            biased;
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }
+}
+
+async fn handshake(
+    source: &TlsSource,
+    socket: TcpStream,
+) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    let accept = TlsAcceptor::from(source()).accept(socket);
+    timeout(PATIENCE, accept).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
