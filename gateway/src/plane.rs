@@ -1,11 +1,14 @@
 //! The running shards as the control plane and the metrics see them: questions go in as messages, answers come back by channel.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound as Bounded;
 use std::sync::Arc;
 
 use frontier_wire::error::ErrorCode;
 use tokio::sync::oneshot;
 
-use crate::core::api::{Page, View};
+use crate::control::{DataPlane, EdgeRow, NotOnline, Scan, ServiceRow};
+use crate::core::api::{Page, ServiceView, View};
 use crate::core::message::{Msg, ScanReply};
 use crate::core::stats::{OpKind, Outcomes, Refusal, Stats};
 use crate::core::{Bound, SessionRef, Shared};
@@ -30,40 +33,117 @@ impl Plane {
         Self { hub, shared }
     }
 
-    /// Every session that `keep` wants, shard by shard in bounded steps so that a large fleet holds nobody up.
-    pub async fn scan<T>(&self, mut keep: impl FnMut(View) -> Option<T>) -> Vec<T> {
-        let mut found = Vec::new();
-        for shard in 0..self.hub.shards() {
-            let mut next = Some(0);
-            while let Some(from) = next {
-                let page = self.page(shard, from).await;
-                found.extend(page.views.into_iter().filter_map(&mut keep));
-                next = page.next;
-            }
-        }
-        found
-    }
-
-    async fn page(&self, shard: u16, from: u32) -> Page {
+    async fn page(&self, shard: u16, from: u32, slots: u32, bound: Bound) -> Page {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have gone meanwhile.
         let reply = ScanReply(Box::new(move |page| drop(tell.send(page))));
-        self.hub.post(shard, vec![Msg::Scan { from, reply }]);
+        self.hub.post(shard, vec![Msg::Scan { from, slots, bound, reply }]);
         // A shard that stops drops the question.
         told.await.unwrap_or_default()
     }
 
-    /// Where an edge is.
-    #[must_use]
-    pub fn edge(&self, id: u64) -> Option<SessionRef> {
-        self.shared.registry.edge(id)
+    /// Every service connection, by instance.
+    async fn instances(&self) -> BTreeMap<u64, Vec<ServiceView>> {
+        let mut instances: BTreeMap<u64, Vec<ServiceView>> = BTreeMap::new();
+        for shard in 0..self.hub.shards() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let page = self.page(shard, from, u32::MAX, Bound::Service).await;
+                for view in page.views {
+                    if let View::Service(view) = view {
+                        instances.entry(view.instance).or_default().push(view);
+                    }
+                }
+                next = page.next;
+            }
+        }
+        instances
     }
 
     /// Ends a session because an operator wants it.
-    pub fn kick(&self, session: SessionRef) {
+    fn kick(&self, session: SessionRef) {
         let (code, text) = (ErrorCode::SessionClosed, "kicked by an operator");
         self.hub.post(session.shard, vec![Msg::Cut { session, code, text }]);
     }
+}
+
+impl DataPlane for Plane {
+    async fn edges(&self, cursor: Option<u64>, most: usize) -> Scan<EdgeRow> {
+        let cursor = cursor.unwrap_or(0);
+        // The upper half of a cursor is the shard, the lower one the slot.
+        let (shard, from) = ((cursor >> 32) as u16, cursor as u32);
+        let page = self.page(shard, from, u32::try_from(most).unwrap_or(u32::MAX), Bound::Edge).await;
+        let rows = page.views.into_iter().filter_map(edge_row).collect();
+        let next = page.next.map(|slot| (shard, slot));
+        let next = next.or_else(|| (shard + 1 < self.hub.shards()).then_some((shard + 1, 0)));
+        Scan { rows, next: next.map(|(shard, slot)| u64::from(shard) << 32 | u64::from(slot)) }
+    }
+
+    async fn edge(&self, id: u64) -> Option<EdgeRow> {
+        let session = self.shared.registry.edge(id)?;
+        let page = self.page(session.shard, session.slot, 1, Bound::Edge).await;
+        page.views.into_iter().filter_map(edge_row).find(|row| row.edge_id == id)
+    }
+
+    async fn kick_edge(&self, id: u64) -> Result<(), NotOnline> {
+        self.kick(self.shared.registry.edge(id).ok_or(NotOnline)?);
+        Ok(())
+    }
+
+    async fn services(&self, cursor: Option<u64>, most: usize) -> Scan<ServiceRow> {
+        let instances = self.instances().await;
+        let after = cursor.map_or(Bounded::Unbounded, Bounded::Excluded);
+        let mut left = instances.range((after, Bounded::Unbounded));
+        let page: Vec<_> = left.by_ref().take(most.max(1)).collect();
+        let next = left.next().and(page.last()).map(|(key, _)| **key);
+        Scan { rows: page.into_iter().filter_map(|(_, connections)| service_row(connections)).collect(), next }
+    }
+
+    async fn service(&self, id: u64) -> Option<ServiceRow> {
+        let instances = self.instances().await;
+        let rows = instances.values().filter(|connections| connections.iter().any(|view| view.id == id));
+        rows.filter_map(|connections| service_row(connections)).max_by_key(|row| row.create_time)
+    }
+
+    async fn kick_service(&self, id: u64) -> Result<(), NotOnline> {
+        let instances = self.instances().await;
+        let views: Vec<_> = instances.into_values().flatten().filter(|view| view.id == id).collect();
+        if views.is_empty() {
+            return Err(NotOnline);
+        }
+        for view in views {
+            self.kick(view.session);
+        }
+        Ok(())
+    }
+}
+
+fn edge_row(view: View) -> Option<EdgeRow> {
+    let View::Edge(view) = view else { return None };
+    Some(EdgeRow {
+        edge_id: view.id,
+        meta: view.meta.into(),
+        addr: view.addr,
+        create_time: view.since,
+        methods: view.methods,
+    })
+}
+
+/// One row of the connections of an instance: the oldest one's address, and what any of them offers.
+fn service_row(connections: &[ServiceView]) -> Option<ServiceRow> {
+    let oldest = connections.iter().min_by_key(|view| (view.since, view.addr))?;
+    let all = |names: fn(&ServiceView) -> &Vec<Arc<str>>| {
+        let names: BTreeSet<_> = connections.iter().flat_map(names).cloned().collect();
+        names.into_iter().collect()
+    };
+    Some(ServiceRow {
+        service_id: oldest.id,
+        name: Arc::clone(&oldest.name),
+        addr: oldest.addr,
+        create_time: oldest.since,
+        methods: all(|view| &view.methods),
+        topics: all(|view| &view.topics),
+    })
 }
 
 impl DataPlaneStats for Plane {

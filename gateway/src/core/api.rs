@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::core::table::SessionRef;
+
 /// An edge that is online.
 #[derive(Clone, Debug)]
 pub struct EdgeView {
@@ -21,6 +23,8 @@ pub struct EdgeView {
 /// A connection of a service that is online.
 #[derive(Clone, Debug)]
 pub struct ServiceView {
+    /// The connection.
+    pub session: SessionRef,
     /// The service ID.
     pub id: u64,
     /// Instance key; the connections of a pool share it.

@@ -10,6 +10,7 @@ use frontier_wire::native::frame::Flags;
 use frontier_wire::native::head::Sender;
 use frontier_wire::yamux::StreamId;
 
+use crate::core::Bound;
 use crate::core::api::Page;
 use crate::core::registry::NameKind;
 use crate::core::shard::Moved;
@@ -117,8 +118,8 @@ pub enum Msg {
     Cut { session: SessionRef, code: ErrorCode, text: &'static str },
     /// A service connection moves to this shard.
     Adopt(Box<Adopt>),
-    /// Describe the sessions from a slot on.
-    Scan { from: u32, reply: ScanReply },
+    /// Describe the sessions of a role in so many slots.
+    Scan { from: u32, slots: u32, bound: Bound, reply: ScanReply },
     /// Tell the peers of a role to go away, spread over this many milliseconds.
     Drain { edges: bool, spread_ms: u32 },
     /// A connection that an async task accepted (TLS) or that another shard's listener accepted.

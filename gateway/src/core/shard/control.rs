@@ -40,7 +40,7 @@ impl Shard {
             Msg::Joined { to, peer } => self.on_joined(to, peer),
             Msg::Leg { to, what } => self.on_leg(to, what),
             Msg::Cut { session, code, text } => self.cut_here(session, code, text),
-            Msg::Scan { from, reply } => (reply.0)(self.scan(from)),
+            Msg::Scan { from, slots, bound, reply } => (reply.0)(self.scan(from, slots, bound)),
             Msg::Drain { edges, spread_ms } => {
                 self.start_drain(if edges { Bound::Edge } else { Bound::Service }, spread_ms);
             }
@@ -70,17 +70,18 @@ impl Shard {
         connection(instance, choice).ok_or(none)
     }
 
-    fn scan(&self, from: u32) -> Page {
-        let end = from.saturating_add(SCAN_STEP).min(self.sessions.slots());
-        let sessions = (from..end).filter_map(|slot| self.sessions.at(slot));
-        let views = sessions.filter(|session| session.phase == Phase::Ready).filter_map(view).collect();
+    fn scan(&self, from: u32, slots: u32, bound: Bound) -> Page {
+        let end = from.saturating_add(slots.min(SCAN_STEP)).min(self.sessions.slots());
+        let sessions = (from..end).filter_map(|slot| Some((self.sessions.handle(slot)?, self.sessions.at(slot)?)));
+        let views = sessions.filter(|(_, session)| session.phase == Phase::Ready && session.bound == bound).filter_map(|(me, session)| view(me, session)).collect();
         Page { views, next: (end < self.sessions.slots()).then_some(end) }
     }
 }
 
-fn view(session: &Session) -> Option<View> {
+fn view(me: SessionRef, session: &Session) -> Option<View> {
     if let Some(side) = &session.service {
         return Some(View::Service(ServiceView {
+            session: me,
             id: side.instance.service_id,
             instance: side.instance.key,
             name: side.name.clone(),
