@@ -1,1 +1,17 @@
-//! Under construction.
+//! What the tests of whole processes are made of. The tests themselves are in `tests/`, one file per story.
+//!
+//! - [`gateway`]: the built binary `frontier` as a process of one test, with its configuration, log and `/proc` entry.
+//! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
+//! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
+//! - [`proxy`]: a TCP proxy that can fall silent without closing anything.
+//! - [`http`]: the few HTTP requests that tests need.
+//! - [`wait`]: waiting for something to become true, with a deadline.
+//!
+//! Every test starts processes and ports of its own, so all of them may run at once.
+
+pub mod bystanders;
+pub mod gateway;
+pub mod http;
+pub mod peer;
+pub mod proxy;
+pub mod wait;

@@ -1,0 +1,143 @@
+//! The built binary `frontier` as a process of one test.
+
+mod binary;
+mod config;
+mod log;
+mod proc;
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+pub use self::{
+    binary::path as binary,
+    config::Config,
+    log::{Line, Log},
+    proc::Proc,
+};
+
+use crate::wait::{SOON, until};
+
+/// A gateway that runs. Dropping it kills it.
+#[derive(Debug)]
+pub struct Gateway {
+    child: Child,
+    log: Log,
+    edges: SocketAddr,
+    services: SocketAddr,
+    listening: Line,
+    // The configuration file is read again on reloads, so it lives as long as the process.
+    _dir: TempDir,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts the binary and waits until it listens.
+    ///
+    /// # Errors
+    /// When it cannot be built or does not come up; its output is in the error.
+    pub fn start(config: &Config) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("frontier.yaml");
+        std::fs::write(&file, config.text())?;
+        let mut command = match config.nofile {
+            // The gateway raises its soft limit to the hard one, so both are set, which a shell can do.
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]).arg(binary()?);
+                shell
+            }
+            None => Command::new(binary()?),
+        };
+        command.arg("--config").arg(&file).args(&config.args).envs(config.envs.iter().cloned());
+        for name in ["LOG_LEVEL", "LOG_OUTPUT", "LOG_FORMAT", "LOG_FILE"] {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("frontier cannot be started")?;
+        let log = Log::collect(child.stdout.take(), child.stderr.take());
+        let listening = log.wait(SOON, |line| line.message() == "gateway listening");
+        let listening = match listening {
+            Ok(line) => line,
+            Err(error) => {
+                drop(child.kill());
+                drop(child.wait());
+                return Err(error.context(log.tail()));
+            }
+        };
+        let edges = listening.addr("edges").context("no address of edges in the log")?;
+        let services = listening.addr("services").context("no address of services in the log")?;
+        Ok(Self { child, log, edges, services, listening, _dir: dir })
+    }
+
+    /// Where edges connect.
+    #[must_use]
+    pub fn edges(&self) -> SocketAddr {
+        self.edges
+    }
+
+    /// Where services connect.
+    #[must_use]
+    pub fn services(&self) -> SocketAddr {
+        self.services
+    }
+
+    /// An address of the line that says where the gateway listens, such as `admin`.
+    ///
+    /// # Errors
+    /// When the line has no such field.
+    pub fn addr(&self, field: &str) -> anyhow::Result<SocketAddr> {
+        self.listening.addr(field).with_context(|| format!("no address {field:?} in the log"))
+    }
+
+    /// What it logged so far, and what it will.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What the kernel knows of the process.
+    #[must_use]
+    pub fn proc(&self) -> Proc {
+        Proc::new(self.child.id())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Waits for the process to end by itself.
+    ///
+    /// # Errors
+    /// When it runs on for so long.
+    pub fn wait_exit(&mut self, within: Duration) -> anyhow::Result<ExitStatus> {
+        let child = &mut self.child;
+        until("exit of the gateway", within, || child.try_wait().transpose())?.context("exit status")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

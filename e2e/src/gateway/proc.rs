@@ -1,0 +1,52 @@
+//! What the kernel knows of a process.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+/// The entry of a process in `/proc`.
+#[derive(Clone, Debug)]
+pub struct Proc {
+    dir: PathBuf,
+}
+
+// === impl Proc ===
+
+impl Proc {
+    pub(super) fn new(pid: u32) -> Self {
+        Self { dir: PathBuf::from(format!("/proc/{pid}")) }
+    }
+
+    /// Resident memory in bytes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn rss(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(self.dir.join("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib * 1_024)
+    }
+
+    /// Open file descriptors.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn fds(&self) -> anyhow::Result<usize> {
+        Ok(fs::read_dir(self.dir.join("fd"))?.count())
+    }
+
+    /// Processor time used so far, user and system, in clock ticks of 10 ms.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn cpu_ticks(&self) -> anyhow::Result<u64> {
+        let stat = fs::read_to_string(self.dir.join("stat"))?;
+        // The name in parentheses may contain anything; the fields that count start behind it with number 3.
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
+        Ok(field(14).context("utime")? + field(15).context("stime")?)
+    }
+}

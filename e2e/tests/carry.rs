@@ -1,0 +1,15 @@
+//! What a gateway is for: calls, messages and streams both ways between an edge and a service, on real sockets.
+
+use frontier_e2e::gateway::{Config, Gateway};
+use frontier_e2e::peer::{Dial, Worker};
+use frontier_e2e::wait::SOON;
+
+#[test]
+fn an_edge_calls_a_service() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new())?;
+    let service = Worker::echo(Dial::service(gateway.services(), "s")?.methods(&["echo"]).connect()?);
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    assert_eq!(edge.call("echo", b"hi", SOON)?, Ok(b"hi".to_vec()));
+    service.stop()?;
+    Ok(())
+}
