@@ -1,0 +1,4 @@
+//! See [`frontier_fuzz::native_heads`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| frontier_fuzz::native_heads::run(data));

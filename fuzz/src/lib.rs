@@ -1,0 +1,21 @@
+//! The bodies of the fuzz targets, without the fuzzer: `wire/tests/fuzz_corpus.rs` replays the committed corpus through them in the
+//! ordinary test run. A body takes any bytes and panics when something is wrong; most read them as a [`script::Script`].
+
+pub mod native_connection;
+pub mod native_heads;
+pub mod native_reader;
+pub mod script;
+pub mod sniff;
+pub mod yamux_engine;
+
+/// A fuzz target: the name of its program and corpus, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 5] = [
+    ("native_connection", native_connection::run),
+    ("native_heads", native_heads::run),
+    ("native_reader", native_reader::run),
+    ("sniff", sniff::run),
+    ("yamux_engine", yamux_engine::run),
+];
