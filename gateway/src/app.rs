@@ -6,6 +6,7 @@
 mod drain;
 mod gatekeeper;
 mod guests;
+mod operators;
 mod settings;
 
 use std::net::SocketAddr;
@@ -17,10 +18,13 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use self::guests::Guests;
+use self::operators::Operators;
 use crate::config::{Config, Listen};
 use crate::core::identity::Gatekeeper;
 use crate::core::{Bound, Shard, Shared};
 use crate::driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning};
+use crate::plane::Plane;
+use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 
 /// A running gateway.
@@ -35,6 +39,8 @@ pub struct App {
     failures: mpsc::Receiver<String>,
     drain: crate::config::Drain,
     guests: Guests,
+    operators: Operators,
+    readiness: Readiness,
 }
 
 // === impl App ===
@@ -44,7 +50,9 @@ impl App {
     ///
     /// # Errors
     /// When an address is taken, a file cannot be read or a thread cannot be started.
-    pub async fn start(config: &Config, _telemetry: &Telemetry) -> anyhow::Result<Self> {
+    pub async fn start(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Self> {
+        let readiness = Readiness::default();
+        let starting = readiness.guard("shards");
         let authority = gatekeeper::authority(config).context("identity")?;
         authority.announce();
         let shards = u16::try_from(config.shard_count().get()).context("too many shards")?;
@@ -61,6 +69,11 @@ impl App {
         let (edge_addr, service_addr) = (edges.local_addr()?, services.local_addr()?);
         let foreign = guests.foreign();
         let (threads, failures) = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign)?;
+        let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
+        let operators = Operators::start(config, &plane, &readiness, telemetry)?;
+        drop(starting);
+        let (control, admin) = (operators.control.map(tracing::field::display), operators.admin);
+        tracing::info!(control, %admin, "operators' ports listening");
         tracing::info!(edges = %edge_addr, services = %service_addr, shards, "gateway listening");
         Ok(Self {
             edge_addr,
@@ -71,7 +84,21 @@ impl App {
             failures,
             drain: config.drain.clone(),
             guests,
+            operators,
+            readiness,
         })
+    }
+
+    /// Where the control plane listens, if it is enabled.
+    #[must_use]
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.operators.control
+    }
+
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.operators.admin
     }
 
     /// What all shards share.

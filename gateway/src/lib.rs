@@ -2,10 +2,12 @@
 //!
 //! - [`core`]: the data plane as a deterministic state machine, without sockets and clocks.
 //! - [`driver`]: sockets and time for it, one thread per shard.
+//! - `sim`: the simulated driver, under feature `testing`.
 //! - [`tls`], [`identity`], [`bypass`]: handshakes, who may come in, and what other protocols on the edge port get.
 //! - [`app`]: builds everything from a [`config`] and takes it down again.
 //! - [`cli`], [`telemetry`]: the command line and the logs.
 
+pub mod admin;
 pub mod app;
 pub mod bypass;
 pub mod cli;
@@ -17,5 +19,7 @@ pub mod identity;
 pub mod metrics;
 pub mod plane;
 pub mod readiness;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
 pub mod telemetry;
 pub mod tls;

@@ -23,6 +23,7 @@ const LAST: Duration = Duration::from_secs(2);
 impl App {
     /// Lets peers go in order; returns when all are gone or the time is over.
     pub async fn drain(&mut self) {
+        let _not_ready = self.readiness.guard("draining");
         let start = Instant::now();
         let deadline = start + self.drain.total();
         self.shared.draining.store(true, Ordering::Release);
@@ -55,6 +56,7 @@ impl App {
             tracing::error!("a shard had panicked");
         }
         self.guests.shutdown().await;
+        self.operators.shutdown().await;
         tracing::info!("gateway stopped");
     }
 

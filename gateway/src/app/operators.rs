@@ -1,0 +1,87 @@
+//! The ports of operators: the control plane, and health and metrics.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::config::Config;
+use crate::control::serve::{TlsSource, serve};
+use crate::control::{self, KickRule};
+use crate::metrics::{Metrics, Process};
+use crate::plane::Plane;
+use crate::readiness::Readiness;
+use crate::telemetry::Telemetry;
+use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
+
+/// See the module documentation.
+pub(super) struct Operators {
+    /// Where the control plane listens, if it is enabled.
+    pub(super) control: Option<SocketAddr>,
+    /// Where health and metrics are.
+    pub(super) admin: SocketAddr,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+// === impl Operators ===
+
+impl Operators {
+    /// Binds both ports and serves them.
+    pub(super) fn start(
+        config: &Config,
+        plane: &Plane,
+        readiness: &Readiness,
+        telemetry: &Telemetry,
+    ) -> anyhow::Result<Self> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut control = None;
+        if config.controlplane.enable {
+            let listener = listen(&config.controlplane.listen.addr).context("controlplane.listen")?;
+            control = Some(listener.local_addr()?);
+            let kicks = KickRule::new(config.controlplane.kick_token.clone());
+            let router = control::router(Arc::new(plane.clone()), kicks, readiness);
+            let tls = certificates(config, &tasks, &stop)?;
+            tasks.spawn(serve(listener, tls, router, stop.clone()));
+        }
+        let listener = listen(&config.observability.addr).context("observability.addr")?;
+        let admin = listener.local_addr()?;
+        let router = Admin::new(metrics(plane), readiness.clone(), telemetry.level(), config).router();
+        tasks.spawn(serve(listener, None, router, stop.clone()));
+        tasks.close();
+        Ok(Self { control, admin, tasks, stop })
+    }
+
+    /// Lets running requests end.
+    pub(super) async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+/// The metrics of this process and its shards.
+fn metrics(plane: &Plane) -> Metrics {
+    let metrics = Metrics::new();
+    metrics.register(Process::start());
+    metrics.register(Arc::new(plane.clone()));
+    metrics
+}
+
+fn listen(addr: &crate::config::ListenAddr) -> anyhow::Result<TcpListener> {
+    let listener = addr.bind().with_context(|| format!("cannot bind {}", addr.as_str()))?;
+    Ok(TcpListener::from_std(listener)?)
+}
+
+fn certificates(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Option<TlsSource>> {
+    let tls = &config.controlplane.listen.tls;
+    if !tls.enable {
+        return Ok(None);
+    }
+    let store = Arc::new(CertStore::load("controlplane", tls, &[b"h2", b"http/1.1"]).context("controlplane.listen.tls")?);
+    tasks.spawn(watch(vec![Arc::clone(&store)], DEFAULT_INTERVAL, stop.clone()));
+    Ok(Some(Arc::new(move || store.current())))
+}
