@@ -190,6 +190,12 @@ impl Registry {
     pub fn names(&self) -> usize {
         self.names.lock().targets.len()
     }
+
+    /// Instances that offer a name, for leak checks.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.names.lock().in_flight.len()
+    }
 }
 
 // === impl NameCache ===

@@ -52,6 +52,10 @@ pub const WRITE_BUDGET: usize = 128 << 10;
 /// Lines about misbehaving peers per second and shard.
 const COMPLAINTS: u32 = 10;
 
+/// Fault point: a call of this method panics while its session is handled.
+#[cfg(any(test, feature = "testing"))]
+pub const PANIC: &str = "frontier.fault.panic";
+
 /// What the driver has to do for the core.
 #[derive(Debug)]
 pub enum Action {

@@ -46,7 +46,9 @@ impl Shard {
         let mut audit = Audit { name_sets: self.interner.len(), ..Audit::default() };
         let mut sets = HashSet::new();
         for slot in 0..self.sessions.slots() {
-            let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else { continue };
+            let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
+                continue;
+            };
             audit.sessions += 1;
             audit.held += u64::from(session.held);
             audit.legs += session.legs.as_ref().map_or(0, |legs| legs.len());
@@ -73,7 +75,8 @@ impl Shard {
         };
         let conn = &session.conn;
         rule(session.held as usize == conn.held(), "memory held is not what is accounted");
-        rule(conn.operation_bytes() <= self.outbox_ceiling(), "outbox above its ceiling");
+        let ceiling = self.shared.settings.outbox + (1 << 20);
+        rule(conn.operation_bytes() <= ceiling, "outbox above its ceiling");
         rule(session.wake != u64::MAX, "nothing will ever look at it again");
         rule(session.wake >= self.now.micros.saturating_sub(1), "its time has passed");
         let waits = session.dirty || session.stalled != 0 || !conn.wants_write();
@@ -88,7 +91,8 @@ impl Shard {
         let calls = ops.outgoing.len() - messages;
         rule(calls <= settings.requests_in_flight as usize, "too many requests in flight");
         let foreign = ops.pending.iter().filter(|(_, pending)| pending.from.shard != self.id);
-        let indexed = foreign.filter(|(local, p)| ops.index.get(&(p.from, p.from_id)) == Some(*local)).count();
+        let indexed =
+            foreign.filter(|(local, p)| ops.index.get(&(p.from, p.from_id)) == Some(*local)).count();
         rule(indexed == ops.index.len(), "index of operations from other shards is off");
         let foreign = ops.pending.values().filter(|pending| pending.from.shard != self.id).count();
         rule(indexed == foreign, "an operation from another shard is not in the index");
@@ -101,7 +105,9 @@ impl Shard {
     pub fn flights(&self) -> Flights {
         let mut flights = Flights::default();
         for slot in 0..self.sessions.slots() {
-            let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else { continue };
+            let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
+                continue;
+            };
             if let Some(ops) = session.ops.as_ref() {
                 flights.outgoing.extend(ops.outgoing.iter().map(|(id, outgoing)| (me, *id, outgoing.target)));
                 // Those the gateway makes itself are not in anybody's list.
@@ -110,7 +116,8 @@ impl Shard {
                 flights.pending.extend(pending.map(|pending| (pending.from, pending.from_id, me)));
             }
             if let Some(legs) = session.legs.as_ref() {
-                let joined = legs.iter().filter(|(_, leg)| matches!(leg.state, LegState::Open | LegState::Offered(_)));
+                let joined =
+                    legs.iter().filter(|(_, leg)| matches!(leg.state, LegState::Open | LegState::Offered(_)));
                 let ends = joined.map(|(stream, leg)| (LegRef { session: me, stream: *stream }, leg.peer));
                 flights.legs.extend(ends);
             }

@@ -101,6 +101,8 @@ impl Shard {
             return self.on_fragment(me, frame);
         }
         let call = CallHead::parse(&frame.head)?;
+        #[cfg(any(test, feature = "testing"))]
+        assert!(call.name != super::PANIC, "fault point");
         if let Err((code, text)) =
             self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))?
         {

@@ -1,0 +1,49 @@
+//! The shard core, one behaviour per test: peers that are told by hand what to do, on a simulated gateway of two shards.
+#![cfg(feature = "testing")]
+
+#[path = "sim_core/admission.rs"]
+mod admission;
+#[path = "sim_core/calls.rs"]
+mod calls;
+#[path = "sim_core/messages.rs"]
+mod messages;
+#[path = "sim_core/sessions.rs"]
+mod sessions;
+#[path = "sim_core/streams.rs"]
+mod streams;
+
+use frontier_gateway::core::Settings;
+use frontier_wire::native::frame::FrameType;
+use frontier_wire::native::head::{CallBuilder, Credit, ErrorRef, Names};
+
+const MILLI: u64 = 1_000;
+const SECOND: u64 = 1_000_000;
+
+fn settings() -> Settings {
+    Settings::default()
+}
+
+fn head(call: &CallBuilder<'_>) -> Vec<u8> {
+    frontier_gateway::sim::lab::call_head(call)
+}
+
+fn names(methods: &[&str], topics: &[&str]) -> Vec<u8> {
+    let mut head = Vec::new();
+    Names::encode(&mut head, methods.iter().copied(), topics.iter().copied());
+    head
+}
+
+fn error_head(error: ErrorRef<'_>) -> Vec<u8> {
+    let mut head = Vec::new();
+    error.encode(&mut head);
+    head
+}
+
+fn credit(head: &[u8]) -> u32 {
+    Credit::parse(head).unwrap().bytes
+}
+
+/// The kinds of some frames.
+fn kinds(notes: &[frontier_gateway::sim::dialer::Note]) -> Vec<FrameType> {
+    notes.iter().map(|note| note.header.kind).collect()
+}

@@ -1,0 +1,532 @@
+//! Who may come in, under which ID, who is told, and who has to go.
+
+use std::collections::BTreeSet;
+
+use frontier_gateway::core::message::Msg;
+use frontier_gateway::core::{Bound, Settings};
+use frontier_gateway::sim::dialer::Note;
+use frontier_gateway::sim::gate::{BAD_TOKEN, TRUSTED_TOKEN};
+use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
+use frontier_gateway::sim::net::{Ending, Quality};
+use frontier_gateway::sim::stage::{Chaos, Path};
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
+use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway, Locate};
+use frontier_wire::native::presence::{EdgeInfo, EdgeInfoBuilder, PresencePage};
+
+use super::{MILLI, SECOND, head, kinds, names, settings};
+
+const PRESENCE: [&str; 2] = ["edge_online", "edge_offline"];
+
+fn reject(note: &Note) -> (ErrorCode, String) {
+    assert_eq!(note.header.kind, FrameType::Reject, "{note:?}");
+    let error = ErrorRef::parse(&note.head).unwrap();
+    (error.code, error.text.to_owned())
+}
+
+/// Dials and says hello without waiting for an answer that takes its time.
+fn knock(lab: &mut Lab, shard: u16, id: u64) -> Peer {
+    let peer = lab.dial(Bound::Edge, shard);
+    lab.dialer(peer).hello(&edge_hello(id));
+    lab.run();
+    peer
+}
+
+/// (method, edge, epoch) of a presence event.
+fn event(note: &Note) -> (String, u64, u64) {
+    let info = EdgeInfo::parse(&note.body).unwrap();
+    (note.call().name.to_owned(), info.edge, info.epoch)
+}
+
+fn events(lab: &mut Lab, service: Peer) -> Vec<(String, u64, u64)> {
+    lab.frames(service).iter().filter(|note| note.header.kind == FrameType::Request).map(event).collect()
+}
+
+fn edge_info(id: u64) -> Vec<u8> {
+    let mut body = Vec::new();
+    EdgeInfoBuilder::new(id, 0).encode(&mut body);
+    body
+}
+
+#[test]
+fn the_id_service_decides_on_the_id() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "ids", &["get_edge_id"], &[]);
+        let edge = lab.dial(Bound::Edge, 0);
+        let mut hello = edge_hello(0);
+        hello.meta = b"sn-42".to_vec();
+        lab.dialer(edge).hello(&hello);
+        lab.run();
+        let question = lab.expect(service);
+        let info = EdgeInfo::parse(&question.body).unwrap();
+        assert_eq!((question.call().name, info.edge, info.meta), ("get_edge_id", 0, &b"sn-42"[..]));
+        assert!(info.addr.starts_with("10.0.0."), "{}", info.addr);
+        lab.answer(service, &question, &edge_info(77));
+        lab.run();
+        let answer = lab.expect(edge);
+        assert_eq!(lab.welcome(edge, &hello, &answer).id, 77);
+        lab.close();
+    }
+}
+
+#[test]
+fn an_id_service_may_leave_the_choice_to_the_gateway_or_refuse() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(1, "ids", &["get_edge_id"], &[]);
+    let (any, refused, garbled) = (knock(&mut lab, 0, 0), knock(&mut lab, 0, 0), knock(&mut lab, 1, 0));
+    let questions = lab.frames(service);
+    lab.answer(service, &questions[0], &[]);
+    lab.answer_error(service, &questions[1], ErrorCode::Application, "unknown device");
+    lab.answer(service, &questions[2], &[0xff]);
+    lab.run();
+    let answers = [any, refused, garbled].map(|peer| lab.expect(peer));
+    assert_eq!(answers[0].header.kind, FrameType::Welcome);
+    assert_eq!(reject(&answers[1]), (ErrorCode::Application, "unknown device".to_owned()));
+    assert_eq!(reject(&answers[2]).0, ErrorCode::Internal);
+    lab.close();
+}
+
+#[test]
+fn edges_wait_for_an_id_service_as_long_as_they_are_told_to() {
+    for allocate_ids in [true, false] {
+        let wait_for_id_service = 2 * SECOND;
+        let mut lab = Lab::new(Settings { wait_for_id_service, allocate_ids, ..settings() });
+        let (lucky, other) = (knock(&mut lab, 0, 0), knock(&mut lab, 1, 0));
+        lab.advance(SECOND);
+        assert!(lab.is_quiet(lucky));
+        let service = lab.service(1, "ids", &["get_edge_id"], &[]);
+        lab.advance(100 * MILLI);
+        for question in lab.frames(service) {
+            lab.answer(service, &question, &edge_info(question.header.id));
+        }
+        lab.run();
+        assert_eq!(lab.expect(lucky).header.kind, FrameType::Welcome);
+        assert_eq!(lab.expect(other).header.kind, FrameType::Welcome);
+        lab.hang_up(service, Ending::Closed);
+        lab.run();
+        let late = knock(&mut lab, 0, 0);
+        lab.advance(1_900 * MILLI);
+        assert!(lab.is_quiet(late));
+        lab.advance(200 * MILLI);
+        let answer = lab.expect(late);
+        if allocate_ids {
+            assert_eq!(answer.header.kind, FrameType::Welcome);
+        } else {
+            assert_eq!(reject(&answer).0, ErrorCode::ServiceNotOnline);
+        }
+        lab.close();
+    }
+}
+
+#[test]
+fn without_an_id_service_ids_differ_and_tickets_bring_them_back() {
+    let mut lab = Lab::new(settings());
+    let mut ids = BTreeSet::new();
+    for n in 0..20 {
+        let peer = lab.dial(Bound::Edge, n % 2);
+        let welcome = lab.join(peer, &edge_hello(0));
+        assert!(welcome.id != 0 && ids.insert(welcome.id));
+        lab.hang_up(peer, Ending::Reset);
+        lab.run();
+        let again = lab.dial(Bound::Edge, 1 - n % 2);
+        let mut hello = edge_hello(0);
+        hello.ticket = welcome.ticket.clone();
+        let resumed = lab.join(again, &hello);
+        assert_eq!(resumed.id, welcome.id);
+        assert!(resumed.epoch > welcome.epoch);
+    }
+    lab.close();
+}
+
+#[test]
+fn a_bad_token_is_refused_and_a_trusted_one_opens_a_reserved_method() {
+    let mut lab = Lab::new(settings());
+    let peer = lab.dial(Bound::Edge, 0);
+    let mut hello = edge_hello(5);
+    hello.token = BAD_TOKEN.to_vec();
+    assert_eq!(reject(&lab.greet(peer, &hello)).0, ErrorCode::Unauthenticated);
+    let service = lab.service(1, "svc", &["get_edge_id", "edge_online"], &[]);
+    let peer = lab.dial(Bound::Edge, 0);
+    hello.token = TRUSTED_TOKEN.to_vec();
+    lab.dialer(peer).hello(&hello);
+    lab.run();
+    let online = lab.expect(service);
+    lab.answer(service, &online, &[]);
+    lab.run();
+    assert_eq!(lab.expect(peer).header.kind, FrameType::Welcome);
+    lab.call(peer, 1, "get_edge_id", 0, b"");
+    lab.call(peer, 2, "edge_online", 0, b"");
+    lab.run();
+    assert_eq!(lab.expect(service).call().name, "get_edge_id");
+    assert_eq!(lab.expect_error(peer, 2), ErrorCode::PermissionDenied);
+    lab.close();
+}
+
+#[test]
+fn a_service_offers_only_the_reserved_methods_it_is_entitled_to() {
+    let mut lab = Lab::new(settings());
+    let peer = lab.dial(Bound::Service, 0);
+    let mut hello = service_hello(1, "svc", &["edge_online"], &[]);
+    hello.token = TRUSTED_TOKEN.to_vec();
+    assert_eq!(reject(&lab.greet(peer, &hello)).0, ErrorCode::PermissionDenied);
+    let peer = lab.dial(Bound::Service, 0);
+    hello.methods = vec!["get_edge_id".to_owned()];
+    lab.join(peer, &hello);
+    lab.send(peer, FrameType::Register, 1, &names(&["edge_offline"], &[]), &[]);
+    lab.run();
+    assert_eq!(lab.expect_error(peer, 1), ErrorCode::PermissionDenied);
+    lab.close();
+}
+
+#[test]
+fn an_edge_comes_in_when_the_service_says_so_and_goes_with_an_event() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "presence", &PRESENCE, &[]);
+        let edge = knock(&mut lab, 0, 5);
+        assert!(lab.is_quiet(edge), "not before the service agrees");
+        let online = lab.expect(service);
+        let (method, id, epoch) = event(&online);
+        assert_eq!((method.as_str(), id), ("edge_online", 5));
+        lab.answer(service, &online, &[]);
+        lab.run();
+        let answer = lab.expect(edge);
+        assert_eq!(lab.welcome(edge, &edge_hello(5), &answer).epoch, epoch);
+        lab.hang_up(edge, Ending::Closed);
+        lab.run();
+        assert_eq!(event(&lab.expect(service)), ("edge_offline".to_owned(), 5, epoch));
+        lab.close();
+    }
+}
+
+#[test]
+fn a_refused_edge_is_offline_and_nobody_hears_of_it() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "presence", &PRESENCE, &[]);
+        let edge = knock(&mut lab, 0, 5);
+        let online = lab.expect(service);
+        lab.answer_error(service, &online, ErrorCode::Application, "banned");
+        lab.run();
+        assert_eq!(reject(&lab.expect(edge)), (ErrorCode::Application, "banned".to_owned()));
+        lab.run();
+        assert!(lab.ended(edge).is_some());
+        assert_eq!(lab.stage.shared().registry.edge(5), None);
+        assert!(lab.is_quiet(service), "whoever refuses does not want to hear that it is offline");
+        lab.close();
+    }
+}
+
+#[test]
+fn admission_has_its_time_and_a_late_yes_is_taken_back() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(Settings { handshake: 2 * SECOND, admission: SECOND, ..settings() });
+        let service = lab.service(shard, "presence", &PRESENCE, &[]);
+        let edge = knock(&mut lab, 0, 5);
+        let online = lab.expect(service);
+        lab.advance(1_100 * MILLI);
+        assert_eq!(reject(&lab.expect(edge)).0, ErrorCode::DeadlineExceeded);
+        lab.answer(service, &online, &[]);
+        lab.run();
+        assert!(lab.is_quiet(edge));
+        let heard = lab.frames(service);
+        assert_eq!(kinds(&heard).iter().filter(|kind| **kind == FrameType::Cancel).count(), 1);
+        let offline: Vec<_> =
+            heard.iter().filter(|note| note.header.kind == FrameType::Request).map(event).collect();
+        assert_eq!(offline, [("edge_offline".to_owned(), 5, event(&online).2)]);
+        lab.close();
+    }
+}
+
+#[test]
+fn both_questions_share_the_time_of_one_admission() {
+    let mut lab = Lab::new(Settings { handshake: 2 * SECOND, admission: SECOND, ..settings() });
+    let service = lab.service(1, "presence", &["get_edge_id", "edge_online"], &[]);
+    let edge = knock(&mut lab, 0, 0);
+    lab.advance(800 * MILLI);
+    let question = lab.expect(service);
+    lab.answer(service, &question, &edge_info(5));
+    lab.run();
+    let online = lab.expect(service);
+    assert!(online.call().timeout_ms <= 250, "{}", online.call().timeout_ms);
+    lab.advance(250 * MILLI);
+    assert_eq!(reject(&lab.expect(edge)).0, ErrorCode::DeadlineExceeded);
+    lab.close();
+}
+
+#[test]
+fn an_edge_that_leaves_while_it_is_admitted_is_reported() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "presence", &PRESENCE, &[]);
+        let edge = knock(&mut lab, 0, 5);
+        let online = lab.expect(service);
+        lab.hang_up(edge, Ending::Reset);
+        lab.run();
+        assert_eq!(event(&lab.expect(service)).0, "edge_offline");
+        lab.answer(service, &online, &[]);
+        lab.run();
+        lab.close();
+    }
+}
+
+#[test]
+fn the_newest_connection_takes_the_id() {
+    for (old_shard, new_shard, service_shard) in [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 0)] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(service_shard, "svc", &["echo"], &[]);
+        let old = lab.edge(old_shard, 5);
+        lab.call(old, 1, "echo", 0, b"");
+        lab.run();
+        lab.expect(service);
+        let new = lab.edge(new_shard, 5);
+        let heard = lab.frames(old);
+        let away = GoAway::parse(&heard.last().unwrap().head).unwrap();
+        assert_eq!(away.reason.unwrap().code, ErrorCode::SessionClosed);
+        assert!(lab.ended(old).is_some());
+        assert_eq!(lab.expect(service).header.kind, FrameType::Cancel);
+        lab.call_edge(service, 1, 5, "m", b"");
+        lab.run();
+        assert_eq!(lab.expect(new).call().name, "m");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_takeover_is_reported_in_order_to_one_instance() {
+    for seed in 0..20 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let services: Vec<Peer> = (0..3).map(|n| lab.service(n % 2, "presence", &PRESENCE, &[])).collect();
+        let mut told = None;
+        let mut epochs = Vec::new();
+        for round in 0..3 {
+            let edge = knock(&mut lab, round % 2, seed + 1);
+            for service in &services {
+                let mut heard = lab.frames(*service);
+                heard.retain(|note| note.header.kind == FrameType::Request);
+                if heard.is_empty() {
+                    continue;
+                }
+                assert_eq!(*told.get_or_insert(*service), *service, "always the same instance");
+                let methods: Vec<String> = heard.iter().map(|note| event(note).0).collect();
+                if round == 0 {
+                    assert_eq!(methods, ["edge_online"]);
+                } else {
+                    assert_eq!(methods, ["edge_offline", "edge_online"]);
+                    assert_eq!(event(&heard[0]).2, *epochs.last().unwrap());
+                }
+                epochs.push(event(heard.last().unwrap()).2);
+                for note in &heard {
+                    lab.answer(*service, note, &[]);
+                }
+            }
+            lab.run();
+            assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome);
+        }
+        assert!(epochs.len() == 3 && epochs.is_sorted());
+        lab.close();
+    }
+}
+
+#[test]
+fn a_session_cut_by_takeover_is_gone_within_a_second_whatever_it_does() {
+    for new_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let down = Quality { capacity: 500, ..Quality::PERFECT };
+        let old = lab.dial_by(Bound::Edge, 0, Path { up: Quality::PERFECT, down });
+        lab.join(old, &edge_hello(5));
+        lab.freeze(old, true);
+        let service = lab.service(1, "svc", &[], &[]);
+        lab.call_edge(service, 1, 5, "m", &[0; 50_000]);
+        lab.run();
+        lab.edge(new_shard, 5);
+        assert_eq!(lab.expect_error(service, 1), ErrorCode::SessionClosed, "at once");
+        let link = lab.dialer(old).link;
+        lab.advance(SECOND - 2 * 20 * MILLI);
+        assert_eq!(lab.stage.session(link), None);
+        lab.close();
+    }
+}
+
+#[test]
+fn many_connections_with_one_id_leave_one() {
+    for seed in 0..30 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let service = lab.service(1, "presence", &PRESENCE, &[]);
+        let peers: Vec<Peer> = (0..8)
+            .map(|n| {
+                let peer = lab.dial(Bound::Edge, n % 2);
+                lab.dialer(peer).hello(&edge_hello(5));
+                peer
+            })
+            .collect();
+        for _ in 0..3 {
+            lab.run();
+            for note in lab.frames(service) {
+                if note.header.kind == FrameType::Request {
+                    lab.answer(service, &note, &[]);
+                }
+            }
+        }
+        lab.run();
+        let alive = peers.iter().filter(|peer| lab.ended(**peer).is_none()).count();
+        assert_eq!(alive, 1, "seed {seed}");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_snapshot_comes_as_the_service_keeps_up_and_one_at_a_time() {
+    let mut lab = Lab::new(settings());
+    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
+    let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
+    lab.join(service, &service_hello(1, "svc", &[], &[]));
+    for id in 1..=60 {
+        let peer = lab.dial(Bound::Edge, 0);
+        let mut hello = edge_hello(id);
+        hello.meta = vec![7; 10_000];
+        lab.join(peer, &hello);
+    }
+    lab.freeze(service, true);
+    lab.send(service, FrameType::Presence, 1, &[], &[]);
+    lab.send(service, FrameType::Presence, 2, &[], &[]);
+    lab.run();
+    let held = lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(held < 100_000, "{held} of 600,000");
+    lab.freeze(service, false);
+    lab.advance(200 * MILLI);
+    let pages = lab.frames(service);
+    let refused: Vec<&Note> = pages.iter().filter(|page| page.header.id == 2).collect();
+    assert_eq!(refused[0].error(), Some(ErrorCode::Overloaded));
+    let listed: usize = pages
+        .iter()
+        .filter(|p| p.header.id == 1)
+        .map(|p| PresencePage::parse(&p.body).unwrap().count())
+        .sum();
+    assert_eq!(listed, 60);
+    lab.close();
+}
+
+#[test]
+fn an_empty_snapshot_is_one_empty_page() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &[], &[]);
+    lab.send(service, FrameType::Presence, 1, &[], &[]);
+    lab.run();
+    let page = lab.expect(service);
+    assert!(!page.header.flags.more() && page.body.is_empty() && page.error().is_none());
+    lab.close();
+}
+
+#[test]
+fn locate_tells_the_epoch_of_an_edge_that_is_here() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &[], &[]);
+    let peer = lab.dial(Bound::Edge, 1);
+    let epoch = lab.join(peer, &edge_hello(5)).epoch;
+    lab.edge(0, 6);
+    let ask = |lab: &mut Lab, asker: Peer, edge: u64| {
+        let mut head = Vec::new();
+        Locate { edge, epoch: 0 }.encode(&mut head);
+        lab.send(asker, FrameType::Locate, edge, &head, &[]);
+        lab.run();
+        let answer = lab.expect(asker);
+        assert_eq!((answer.header.kind, answer.header.id), (FrameType::Locate, edge));
+        Locate::parse(&answer.head).unwrap()
+    };
+    assert_eq!(ask(&mut lab, service, 5), Locate { edge: 5, epoch });
+    assert_eq!(ask(&mut lab, service, 7), Locate { edge: 7, epoch: 0 });
+    assert_eq!(ask(&mut lab, peer, 5), Locate { edge: 5, epoch });
+    assert_eq!(ask(&mut lab, peer, 6), Locate { edge: 6, epoch: 0 }, "an edge learns nothing of others");
+    lab.close();
+}
+
+#[test]
+fn an_edge_kicked_while_it_is_admitted_is_turned_away() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(1, "presence", &PRESENCE, &[]);
+    let edge = knock(&mut lab, 0, 5);
+    lab.expect(service);
+    let session = lab.stage.shared().registry.edge(5).unwrap();
+    lab.stage.post(session.shard, Msg::Cut { session, code: ErrorCode::PermissionDenied, text: "kicked" });
+    lab.run();
+    assert_eq!(reject(&lab.expect(edge)), (ErrorCode::PermissionDenied, "kicked".to_owned()));
+    assert_eq!(event(&lab.expect(service)).0, "edge_offline");
+    lab.close();
+}
+
+#[test]
+fn frames_sent_right_behind_hello_move_with_a_service_connection() {
+    for seed in 0..20 {
+        let chaos = Chaos { short_reads: 500, ..Chaos::NONE };
+        let mut lab = Lab::with(settings(), chaos, seed);
+        let edge = lab.edge(0, 5);
+        let service = lab.dial(Bound::Service, 0);
+        let mut hello = service_hello(1, "svc", &["echo"], &[]);
+        hello.pool_index = 1;
+        lab.dialer(service).hello(&hello);
+        // Not waiting for Welcome is against the protocol's spirit, but a ping is allowed as soon as Hello is handled.
+        lab.dialer(service).send(FrameType::Ping, 1, Flags::NONE, &[], &[]);
+        lab.run();
+        assert_eq!(kinds(&lab.frames(service)), [FrameType::Welcome, FrameType::Pong], "seed {seed}");
+        let link = lab.dialer(service).link;
+        assert_eq!(lab.stage.session(link).map(|session| session.shard), Some(1));
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        assert_eq!(lab.expect(service).header.kind, FrameType::Request);
+        lab.close();
+    }
+}
+
+#[test]
+fn an_edge_welcomed_by_a_draining_gateway_is_sent_on() {
+    let mut lab = Lab::new(settings());
+    lab.stage.shared().draining.store(true, std::sync::atomic::Ordering::Relaxed);
+    let edge = lab.edge(0, 5);
+    let away = lab.expect(edge);
+    assert_eq!(away.header.kind, FrameType::GoAway);
+    assert_eq!(GoAway::parse(&away.head).unwrap().reason.unwrap().code, ErrorCode::GatewayDraining);
+    lab.call(edge, 1, "nothing", 0, b"");
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 1), ErrorCode::MethodNotFound, "it is served meanwhile");
+    lab.close();
+}
+
+#[test]
+fn a_hello_with_everything_too_much_is_refused() {
+    let mut lab = Lab::new(Settings { meta: 100, registrations: 2, ..settings() });
+    let refused = |lab: &mut Lab, change: &dyn Fn(&mut frontier_wire::native::hello::Hello)| {
+        let peer = lab.dial(Bound::Edge, 0);
+        let mut hello = edge_hello(5);
+        change(&mut hello);
+        let answer = lab.greet(peer, &hello);
+        reject(&answer).0
+    };
+    assert_eq!(refused(&mut lab, &|hello| hello.meta = vec![0; 101]), ErrorCode::InvalidArgument);
+    assert_eq!(refused(&mut lab, &|hello| hello.methods = vec!["m".into(); 3]), ErrorCode::InvalidArgument);
+    assert_eq!(refused(&mut lab, &|hello| hello.name = "edges have none".into()), ErrorCode::InvalidArgument);
+    assert_eq!(
+        refused(&mut lab, &|hello| hello.methods = vec!["edge_online".into()]),
+        ErrorCode::PermissionDenied
+    );
+    lab.close();
+}
+
+#[test]
+fn a_hello_cut_into_single_bytes_is_understood() {
+    let chaos = Chaos { short_reads: 1_000, ..Chaos::NONE };
+    let mut lab = Lab::with(settings(), chaos, 3);
+    let peer = lab.dial(Bound::Edge, 0);
+    let mut hello = edge_hello(5);
+    hello.meta = vec![1; 5_000];
+    lab.dialer(peer).hello(&hello);
+    lab.advance(SECOND);
+    assert_eq!(lab.expect(peer).header.kind, FrameType::Welcome);
+    let service = lab.service(1, "svc", &[], &[]);
+    let call = head(&CallBuilder::new("m").edge(5));
+    lab.send_part(service, FrameHeader::new(FrameType::Request, 1), &call, 0, 50_000, 50_000);
+    lab.advance(SECOND);
+    assert_eq!(lab.expect(peer).body.len(), 50_000);
+    lab.close();
+}

@@ -1,0 +1,537 @@
+//! Calls: routes, deadlines, cancellation, fragments and credit, and exactly one answer whatever happens.
+
+use frontier_gateway::core::exchange::Policy;
+use frontier_gateway::core::{Bound, Settings};
+use frontier_gateway::sim::dialer::Note;
+use frontier_gateway::sim::lab::{Lab, Peer, service_hello};
+use frontier_gateway::sim::net::{Ending, Quality};
+use frontier_gateway::sim::stage::{Chaos, Path};
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT};
+use frontier_wire::native::head::{CallBuilder, ErrorRef, ReplyBuilder, Sender};
+
+use super::{MILLI, SECOND, credit, error_head, head, kinds, settings};
+
+/// More than a sender may have under way without credit.
+const BIG: usize = INITIAL_CREDIT as usize + 100_000;
+
+fn reply_head(total: usize) -> Vec<u8> {
+    let reply = ReplyBuilder::new().total_len(total as u64);
+    let mut head = Vec::new();
+    reply.encode(&mut head);
+    head
+}
+
+/// An edge and a service that offers `echo`, at these shards.
+fn pair(lab: &mut Lab, edge: u16, service: u16) -> (Peer, Peer) {
+    let service = lab.service(service, "svc", &["echo"], &[]);
+    (lab.edge(edge, 5), service)
+}
+
+#[test]
+fn a_call_tells_the_service_who_calls_and_how_long_it_waits() {
+    for shards in [(0, 0), (0, 1), (1, 0)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards.0, shards.1);
+        lab.call(edge, 1, "echo", 700, b"ping");
+        lab.run();
+        let call = lab.expect(service);
+        assert_eq!((call.header.kind, &call.body[..]), (FrameType::Request, &b"ping"[..]));
+        assert_eq!((call.call().name, call.call().sender()), ("echo", Some(Sender::Edge(5))));
+        assert!((690..=700).contains(&call.call().timeout_ms), "{}", call.call().timeout_ms);
+        lab.answer(service, &call, b"pong");
+        lab.run();
+        let answer = lab.expect(edge);
+        assert_eq!(
+            (answer.header.kind, answer.header.id, &answer.body[..]),
+            (FrameType::Response, 1, &b"pong"[..])
+        );
+        assert_eq!(answer.error(), None);
+        lab.close();
+    }
+}
+
+#[test]
+fn a_service_calls_an_edge_by_its_id() {
+    for shards in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards.0, shards.1);
+        lab.call_edge(service, 9, 5, "tune", b"up");
+        lab.call_edge(service, 10, 6, "tune", b"up");
+        lab.call_edge(service, 11, 0, "tune", b"up");
+        lab.run();
+        let call = lab.expect(edge);
+        assert!(matches!(call.call().sender(), Some(Sender::Service(id)) if id != 0));
+        assert_eq!(lab.expect_error(service, 10), ErrorCode::EdgeNotOnline);
+        assert_eq!(lab.expect_error(service, 11), ErrorCode::InvalidArgument);
+        lab.answer_error(edge, &call, ErrorCode::Application, "not today");
+        lab.run();
+        assert_eq!(lab.expect_error(service, 9), ErrorCode::Application);
+        lab.close();
+    }
+}
+
+#[test]
+fn a_forged_sender_is_overridden() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 0);
+    let forged = CallBuilder::new("echo").sender(Sender::Service(1)).timeout_ms(50);
+    lab.send(edge, FrameType::Request, 1, &head(&forged), b"");
+    lab.run();
+    assert_eq!(lab.expect(service).call().sender(), Some(Sender::Edge(5)));
+    lab.close();
+}
+
+#[test]
+fn what_nobody_offers_is_told_apart() {
+    let mut lab = Lab::new(settings());
+    let (edge, _) = pair(&mut lab, 0, 1);
+    lab.service(0, "other", &["sum"], &[]);
+    let cases = [
+        (CallBuilder::new("nothing"), Some(ErrorCode::MethodNotFound)),
+        (CallBuilder::new("Echo"), Some(ErrorCode::MethodNotFound)),
+        (CallBuilder::new("echo").service("nobody"), Some(ErrorCode::ServiceNotOnline)),
+        (CallBuilder::new("echo").service("other"), Some(ErrorCode::MethodNotFound)),
+        (CallBuilder::new("edge_online"), Some(ErrorCode::PermissionDenied)),
+        (CallBuilder::new("echo").service("svc"), None),
+    ];
+    for (id, (call, error)) in (1..).zip(cases) {
+        lab.send(edge, FrameType::Request, id, &head(&call), b"");
+        lab.run();
+        match error {
+            Some(code) => assert_eq!(lab.expect_error(edge, id), code),
+            None => assert!(lab.is_quiet(edge), "it went to the service"),
+        }
+    }
+    lab.close();
+}
+
+#[test]
+fn an_id_in_use_ends_the_session() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    lab.call(edge, 1, "echo", 0, b"");
+    lab.call(edge, 1, "echo", 0, b"");
+    lab.run();
+    assert_eq!(kinds(&lab.frames(edge)), [FrameType::GoAway]);
+    assert_eq!(kinds(&lab.frames(service)), [FrameType::Request, FrameType::Cancel]);
+    lab.close();
+}
+
+#[test]
+fn a_deadline_fails_the_call_and_cancels_it() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        lab.call(edge, 1, "echo", 100, b"");
+        lab.advance(90 * MILLI);
+        let call = lab.expect(service);
+        assert!(lab.is_quiet(edge), "not before its time");
+        lab.advance(40 * MILLI);
+        assert_eq!(lab.expect_error(edge, 1), ErrorCode::DeadlineExceeded);
+        let cancel = lab.expect(service);
+        assert_eq!((cancel.header.kind, cancel.header.id), (FrameType::Cancel, call.header.id));
+        lab.answer(service, &call, b"too late");
+        lab.run();
+        assert!(lab.is_quiet(edge), "one answer is enough");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_cancelled_call_is_answered_at_once_and_the_receiver_told() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        let call = lab.expect(service);
+        lab.send(edge, FrameType::Cancel, 1, &[], &[]);
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 1), ErrorCode::Cancelled);
+        assert_eq!(lab.expect(service).header.kind, FrameType::Cancel);
+        lab.answer(service, &call, b"late");
+        lab.send(edge, FrameType::Cancel, 1, &[], &[]);
+        lab.run();
+        assert!(lab.is_quiet(edge));
+        lab.close();
+    }
+}
+
+#[test]
+fn calls_of_an_edge_that_ends_are_cancelled() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        lab.hang_up(edge, Ending::Reset);
+        lab.run();
+        assert_eq!(kinds(&lab.frames(service)), [FrameType::Request, FrameType::Cancel]);
+        lab.close();
+    }
+}
+
+#[test]
+fn too_many_in_flight_fail_alone() {
+    let mut lab = Lab::new(Settings { requests_in_flight: 3, ..settings() });
+    let (edge, service) = pair(&mut lab, 0, 1);
+    for id in 1..=5 {
+        lab.call(edge, id, "echo", 0, b"");
+    }
+    lab.run();
+    assert_eq!(lab.frames(service).len(), 3);
+    for id in [4, 5] {
+        assert_eq!(lab.expect_error(edge, id), ErrorCode::Overloaded);
+    }
+    lab.close();
+}
+
+#[test]
+fn a_body_longer_than_the_limit_is_refused_before_anything_is_passed_on() {
+    let mut lab = Lab::new(Settings { body: 100_000, ..settings() });
+    let (edge, service) = pair(&mut lab, 0, 0);
+    let call = head(&CallBuilder::new("echo").total_len(100_001));
+    lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, 0, 100_001, 100_001);
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 1), ErrorCode::PayloadTooLarge);
+    assert!(lab.is_quiet(service) && lab.is_quiet(edge), "late fragments are skipped");
+    let call = head(&CallBuilder::new("echo").total_len(100_000));
+    lab.send_part(edge, FrameHeader::new(FrameType::Request, 2), &call, 0, 100_000, 100_000);
+    lab.run();
+    let parts = lab.frames(service);
+    assert_eq!(parts.iter().map(|part| part.body.len()).sum::<usize>(), 100_000);
+    let answer = reply_head(100_001);
+    lab.send_part(
+        service,
+        FrameHeader::new(FrameType::Response, parts[0].header.id),
+        &answer,
+        0,
+        65_536,
+        100_001,
+    );
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 2), ErrorCode::PayloadTooLarge);
+    assert_eq!(lab.expect(service).header.kind, FrameType::Cancel);
+    lab.close();
+}
+
+#[test]
+fn bodies_in_fragments_move_by_credit_both_ways() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        let call = head(&CallBuilder::new("echo").total_len(BIG as u64));
+        let window = INITIAL_CREDIT as usize;
+        lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, 0, window, BIG);
+        lab.run();
+        let id = lab.frames(service)[0].header.id;
+        lab.grant(service, id, Flags::NONE, 100_000);
+        lab.run();
+        let granted = lab.expect(edge);
+        assert_eq!(
+            (granted.header.kind, granted.header.id, credit(&granted.head)),
+            (FrameType::Credit, 1, 100_000)
+        );
+        lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, window, BIG - window, BIG);
+        lab.run();
+        assert!(!lab.frames(service).last().unwrap().header.flags.more());
+        let response = FrameHeader::new(FrameType::Response, id);
+        lab.send_part(service, response, &reply_head(BIG), 0, window, BIG);
+        lab.run();
+        assert_eq!(lab.frames(edge).iter().map(|part| part.body.len()).sum::<usize>(), window);
+        lab.grant(edge, 1, Flags::REPLY, 100_000);
+        lab.run();
+        let granted = lab.expect(service);
+        assert_eq!(
+            (granted.header.id, granted.header.flags.reply(), credit(&granted.head)),
+            (id, true, 100_000)
+        );
+        lab.send_part(service, response, &reply_head(BIG), window, BIG - window, BIG);
+        lab.run();
+        assert!(!lab.frames(edge).last().unwrap().header.flags.more());
+        lab.close();
+    }
+}
+
+#[test]
+fn more_than_granted_or_announced_ends_the_session() {
+    let window = INITIAL_CREDIT as usize;
+    for (announced, sent) in [(BIG, window + 1), (70_000, 70_001)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, 1);
+        let call = head(&CallBuilder::new("echo").total_len(announced as u64));
+        lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, 0, sent, usize::MAX);
+        lab.run();
+        assert_eq!(kinds(&lab.frames(edge)), [FrameType::GoAway]);
+        assert_eq!(lab.frames(service).last().unwrap().header.kind, FrameType::Cancel);
+        lab.close();
+    }
+}
+
+#[test]
+fn an_aborted_body_is_passed_on_with_its_reason_and_still_answered() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        let call = head(&CallBuilder::new("echo").total_len(BIG as u64));
+        lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, 0, 65_536, BIG);
+        let why = head(&CallBuilder::abort(ErrorRef::new(ErrorCode::Application, "disk gone")));
+        lab.send_flagged(edge, FrameType::Request, 1, Flags::ABORT, &why, &[]);
+        lab.run();
+        let parts = lab.frames(service);
+        let last = parts.last().unwrap();
+        assert!(last.header.flags.abort());
+        assert_eq!(last.call().error.map(|error| error.text), Some("disk gone"));
+        lab.answer_error(service, &parts[0], ErrorCode::Cancelled, "");
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 1), ErrorCode::Cancelled);
+        lab.close();
+    }
+}
+
+#[test]
+fn an_answer_before_the_last_fragment_ends_the_transfer() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        let call = head(&CallBuilder::new("echo").total_len(BIG as u64));
+        lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, 0, 65_536, BIG);
+        lab.run();
+        let part = lab.expect(service);
+        lab.answer_error(service, &part, ErrorCode::Application, "no");
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 1), ErrorCode::Application);
+        lab.send_part(edge, FrameHeader::new(FrameType::Request, 1), &call, 65_536, 65_536, BIG);
+        lab.run();
+        assert!(lab.is_quiet(service) && lab.is_quiet(edge));
+        lab.close();
+    }
+}
+
+#[test]
+fn an_answer_that_stops_in_the_middle_says_so() {
+    for (edge_shard, how) in [(0, Ending::Reset), (1, Ending::Closed)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, edge_shard, 1);
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        let id = lab.expect(service).header.id;
+        lab.send_part(service, FrameHeader::new(FrameType::Response, id), &reply_head(BIG), 0, 65_536, BIG);
+        lab.run();
+        lab.hang_up(service, how);
+        lab.run();
+        let parts = lab.frames(edge);
+        assert_eq!(parts.len(), 2);
+        assert!(parts[1].header.flags.abort());
+        assert_eq!(parts[1].error(), Some(ErrorCode::SessionClosed));
+        lab.close();
+    }
+}
+
+/// A peer whose connection takes few bytes and that does not read them.
+fn narrow() -> Path {
+    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
+    Path { up: Quality::PERFECT, down }
+}
+
+#[test]
+fn a_full_outbox_fails_the_one_operation_too_many() {
+    let mut lab = Lab::new(Settings { outbox: 290_000, ..settings() });
+    let service = lab.dial_by(Bound::Service, 0, narrow());
+    lab.join(service, &service_hello(1, "svc", &["echo"], &[]));
+    lab.freeze(service, true);
+    let edge = lab.edge(0, 5);
+    for id in 1..=10 {
+        lab.call(edge, id, "echo", 0, &[1; 60_000]);
+    }
+    lab.run();
+    let failed: Vec<u64> = lab.frames(edge).iter().map(|answer| answer.header.id).collect();
+    assert_eq!(failed, [5, 6, 7, 8, 9, 10]);
+    lab.freeze(service, false);
+    lab.run();
+    assert_eq!(lab.frames(service).len(), 4);
+    lab.close();
+}
+
+#[test]
+fn an_answer_that_does_not_fit_becomes_overloaded_and_a_small_one_always_fits() {
+    let mut lab = Lab::new(Settings { outbox: 150_000, ..settings() });
+    let service = lab.service(1, "svc", &["echo"], &[]);
+    let edge = lab.dial_by(Bound::Edge, 0, narrow());
+    lab.join(edge, &frontier_gateway::sim::lab::edge_hello(5));
+    lab.freeze(edge, true);
+    for id in 1..=5 {
+        lab.call(edge, id, "echo", 0, b"");
+    }
+    lab.run();
+    let calls = lab.frames(service);
+    for call in &calls[..4] {
+        lab.answer(service, call, &[3; 60_000]);
+    }
+    lab.answer(service, &calls[4], b"small");
+    lab.run();
+    lab.freeze(edge, false);
+    lab.run();
+    let answers: Vec<(u64, Option<ErrorCode>)> =
+        lab.frames(edge).iter().map(|answer| (answer.header.id, answer.error())).collect();
+    let mut sorted = answers.clone();
+    sorted.sort_unstable_by_key(|answer| answer.0);
+    let overloaded = Some(ErrorCode::Overloaded);
+    assert_eq!(sorted, [(1, None), (2, None), (3, overloaded), (4, overloaded), (5, None)]);
+    lab.close();
+}
+
+fn check_the_two_ends(lab: &mut Lab, edge: Peer, service: Peer, call: &Note, cancel: bool) {
+    if cancel {
+        lab.send(edge, FrameType::Cancel, 2, &[], &[]);
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 2), ErrorCode::Cancelled);
+        assert_eq!(kinds(&lab.frames(service)), [FrameType::Cancel]);
+        return;
+    }
+    let response = FrameHeader::new(FrameType::Response, call.header.id);
+    let window = INITIAL_CREDIT as usize;
+    lab.send_part(service, response, &reply_head(BIG), 0, window, BIG);
+    lab.run();
+    lab.grant(edge, 2, Flags::REPLY, 100_000);
+    lab.run();
+    assert_eq!(kinds(&lab.frames(service)), [FrameType::Credit]);
+    lab.send_part(service, response, &reply_head(BIG), window, BIG - window, BIG);
+    lab.run();
+    assert!(!lab.frames(edge).last().unwrap().header.flags.more());
+}
+
+#[test]
+fn least_in_flight_counts_up_and_down() {
+    let mut lab = Lab::new(Settings { policy: Policy::LeastInFlight, ..settings() });
+    let one = lab.service(0, "svc", &["echo"], &[]);
+    let two = lab.service(1, "svc", &["echo"], &[]);
+    let edge = lab.edge(0, 5);
+    for id in 1..=6 {
+        lab.call(edge, id, "echo", 0, b"");
+        lab.run();
+    }
+    let (ones, twos) = (lab.frames(one), lab.frames(two));
+    assert_eq!((ones.len(), twos.len()), (3, 3), "spread evenly while nobody answers");
+    for call in &ones {
+        lab.answer(one, call, b"");
+    }
+    lab.run();
+    for id in 7..=9 {
+        lab.call(edge, id, "echo", 0, b"");
+        lab.run();
+    }
+    assert_eq!((lab.frames(one).len(), lab.frames(two).len()), (3, 0), "whoever is done gets the next");
+    lab.close();
+}
+
+#[test]
+fn an_edge_keeps_its_instance_and_others_spread() {
+    let mut lab = Lab::new(settings());
+    let services: Vec<Peer> = (0..4).map(|n| lab.service(n % 2, "svc", &["echo"], &[])).collect();
+    for edge in 1..=20 {
+        let peer = lab.edge(0, edge);
+        for id in 1..=3 {
+            lab.call(peer, id, "echo", 0, b"");
+        }
+    }
+    lab.run();
+    let mut used = 0;
+    for service in services {
+        let calls = lab.frames(service);
+        let edges: Vec<u64> = calls.iter().map(|call| call.call().from_edge).collect();
+        assert!(
+            edges.iter().all(|edge| edges.iter().filter(|other| *other == edge).count() == 3),
+            "{edges:?}"
+        );
+        used += usize::from(!edges.is_empty());
+    }
+    assert!(used >= 3, "{used} of 4 are used");
+    lab.close();
+}
+
+#[test]
+fn connections_of_a_pool_are_one_instance_and_the_own_shard_is_preferred() {
+    let mut lab = Lab::new(settings());
+    let mut pool = Vec::new();
+    for index in [0, 1] {
+        let peer = lab.dial(Bound::Service, 0);
+        let mut hello = service_hello(7, "svc", &["echo"], &[]);
+        hello.pool_index = index;
+        let welcome = lab.join(peer, &hello);
+        assert_eq!(welcome.shards, 2);
+        pool.push(peer);
+    }
+    for (shard, edge) in [(0, 5), (1, 6), (0, 7), (1, 8)] {
+        let peer = lab.edge(shard, edge);
+        lab.call(peer, 1, "echo", 0, b"");
+        lab.run();
+        let used = pool[usize::from(shard)];
+        assert_eq!(lab.expect(used).call().from_edge, edge);
+    }
+    lab.close();
+}
+
+#[test]
+fn a_method_taken_back_is_not_called_and_calls_under_way_go_on() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        let call = lab.expect(service);
+        lab.send(service, FrameType::Unregister, 50, &super::names(&["echo"], &[]), &[]);
+        lab.run();
+        assert_eq!(lab.expect(service).header.kind, FrameType::Ack);
+        lab.call(edge, 2, "echo", 0, b"");
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 2), ErrorCode::MethodNotFound);
+        lab.answer(service, &call, b"done");
+        lab.run();
+        assert_eq!(lab.expect(edge).error(), None);
+        lab.close();
+    }
+}
+
+#[test]
+fn a_deadline_storm_is_answered_in_full() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    for id in 1..=500 {
+        lab.call(edge, id, "echo", 1 + u32::try_from(id % 60).unwrap(), b"");
+    }
+    lab.advance(SECOND);
+    let answers = lab.frames(edge);
+    assert_eq!(answers.len(), 500);
+    assert!(answers.iter().all(|answer| answer.error() == Some(ErrorCode::DeadlineExceeded)));
+    assert_eq!(lab.frames(service).len(), 1_000);
+    lab.close();
+}
+
+#[test]
+fn an_answer_of_the_wrong_kind_ends_the_session_that_gave_it() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    lab.call(edge, 1, "echo", 0, b"");
+    lab.run();
+    let id = lab.expect(service).header.id;
+    lab.send(service, FrameType::Ack, id, &[], &[]);
+    lab.run();
+    assert_eq!(kinds(&lab.frames(service)), [FrameType::GoAway]);
+    assert_eq!(lab.expect_error(edge, 1), ErrorCode::SessionClosed);
+    lab.close();
+}
+
+#[test]
+fn a_cancel_for_a_receiver_says_why() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 0);
+    lab.call(edge, 1, "echo", 0, b"");
+    lab.send(edge, FrameType::Cancel, 1, &error_head(ErrorRef::new(ErrorCode::Cancelled, "")), &[]);
+    lab.run();
+    let notes = lab.frames(service);
+    assert_eq!(kinds(&notes), [FrameType::Request, FrameType::Cancel]);
+    assert_eq!(ErrorRef::parse(&notes[1].head).unwrap().code, ErrorCode::Cancelled);
+    lab.close();
+}

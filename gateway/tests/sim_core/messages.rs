@@ -1,0 +1,158 @@
+//! Messages: acknowledgements, order, and who gets them.
+
+use frontier_gateway::core::exchange::Policy;
+use frontier_gateway::core::{Bound, Settings};
+use frontier_gateway::sim::lab::{Lab, Peer, service_hello};
+use frontier_gateway::sim::net::{Ending, Quality};
+use frontier_gateway::sim::stage::Path;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::FrameType;
+use frontier_wire::native::head::CallBuilder;
+
+use super::{MILLI, head, kinds, names, settings};
+
+fn publish(lab: &mut Lab, peer: Peer, id: u64, topic: &str, timeout_ms: u32, body: &[u8]) {
+    let head = head(&CallBuilder::new(topic).timeout_ms(timeout_ms));
+    lab.send(peer, FrameType::Publish, id, &head, body);
+}
+
+#[test]
+fn a_message_is_acknowledged_by_its_receiver() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(service_shard, "svc", &[], &["t"]);
+        let edge = lab.edge(0, 5);
+        publish(&mut lab, edge, 1, "t", 0, b"one");
+        publish(&mut lab, edge, 2, "t", 0, b"two");
+        lab.run();
+        let messages = lab.frames(service);
+        assert_eq!(kinds(&messages), [FrameType::Publish, FrameType::Publish]);
+        assert!(lab.is_quiet(edge), "nobody has said that it is done");
+        lab.answer_error(service, &messages[1], ErrorCode::Application, "full");
+        lab.answer(service, &messages[0], &[]);
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 2), ErrorCode::Application);
+        assert_eq!(lab.expect(edge).header.kind, FrameType::Ack);
+        publish(&mut lab, edge, 3, "other", 0, b"");
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 3), ErrorCode::TopicNotOnline);
+        lab.close();
+    }
+}
+
+#[test]
+fn the_catch_all_takes_what_nobody_else_takes() {
+    let mut lab = Lab::new(settings());
+    let rest = lab.service(0, "rest", &[], &["*"]);
+    let exact = lab.service(1, "exact", &[], &["t"]);
+    let edge = lab.edge(0, 5);
+    publish(&mut lab, edge, 1, "t", 0, b"");
+    publish(&mut lab, edge, 2, "u", 0, b"");
+    lab.run();
+    assert_eq!(lab.expect(exact).call().name, "t");
+    assert_eq!(lab.expect(rest).call().name, "u");
+    lab.hang_up(exact, Ending::Closed);
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 1), ErrorCode::SessionClosed);
+    publish(&mut lab, edge, 3, "t", 0, b"");
+    lab.run();
+    assert_eq!(lab.expect(rest).call().name, "t");
+    lab.close();
+}
+
+#[test]
+fn requests_and_messages_have_limits_of_their_own() {
+    let mut lab = Lab::new(Settings { requests_in_flight: 2, messages_in_flight: 1, ..settings() });
+    lab.service(1, "svc", &["m"], &["t"]);
+    let edge = lab.edge(0, 5);
+    for id in 1..=3 {
+        lab.call(edge, id, "m", 0, b"");
+    }
+    for id in 4..=5 {
+        publish(&mut lab, edge, id, "t", 0, b"");
+    }
+    lab.run();
+    for id in [3, 5] {
+        assert_eq!(lab.expect_error(edge, id), ErrorCode::Overloaded);
+    }
+    assert!(lab.is_quiet(edge));
+    lab.close();
+}
+
+#[test]
+fn a_topic_keeps_its_receiver_under_every_policy() {
+    for policy in [Policy::EdgeId, Policy::SourceIp, Policy::Random, Policy::LeastInFlight] {
+        let mut lab = Lab::new(Settings { policy, ..settings() });
+        let services: Vec<Peer> = (0..3).map(|n| lab.service(n % 2, "svc", &[], &["t"])).collect();
+        let edge = lab.edge(0, 5);
+        for id in 1..=20 {
+            publish(&mut lab, edge, id, "t", 0, b"");
+            lab.run();
+            if id == 10 {
+                lab.service(0, "svc", &[], &["t"]);
+            }
+        }
+        let mut counts: Vec<usize> = services.iter().map(|service| lab.frames(*service).len()).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [0, 0, 20], "{policy:?}");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_topic_moves_when_its_receiver_takes_it_no_longer() {
+    let mut lab = Lab::new(Settings { policy: Policy::Random, ..settings() });
+    let one = lab.service(0, "svc", &[], &["t"]);
+    let edge = lab.edge(0, 5);
+    publish(&mut lab, edge, 1, "t", 0, b"");
+    let two = lab.service(1, "svc", &[], &["t"]);
+    lab.run();
+    assert_eq!(lab.frames(one).len(), 1);
+    lab.send(one, FrameType::Unregister, 9, &names(&[], &["t"]), &[]);
+    lab.run();
+    publish(&mut lab, edge, 2, "t", 0, b"");
+    lab.run();
+    assert_eq!(kinds(&lab.frames(one)), [FrameType::Ack]);
+    assert_eq!(lab.frames(two).len(), 1);
+    lab.close();
+}
+
+#[test]
+fn large_and_small_messages_of_a_topic_keep_their_order() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let down = Quality { capacity: 50_000, ..Quality::PERFECT };
+        let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
+        let mut hello = service_hello(1, "svc", &[], &["t"]);
+        hello.pool_index = service_shard;
+        lab.join(service, &hello);
+        lab.freeze(service, true);
+        let edge = lab.edge(0, 5);
+        for id in 1..=40 {
+            let len = if id % 3 == 0 { 10 } else { 20_000 };
+            publish(&mut lab, edge, id, "t", 0, &vec![u8::try_from(id).unwrap(); len]);
+        }
+        lab.run();
+        lab.freeze(service, false);
+        lab.run();
+        let order: Vec<u8> = lab.frames(service).iter().map(|message| message.body[0]).collect();
+        assert_eq!(order, (1..=40).collect::<Vec<u8>>());
+        lab.close();
+    }
+}
+
+#[test]
+fn services_publish_to_edges() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &[], &[]);
+    let edge = lab.edge(1, 5);
+    let message = head(&CallBuilder::new("news").edge(5));
+    lab.send(service, FrameType::Publish, 1, &message, b"hello");
+    lab.run();
+    let heard = lab.expect(edge);
+    assert_eq!((heard.header.kind, heard.call().name), (FrameType::Publish, "news"));
+    lab.hang_up(edge, Ending::Reset);
+    lab.run();
+    assert_eq!(lab.expect_error(service, 1), ErrorCode::SessionClosed);
+    lab.close();
+}

@@ -1,0 +1,371 @@
+//! The life of a session: its handshake, its silence, its floods and its end.
+
+use frontier_gateway::core::message::{Msg, ScanReply};
+use frontier_gateway::core::{Bound, Settings};
+use frontier_gateway::sim::dialer::Heard;
+use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
+use frontier_gateway::sim::net::{Ending, Quality};
+use frontier_gateway::sim::stage::Path;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
+use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway};
+
+use super::{MILLI, SECOND, head, kinds, names, settings};
+
+/// A yamux data frame of the dialer on its first stream; the first one opens it.
+fn on_first_stream(first: bool, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0, 0, 0, u8::from(first), 0, 0, 0, 1], &len[..], payload].concat()
+}
+
+fn frame(kind: FrameType, id: u64, head: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    FrameHeader::new(kind, id).put_frame(&mut frame, head, &[]).unwrap();
+    frame
+}
+
+/// An edge that speaks in raw bytes and never grants a byte of window.
+fn miser(lab: &mut Lab, id: u64) -> Peer {
+    let peer = lab.dial_raw(Bound::Edge, 0);
+    let mut hello = Vec::new();
+    edge_hello(id).encode(&mut hello);
+    lab.raw(peer, &on_first_stream(true, &frame(FrameType::Hello, 0, &hello)));
+    lab.run();
+    assert!(!lab.read_raw(peer).is_empty(), "welcome");
+    peer
+}
+
+fn counts(lab: &Lab) -> (u64, u64) {
+    let stats = &lab.stage.shared().stats;
+    let sum = |role: usize| stats.iter().map(|stats| stats.sessions[role].get()).sum();
+    (sum(0), sum(1))
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_cut_in_time() {
+    let mut lab = Lab::new(Settings { handshake: SECOND, ..settings() });
+    let silent = lab.dial_raw(Bound::Edge, 0);
+    let slow = lab.dial_raw(Bound::Edge, 1);
+    lab.advance(900 * MILLI);
+    lab.raw(slow, b"\0");
+    assert!(lab.ended(silent).is_none());
+    lab.advance(200 * MILLI);
+    assert!(lab.ended(silent).is_some() && lab.ended(slow).is_some());
+    lab.close();
+}
+
+#[test]
+fn whoever_comes_in_by_the_wrong_door_is_told() {
+    let mut lab = Lab::new(settings());
+    let peer = lab.dial(Bound::Service, 0);
+    let answer = lab.greet(peer, &edge_hello(5));
+    assert_eq!(answer.header.kind, FrameType::Reject);
+    assert_eq!(ErrorRef::parse(&answer.head).unwrap().code, ErrorCode::InvalidArgument);
+    lab.run();
+    assert!(lab.ended(peer).is_some());
+    lab.close();
+}
+
+#[test]
+fn nothing_but_hello_may_come_first() {
+    let mut lab = Lab::new(settings());
+    let peer = lab.dial(Bound::Edge, 0);
+    lab.call(peer, 1, "echo", 0, b"");
+    lab.run();
+    assert_eq!(kinds(&lab.frames(peer)), [FrameType::Reject]);
+    assert!(lab.ended(peer).is_some());
+    lab.close();
+}
+
+#[test]
+fn more_sessions_than_the_limit_are_turned_away() {
+    let mut lab = Lab::new(Settings { sessions: 2, ..settings() });
+    lab.edge(0, 1);
+    lab.edge(1, 2);
+    let third = lab.dial(Bound::Edge, 0);
+    lab.run();
+    assert!(lab.ended(third).is_some());
+    lab.close();
+}
+
+#[test]
+fn the_rate_of_new_sessions_is_kept_and_no_lower() {
+    // Ten per second for two shards, asked for every 20 ms at one of them.
+    let mut lab = Lab::new(Settings { accept_rate: 10, ..settings() });
+    lab.advance(2 * SECOND);
+    let mut welcome = 0;
+    for id in 1..=200 {
+        let peer = lab.dial(Bound::Edge, 0);
+        let answer = lab.greet(peer, &edge_hello(id));
+        if answer.header.kind == FrameType::Welcome {
+            welcome += 1;
+        } else {
+            let error = ErrorRef::parse(&answer.head).unwrap();
+            assert_eq!(error.code, ErrorCode::Overloaded);
+            assert!(
+                (500..5_000).contains(&error.retry_after_ms),
+                "spread, so that they do not come back at once"
+            );
+        }
+    }
+    assert!((20..=30).contains(&welcome), "{welcome} in four seconds at five per second");
+    lab.close();
+}
+
+#[test]
+fn pings_are_answered_and_silence_ends_the_session() {
+    let mut lab = Lab::new(Settings { heartbeat: SECOND, ..settings() });
+    let (edge, silent) = (lab.edge(0, 5), lab.edge(1, 6));
+    for id in 1..=3 {
+        lab.advance(SECOND);
+        lab.send(edge, FrameType::Ping, id, &[], &[]);
+        lab.run();
+        let pong = lab.expect(edge);
+        assert_eq!((pong.header.kind, pong.header.id), (FrameType::Pong, id));
+    }
+    assert!(lab.ended(edge).is_none());
+    assert!(lab.ended(silent).is_some(), "2.5 times the heartbeat are over");
+    lab.close();
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_cut_and_its_calls_fail() {
+    let mut lab = Lab::new(Settings { stall: SECOND, ..settings() });
+    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
+    let service = lab.dial_by(Bound::Service, 1, Path { up: Quality::PERFECT, down });
+    let mut hello = service_hello(1, "svc", &["echo"], &[]);
+    hello.pool_index = 1;
+    lab.join(service, &hello);
+    let edge = lab.edge(0, 5);
+    lab.freeze(service, true);
+    lab.call(edge, 1, "echo", 20_000, &[0; 50_000]);
+    lab.advance(900 * MILLI);
+    assert!(lab.is_quiet(edge));
+    lab.advance(200 * MILLI);
+    assert_eq!(lab.expect_error(edge, 1), ErrorCode::SessionClosed);
+    lab.close();
+}
+
+#[test]
+fn control_frames_have_a_limit() {
+    let mut lab = Lab::new(Settings { control_frames: 50, ..settings() });
+    let (loud, calm) = (lab.edge(0, 5), lab.edge(0, 6));
+    for id in 1..=40 {
+        lab.send(loud, FrameType::Ping, id, &[], &[]);
+        lab.send(calm, FrameType::Ping, id, &[], &[]);
+    }
+    lab.advance(SECOND);
+    for id in 41..=100 {
+        lab.send(loud, FrameType::Ping, id, &[], &[]);
+    }
+    for id in 41..=80 {
+        lab.send(calm, FrameType::Ping, id, &[], &[]);
+    }
+    lab.run();
+    let heard = lab.frames(loud);
+    let last = heard.last().unwrap();
+    assert_eq!(last.header.kind, FrameType::GoAway);
+    assert_eq!(GoAway::parse(&last.head).unwrap().reason.unwrap().code, ErrorCode::Overloaded);
+    assert_eq!(lab.frames(calm).len(), 80);
+    assert!(lab.ended(loud).is_some() && lab.ended(calm).is_none());
+    lab.close();
+}
+
+#[test]
+fn yamux_control_counts_as_well() {
+    let mut lab = Lab::new(Settings { control_frames: 50, ..settings() });
+    let edge = lab.edge(0, 5);
+    for _ in 0..60 {
+        lab.raw(edge, &[0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7]);
+    }
+    lab.run();
+    assert!(lab.ended(edge).is_some());
+    lab.close();
+}
+
+#[test]
+fn registrations_have_limits_and_take_effect_before_they_are_acknowledged() {
+    let mut lab = Lab::new(Settings { registrations: 3, ..settings() });
+    let service = lab.service(1, "svc", &["a", "b"], &[]);
+    let edge = lab.edge(0, 5);
+    lab.send(service, FrameType::Register, 1, &names(&["c", "d"], &[]), &[]);
+    lab.run();
+    assert_eq!(lab.expect_error(service, 1), ErrorCode::InvalidArgument);
+    lab.send(service, FrameType::Register, 2, &names(&["c"], &[]), &[]);
+    lab.run();
+    assert_eq!(lab.expect(service).error(), None);
+    lab.call(edge, 1, "c", 0, b"");
+    lab.call(edge, 2, "d", 0, b"");
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 2), ErrorCode::MethodNotFound);
+    assert_eq!(lab.expect(service).call().name, "c");
+    lab.send(service, FrameType::Register, 3, &names(&[""], &[]), &[]);
+    lab.run();
+    assert_eq!(lab.expect_error(service, 3), ErrorCode::InvalidArgument);
+    lab.close();
+}
+
+#[test]
+fn edges_register_methods_but_neither_topics_nor_reserved_names() {
+    let mut lab = Lab::new(settings());
+    let edge = lab.edge(0, 5);
+    lab.send(edge, FrameType::Register, 1, &names(&["tune"], &[]), &[]);
+    lab.send(edge, FrameType::Register, 2, &names(&[], &["t"]), &[]);
+    lab.send(edge, FrameType::Register, 3, &names(&["edge_online"], &[]), &[]);
+    lab.send(edge, FrameType::Unregister, 4, &names(&["tune", "never there"], &[]), &[]);
+    lab.run();
+    assert_eq!(lab.expect(edge).error(), None);
+    assert_eq!(lab.expect_error(edge, 2), ErrorCode::InvalidArgument);
+    assert_eq!(lab.expect_error(edge, 3), ErrorCode::PermissionDenied);
+    assert_eq!(lab.expect(edge).error(), None);
+    lab.close();
+}
+
+#[test]
+fn an_edge_that_goes_away_is_not_called_any_more() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &["edge_offline"], &[]);
+    let edge = lab.edge(1, 5);
+    lab.send(edge, FrameType::GoAway, 0, &[], &[]);
+    lab.run();
+    lab.call_edge(service, 1, 5, "m", b"");
+    lab.run();
+    assert_eq!(lab.expect_error(service, 1), ErrorCode::EdgeNotOnline);
+    lab.hang_up(edge, Ending::Closed);
+    lab.run();
+    assert_eq!(lab.expect(service).call().name, "edge_offline");
+    lab.close();
+}
+
+#[test]
+fn an_edge_that_moved_elsewhere_is_not_reported_offline() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &["edge_offline", "echo"], &[]);
+    let edge = lab.edge(1, 5);
+    lab.call(edge, 1, "echo", 0, b"");
+    lab.run();
+    let call = lab.expect(service);
+    let moved = GoAway { reconnect_in_ms: 0, reason: Some(ErrorRef::new(ErrorCode::GatewayDraining, "")) };
+    let mut away = Vec::new();
+    moved.encode(&mut away);
+    lab.send(edge, FrameType::GoAway, 0, &away, &[]);
+    lab.run();
+    assert_eq!(lab.stage.shared().registry.edge(5), None);
+    lab.answer(service, &call, b"");
+    lab.run();
+    assert_eq!(lab.expect(edge).header.kind, FrameType::Response);
+    lab.hang_up(edge, Ending::Closed);
+    lab.run();
+    assert!(lab.is_quiet(service));
+    lab.close();
+}
+
+#[test]
+fn a_scan_shows_every_welcomed_session_once() {
+    let mut lab = Lab::new(settings());
+    lab.service(0, "svc", &["m"], &["t"]);
+    for id in 1..=30 {
+        lab.edge(0, id);
+    }
+    lab.dial(Bound::Edge, 0);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let reply = ScanReply(Box::new(move |page| sender.send(page).unwrap()));
+    lab.stage.post(0, Msg::Scan { from: 0, slots: 1_000, bound: Bound::Edge, reply });
+    lab.run();
+    let page = receiver.try_recv().unwrap();
+    assert_eq!((page.views.len(), page.next), (30, None));
+    lab.close();
+}
+
+#[test]
+fn the_largest_holders_go_when_memory_is_short() {
+    let mut lab = Lab::new(Settings { memory: 1_000_000, ..settings() });
+    let service = lab.service(0, "svc", &[], &[]);
+    let down = Quality { capacity: 1_000, ..Quality::PERFECT };
+    let mut edges = Vec::new();
+    for id in 1..=10 {
+        let edge = lab.dial_by(Bound::Edge, 0, Path { up: Quality::PERFECT, down });
+        lab.join(edge, &edge_hello(id));
+        lab.freeze(edge, true);
+        edges.push(edge);
+    }
+    for id in 1..=10 {
+        for n in 0..=id {
+            lab.call_edge(service, id * 100 + n, id, "m", &[0; 30_000]);
+        }
+        lab.run();
+    }
+    lab.advance(300 * MILLI);
+    let held = lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(held <= 1_000_000, "{held}");
+    let gone: Vec<u64> = (1..=10).filter(|id| lab.stage.shared().registry.edge(*id).is_none()).collect();
+    assert!(!gone.is_empty() && gone.iter().all(|id| *id >= 7), "{gone:?}");
+    lab.close();
+}
+
+#[test]
+fn a_panic_ends_the_session_it_happened_in_and_no_other() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &["echo"], &[]);
+    let (victim, other) = (lab.edge(0, 5), lab.edge(0, 6));
+    lab.call(victim, 1, "echo", 0, b"");
+    lab.run();
+    lab.call(victim, 2, frontier_gateway::core::shard::PANIC, 0, b"");
+    lab.call(other, 1, "echo", 0, b"");
+    lab.run();
+    assert_eq!(lab.stage.panics(), 1);
+    assert!(lab.ended(victim).is_some() && lab.ended(other).is_none());
+    let heard = lab.frames(service);
+    assert_eq!(heard.iter().filter(|note| note.header.kind == FrameType::Request).count(), 2);
+    assert_eq!(heard.iter().filter(|note| note.header.kind == FrameType::Cancel).count(), 1);
+    lab.close();
+}
+
+#[test]
+fn an_idle_session_holds_nothing() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &["echo"], &["t"]);
+    let edge = lab.edge(0, 5);
+    lab.call(edge, 1, "echo", 0, &[0; 60_000]);
+    lab.run();
+    let call = lab.expect(service);
+    lab.answer(service, &call, &[0; 60_000]);
+    lab.run();
+    assert_eq!(lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed), 0);
+    lab.close();
+}
+
+#[test]
+fn unknown_frames_are_skipped() {
+    let mut lab = Lab::new(settings());
+    let edge = lab.edge(0, 5);
+    lab.send(edge, FrameType::Unknown(0x7f), 3, b"head", b"body");
+    lab.send(edge, FrameType::Ping, 1, &[], &[]);
+    lab.run();
+    assert_eq!(kinds(&lab.frames(edge)), [FrameType::Pong]);
+    lab.close();
+}
+
+#[test]
+fn a_closed_session_stream_ends_the_session() {
+    let mut lab = Lab::new(settings());
+    let edge = lab.edge(0, 5);
+    lab.dialer(edge).conn.finish_stream(frontier_wire::yamux::StreamId::FIRST);
+    lab.run();
+    assert!(lab.ended(edge).is_some());
+    assert!(!lab.take(edge).iter().any(|heard| matches!(heard, Heard::Frame(_))));
+    lab.close();
+}
+
+#[test]
+fn a_frame_nobody_may_send_ends_the_session() {
+    for kind in [FrameType::Welcome, FrameType::Reject, FrameType::Hello, FrameType::Open, FrameType::Data] {
+        let mut lab = Lab::new(settings());
+        let edge = lab.edge(0, 5);
+        lab.send_flagged(edge, kind, 1, Flags::NONE, &[], &[]);
+        lab.run();
+        assert_eq!(kinds(&lab.frames(edge)), [FrameType::GoAway], "{kind:?}");
+        assert!(lab.ended(edge).is_some());
+        lab.close();
+    }
+}

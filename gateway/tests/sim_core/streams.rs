@@ -1,0 +1,351 @@
+//! User streams: opening, refusing, bytes, windows, half-close and reset.
+
+use bytes::Bytes;
+use frontier_gateway::core::Settings;
+use frontier_gateway::sim::dialer::Heard;
+use frontier_gateway::sim::lab::{Lab, Peer};
+use frontier_gateway::sim::net::Ending;
+use frontier_gateway::sim::stage::Chaos;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{FrameHeader, FrameType};
+use frontier_wire::native::head::{
+    CallBuilder, CallHead, ReplyBuilder, ReplyHead, Sender, encode_error_reply,
+};
+use frontier_wire::yamux::StreamId;
+
+use super::{MILLI, SECOND, head, settings};
+
+/// An edge and a service with streams between them; the gateway's shards are all combinations.
+const SHARDS: [(u16, u16); 3] = [(0, 0), (0, 1), (1, 0)];
+
+fn pair(lab: &mut Lab, shards: (u16, u16)) -> (Peer, Peer) {
+    let service = lab.service(shards.1, "files", &[], &[]);
+    (lab.edge(shards.0, 5), service)
+}
+
+/// Opens a stream to a service name, or from a service to an edge.
+fn open(lab: &mut Lab, peer: Peer, call: &CallBuilder<'_>) -> StreamId {
+    let dialer = lab.dialer(peer);
+    let stream = dialer.conn.open_stream().unwrap();
+    dialer.send_on(stream, FrameHeader::new(FrameType::Open, 0), &head(call));
+    lab.run();
+    stream
+}
+
+fn to_files(lab: &mut Lab, peer: Peer) -> StreamId {
+    open(lab, peer, &CallBuilder::new("files").meta(b"which"))
+}
+
+/// All bytes of a stream so far, and how it ended: 'f' half-closed, 'r' reset.
+fn listen(lab: &mut Lab, peer: Peer, stream: StreamId) -> (Vec<u8>, String) {
+    let (mut bytes, mut end) = (Vec::new(), String::new());
+    for heard in lab.take(peer) {
+        match heard {
+            Heard::Data(of, data) if of == stream => {
+                lab.dialer(peer).conn.release(stream, u32::try_from(data.len()).unwrap());
+                bytes.extend_from_slice(&data);
+            }
+            Heard::Finished(of) if of == stream => end.push('f'),
+            Heard::Reset(of) if of == stream => end.push('r'),
+            _ => {}
+        }
+    }
+    lab.run();
+    (bytes, end)
+}
+
+fn accept(lab: &mut Lab, peer: Peer, stream: StreamId) {
+    let mut ack = Vec::new();
+    ReplyBuilder::new().encode(&mut ack);
+    lab.dialer(peer).send_on(stream, FrameHeader::new(FrameType::OpenAck, 0), &ack);
+    lab.run();
+}
+
+/// Opens a stream from the edge to the service and accepts it: both ends.
+fn joined(lab: &mut Lab, edge: Peer, service: Peer) -> (StreamId, StreamId) {
+    let here = to_files(lab, edge);
+    let there = lab.expect_stream(service);
+    listen(lab, service, there);
+    accept(lab, service, there);
+    let (ack, _) = listen(lab, edge, here);
+    assert_eq!(ack[0], FrameType::OpenAck.to_wire());
+    (here, there)
+}
+
+fn write(lab: &mut Lab, peer: Peer, stream: StreamId, bytes: Vec<u8>) {
+    lab.dialer(peer).conn.outbox().push_stream(stream, Bytes::from(bytes), false);
+    lab.run();
+}
+
+fn legs(lab: &Lab) -> u64 {
+    lab.stage.shared().stats.iter().map(|stats| stats.legs.get()).sum()
+}
+
+#[test]
+fn a_stream_opens_when_the_other_side_accepts() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let here = to_files(&mut lab, edge);
+        assert!(lab.is_quiet(edge), "nobody has accepted");
+        let there = lab.expect_stream(service);
+        let (bytes, _) = listen(&mut lab, service, there);
+        let call = CallHead::parse(&bytes[16..]).unwrap();
+        assert_eq!((call.name, call.meta, call.sender()), ("files", &b"which"[..], Some(Sender::Edge(5))));
+        accept(&mut lab, service, there);
+        let (bytes, end) = listen(&mut lab, edge, here);
+        assert!(ReplyHead::parse(&bytes[16..]).unwrap().error.is_none() && end.is_empty());
+        for (from, to, sending, receiving) in [(edge, service, here, there), (service, edge, there, here)] {
+            write(&mut lab, from, sending, b"some bytes".to_vec());
+            assert_eq!(listen(&mut lab, to, receiving).0, b"some bytes");
+        }
+        assert_eq!(legs(&lab), 2);
+        lab.close();
+    }
+}
+
+#[test]
+fn a_service_opens_a_stream_to_an_edge() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let here = open(&mut lab, service, &CallBuilder::new("anything").edge(5));
+        let there = lab.expect_stream(edge);
+        listen(&mut lab, edge, there);
+        accept(&mut lab, edge, there);
+        assert_eq!(listen(&mut lab, service, here).0.len(), 16);
+        let nobody = open(&mut lab, service, &CallBuilder::new("anything").edge(6));
+        let (bytes, end) = listen(&mut lab, service, nobody);
+        assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::EdgeNotOnline);
+        assert_eq!(end, "f");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_refusal_carries_its_reason() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let here = to_files(&mut lab, edge);
+        let there = lab.expect_stream(service);
+        let mut refusal = Vec::new();
+        encode_error_reply(&mut refusal, ErrorCode::Application, "no such file");
+        lab.dialer(service).send_on(there, FrameHeader::new(FrameType::OpenAck, 0), &refusal);
+        lab.dialer(service).conn.finish_stream(there);
+        lab.run();
+        let (bytes, end) = listen(&mut lab, edge, here);
+        assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().text, "no such file");
+        assert_eq!(end, "f");
+        lab.dialer(edge).conn.finish_stream(here);
+        lab.run();
+        assert_eq!(legs(&lab), 0);
+        assert_eq!(lab.dialer(edge).conn.engine().streams(), 1, "only the session stream is left");
+        lab.close();
+    }
+}
+
+#[test]
+fn an_opener_that_was_refused_and_does_not_close_is_reset() {
+    let mut lab = Lab::new(settings());
+    let edge = lab.edge(0, 5);
+    let here = to_files(&mut lab, edge);
+    let (bytes, _) = listen(&mut lab, edge, here);
+    assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::ServiceNotOnline);
+    lab.advance(11 * SECOND);
+    assert_eq!(listen(&mut lab, edge, here).1, "r");
+    assert_eq!(legs(&lab), 0);
+    lab.close();
+}
+
+#[test]
+fn a_stream_nobody_answers_is_refused_at_its_deadline() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let here = open(&mut lab, edge, &CallBuilder::new("files").timeout_ms(100));
+        let there = lab.expect_stream(service);
+        lab.advance(150 * MILLI);
+        let (bytes, end) = listen(&mut lab, edge, here);
+        assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::DeadlineExceeded);
+        assert_eq!(end, "f");
+        assert_eq!(listen(&mut lab, service, there).1, "r");
+        accept(&mut lab, service, there);
+        assert!(lab.is_quiet(edge));
+        lab.close();
+    }
+}
+
+#[test]
+fn a_half_close_leaves_the_other_direction_open() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let (here, there) = joined(&mut lab, edge, service);
+        write(&mut lab, edge, here, vec![1; 1_000]);
+        lab.dialer(edge).conn.finish_stream(here);
+        lab.run();
+        let (bytes, end) = listen(&mut lab, service, there);
+        assert_eq!((bytes.len(), end.as_str()), (1_000, "f"));
+        write(&mut lab, service, there, vec![2; 30_000]);
+        assert_eq!(listen(&mut lab, edge, here).0.len(), 30_000);
+        lab.dialer(service).conn.finish_stream(there);
+        lab.run();
+        assert_eq!(listen(&mut lab, edge, here).1, "f");
+        assert_eq!(legs(&lab), 0);
+        lab.close();
+    }
+}
+
+#[test]
+fn a_reset_reaches_the_other_end_and_drops_what_waits() {
+    for shards in SHARDS {
+        for from_edge in [true, false] {
+            let mut lab = Lab::new(settings());
+            let (edge, service) = pair(&mut lab, shards);
+            let (here, there) = joined(&mut lab, edge, service);
+            let ends = [(edge, here, service, there), (service, there, edge, here)];
+            let (from, stream, to, other) = ends[usize::from(from_edge)];
+            write(&mut lab, to, other, vec![1; 100_000]);
+            lab.dialer(from).conn.reset_stream(stream);
+            lab.run();
+            assert_eq!(listen(&mut lab, to, other).1, "r");
+            assert_eq!(legs(&lab), 0);
+            lab.close();
+        }
+    }
+}
+
+#[test]
+fn an_opener_that_gives_up_resets_the_other_end() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let here = to_files(&mut lab, edge);
+        let there = lab.expect_stream(service);
+        lab.dialer(edge).conn.reset_stream(here);
+        lab.run();
+        assert_eq!(listen(&mut lab, service, there).1, "r");
+        assert_eq!(legs(&lab), 0);
+        lab.close();
+    }
+}
+
+#[test]
+fn an_acceptor_that_resets_or_talks_nonsense_refuses() {
+    for shards in SHARDS {
+        for nonsense in [false, true] {
+            let mut lab = Lab::new(settings());
+            let (edge, service) = pair(&mut lab, shards);
+            let here = to_files(&mut lab, edge);
+            let there = lab.expect_stream(service);
+            if nonsense {
+                write(&mut lab, service, there, vec![0xee; 40]);
+            } else {
+                lab.dialer(service).conn.reset_stream(there);
+                lab.run();
+            }
+            let (bytes, _) = listen(&mut lab, edge, here);
+            let error = ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap();
+            assert_eq!(error.code, ErrorCode::SessionClosed);
+            lab.close();
+        }
+    }
+}
+
+#[test]
+fn bytes_before_the_answer_to_open_are_against_the_rules() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards);
+        let here = to_files(&mut lab, edge);
+        let there = lab.expect_stream(service);
+        write(&mut lab, edge, here, b"too early".to_vec());
+        assert_eq!(listen(&mut lab, edge, here).1, "r");
+        assert_eq!(listen(&mut lab, service, there).1, "r");
+        lab.close();
+    }
+}
+
+#[test]
+fn windows_grow_by_use_within_their_limit() {
+    let mut lab = Lab::new(Settings { stream_window_max: 256 << 10, ..settings() });
+    let (edge, service) = pair(&mut lab, (0, 1));
+    let (here, there) = joined(&mut lab, edge, service);
+    for _ in 0..60 {
+        write(&mut lab, edge, here, vec![1; 60_000]);
+        assert_eq!(listen(&mut lab, service, there).0.len(), 60_000);
+    }
+    let window = lab.dialer(edge).conn.engine().send_window(here);
+    assert!((129 << 10..=256 << 10).contains(&window), "{window}");
+    lab.close();
+}
+
+#[test]
+fn streams_of_a_session_that_ends_are_reset_at_the_other_end() {
+    for shards in SHARDS {
+        for edge_ends in [true, false] {
+            let mut lab = Lab::new(settings());
+            let (edge, service) = pair(&mut lab, shards);
+            let (here, there) = joined(&mut lab, edge, service);
+            let waiting = to_files(&mut lab, edge);
+            let offered = lab.expect_stream(service);
+            lab.hang_up(if edge_ends { edge } else { service }, Ending::Reset);
+            lab.run();
+            if edge_ends {
+                let ends = lab.take(service).iter().filter(|heard| matches!(heard, Heard::Reset(_))).count();
+                assert_eq!(ends, 2, "{there} and {offered}");
+            } else {
+                let heard = lab.take(edge);
+                assert!(heard.iter().any(|heard| matches!(heard, Heard::Reset(of) if *of == here)));
+                assert!(
+                    heard.iter().any(|heard| matches!(heard, Heard::Finished(of) if *of == waiting)),
+                    "refused"
+                );
+            }
+            lab.close();
+        }
+    }
+}
+
+#[test]
+fn too_many_streams_are_refused_on_either_side() {
+    let mut lab = Lab::new(Settings { streams_per_session: 4, ..settings() });
+    let (edge, service) = pair(&mut lab, (0, 1));
+    let streams: Vec<StreamId> = (0..6).map(|_| to_files(&mut lab, edge)).collect();
+    let heard = lab.take(edge);
+    let reset =
+        |stream: &&StreamId| heard.iter().any(|heard| matches!(heard, Heard::Reset(of) if *of == **stream));
+    assert_eq!(streams.iter().filter(reset).count(), 3, "the session stream counts, too");
+    let other = lab.edge(1, 6);
+    let last = to_files(&mut lab, other);
+    assert!(lab.is_quiet(other));
+    let refused = to_files(&mut lab, other);
+    let (bytes, _) = listen(&mut lab, other, refused);
+    assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::Overloaded);
+    let offered = (0..4).map(|_| lab.expect_stream(service)).last().unwrap();
+    accept(&mut lab, service, offered);
+    assert_eq!(listen(&mut lab, other, last).0.len(), 16);
+    lab.close();
+}
+
+#[test]
+fn no_stream_is_opened_when_memory_is_short() {
+    for from_edge in [true, false] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, (0, 1));
+        let most = usize::try_from(settings().memory / 10 * 9).unwrap();
+        lab.cooked = true;
+        lab.stage.shared().account(0, most);
+        let (peer, call) = if from_edge {
+            (edge, CallBuilder::new("files"))
+        } else {
+            (service, CallBuilder::new("any").edge(5))
+        };
+        let stream = open(&mut lab, peer, &call);
+        assert_eq!(listen(&mut lab, peer, stream).1, "r");
+        assert_eq!(legs(&lab), 0);
+        lab.stage.shared().account(most, 0);
+        lab.close();
+    }
+}
