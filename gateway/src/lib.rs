@@ -7,6 +7,7 @@
 //! - [`app`]: builds everything from a [`config`] and takes it down again.
 //! - [`cli`], [`telemetry`]: the command line and the logs.
 
+pub mod admin;
 pub mod app;
 pub mod bypass;
 pub mod cli;
