@@ -91,7 +91,9 @@ async fn scrape(State(admin): State<Admin>) -> Response {
     let encoded = tokio::task::spawn_blocking(move || admin.metrics.encode()).await;
     match encoded {
         Ok(Ok(text)) => ([(CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
-        Ok(Err(_)) | Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be encoded").into_response(),
+        Ok(Err(_)) | Err(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "metrics cannot be encoded").into_response()
+        }
     }
 }
 
@@ -141,8 +143,15 @@ mod tests {
         Admin::new(metrics, Readiness::default(), telemetry::detached_level(), &config)
     }
 
-    async fn send(admin: &Admin, method: Method, path: &str, peer: &str, body: &str) -> (u16, String, String) {
-        let mut request = http::Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+    async fn send(
+        admin: &Admin,
+        method: Method,
+        path: &str,
+        peer: &str,
+        body: &str,
+    ) -> (u16, String, String) {
+        let mut request =
+            http::Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
         request.extensions_mut().insert(Peer(peer.parse().unwrap()));
         let response = admin.clone().router().oneshot(request).await.unwrap();
         let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap().to_owned());
@@ -166,7 +175,10 @@ mod tests {
         let admin = admin();
         assert_eq!(get(&admin, "/readyz", ELSEWHERE).await, (200, "ready".to_owned()));
         let guards = (admin.readiness.guard("edgebound"), admin.readiness.guard("servicebound"));
-        assert_eq!(get(&admin, "/readyz", ELSEWHERE).await, (503, "not ready: edgebound, servicebound".to_owned()));
+        assert_eq!(
+            get(&admin, "/readyz", ELSEWHERE).await,
+            (503, "not ready: edgebound, servicebound".to_owned())
+        );
         drop(guards);
         let _note = admin.readiness.degraded("registry", "no answer for 12 s");
         let expected = "ready\ndegraded: registry: no answer for 12 s".to_owned();
@@ -212,7 +224,11 @@ mod tests {
         assert_eq!(send(&admin, Method::PUT, "/log-level", ELSEWHERE, "warn").await.0, 403);
         assert_eq!(get(&admin, "/log-level", LOOPBACK).await.1, "info");
         let request = http::Request::builder().uri("/config").body(Body::empty()).unwrap();
-        assert_eq!(admin.router().oneshot(request).await.unwrap().status(), 403, "nobody known is nobody local");
+        assert_eq!(
+            admin.router().oneshot(request).await.unwrap().status(),
+            403,
+            "nobody known is nobody local"
+        );
     }
 
     #[tokio::test]

@@ -15,10 +15,10 @@ mod load;
 mod log;
 mod mqm;
 mod problem;
-mod read;
+pub(crate) mod read;
 mod rlimit;
 mod value;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::{fmt, num::NonZero, path::PathBuf, sync::OnceLock, time::Duration};
 

@@ -172,5 +172,14 @@ impl LevelHandle {
     }
 }
 
+/// A level that belongs to no log.
+#[cfg(test)]
+pub(crate) fn detached_level() -> LevelHandle {
+    let (filter, handle) = reload::Layer::new(filter_of(LogLevel::Info));
+    // The handle refers to it weakly.
+    std::mem::forget(filter);
+    LevelHandle { handle }
+}
+
 #[cfg(test)]
 mod tests;

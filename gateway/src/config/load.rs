@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Config, LogFormat, LogLevel, LogOutput,
+    Config, LogFormat, LogLevel, LogOutput, known_keys,
     problem::{ConfigError, Problems, Severity},
     read::{Reader, UnknownKeys},
     rlimit::positive,
@@ -120,7 +120,7 @@ fn read_file(path: &Path) -> Result<String, String> {
 fn read_text(text: &str, mut problems: Problems, unknown: UnknownKeys) -> (Config, Problems) {
     match yaml::parse(text) {
         Ok(document) => {
-            let reader = Reader::new(problems, unknown);
+            let reader = Reader::new(problems, unknown, known_keys);
             let config = reader.document(document, Config::read);
             (config, reader.into_parts().0)
         }

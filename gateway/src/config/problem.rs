@@ -86,19 +86,19 @@ impl Problems {
     }
 
     /// Where a key stood in the file.
-    pub(super) fn note_line(&mut self, key: &str, line: u32) {
+    pub(crate) fn note_line(&mut self, key: &str, line: u32) {
         self.lines.insert(key.to_owned(), line);
     }
 
-    pub(super) fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.push(Severity::Error, key.into(), None, message.into());
     }
 
-    pub(super) fn warn(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn warn(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.push(Severity::Warning, key.into(), None, message.into());
     }
 
-    pub(super) fn push(&mut self, severity: Severity, key: String, line: Option<u32>, message: String) {
+    pub(crate) fn push(&mut self, severity: Severity, key: String, line: Option<u32>, message: String) {
         let line = line.or_else(|| self.line_near(&key));
         self.list.push(Problem { severity, key, line, message });
     }

@@ -43,8 +43,10 @@ pub enum State {
 }
 
 /// What all sections of one reading share.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     unknown: UnknownKeys,
+    /// Every key of this kind of file, for the case that a key stands in the wrong block.
+    all: fn() -> &'static [Known],
     /// Walks every block and one element of every list, present or not: the list of all keys.
     probe: bool,
     shared: RefCell<Shared>,
@@ -58,24 +60,24 @@ struct Shared {
 // === impl Reader ===
 
 impl Reader {
-    pub(super) fn new(problems: Problems, unknown: UnknownKeys) -> Self {
-        Self { unknown, probe: false, shared: RefCell::new(Shared { problems, known: Vec::new() }) }
+    pub(crate) fn new(problems: Problems, unknown: UnknownKeys, all: fn() -> &'static [Known]) -> Self {
+        Self { unknown, all, probe: false, shared: RefCell::new(Shared { problems, known: Vec::new() }) }
     }
 
     /// A reader that visits every key there is.
-    pub(super) fn probe() -> Self {
-        Self { probe: true, ..Self::new(Problems::default(), UnknownKeys::Error) }
+    pub(crate) fn probe() -> Self {
+        Self { probe: true, ..Self::new(Problems::default(), UnknownKeys::Error, || &[]) }
     }
 
     /// Reads the document with `read`, which asks for all its keys.
-    pub(super) fn document<T>(&self, node: Node, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+    pub(crate) fn document<T>(&self, node: Node, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let mut section = Section::new(self, String::new(), node);
         let value = read(&mut section);
         section.finish();
         value
     }
 
-    pub(super) fn into_parts(self) -> (Problems, Vec<Known>) {
+    pub(crate) fn into_parts(self) -> (Problems, Vec<Known>) {
         let shared = self.shared.into_inner();
         (shared.problems, shared.known)
     }
@@ -86,7 +88,7 @@ impl Reader {
 }
 
 /// One mapping of the file.
-pub(super) struct Section<'r> {
+pub(crate) struct Section<'r> {
     reader: &'r Reader,
     path: String,
     entries: BTreeMap<String, (u32, Node)>,
@@ -125,17 +127,17 @@ impl<'r> Section<'r> {
     }
 
     /// The value of a key, or its default.
-    pub(super) fn value<T: FromNode>(&mut self, key: &'static str, default: T) -> T {
+    pub(crate) fn value<T: FromNode>(&mut self, key: &'static str, default: T) -> T {
         self.optional(key).unwrap_or(default)
     }
 
     /// The value of a key; `None` where it is absent, null or wrong.
-    pub(super) fn optional<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn optional<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
         self.optional_by(key, T::from_node)
     }
 
     /// The value of a key read by `read`, which answers what is wrong.
-    pub(super) fn optional_by<T>(
+    pub(crate) fn optional_by<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&Node) -> Result<T, String>,
@@ -154,8 +156,21 @@ impl<'r> Section<'r> {
         }
     }
 
+    /// The value of a key that must be there.
+    pub(crate) fn required_by<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&Node) -> Result<T, String>,
+    ) -> Option<T> {
+        let line = self.entries.get(key).filter(|(_, node)| node.value != Value::Null).map(|(line, _)| *line);
+        if line.is_none() {
+            self.reader.shared.borrow_mut().problems.error(self.path_of(key), "is missing");
+        }
+        self.optional_by(key, read)
+    }
+
     /// A block of keys; absent and null blocks are read too, and give the defaults.
-    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+    pub(crate) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         self.know(key, State::Live);
         let node = self.take(key).map_or(Node { line: 0, value: Value::Null }, |(_, node)| node);
         let mut section = Section::new(self.reader, self.path_of(key), node);
@@ -165,7 +180,7 @@ impl<'r> Section<'r> {
     }
 
     /// A list of blocks.
-    pub(super) fn list<T>(&mut self, key: &'static str, read: impl Fn(&mut Section<'_>) -> T) -> Vec<T> {
+    pub(crate) fn list<T>(&mut self, key: &'static str, read: impl Fn(&mut Section<'_>) -> T) -> Vec<T> {
         self.know(key, State::Live);
         let path = self.path_of(key);
         if self.reader.probe {
@@ -198,7 +213,7 @@ impl<'r> Section<'r> {
     /// Other spellings under which files give `key`; to be called before `key` is asked for.
     ///
     /// The right spelling wins if both are there.
-    pub(super) fn also(&mut self, key: &'static str, spellings: &[&'static str]) {
+    pub(crate) fn also(&mut self, key: &'static str, spellings: &[&'static str]) {
         for spelling in spellings {
             self.know(spelling, State::AliasOf(key));
             let Some((line, node)) = self.entries.remove(*spelling) else { continue };
@@ -214,7 +229,7 @@ impl<'r> Section<'r> {
     /// Keys that were shown once and never did, or no longer do, anything.
     ///
     /// Zero values (`false`, `0`, `""`, empty lists) pass in silence: sample files are full of them.
-    pub(super) fn dead(&mut self, keys: &[&'static str], why: &'static str) {
+    pub(crate) fn dead(&mut self, keys: &[&'static str], why: &'static str) {
         for key in keys {
             self.know(key, State::Dead(why));
             if let Some((line, node)) = self.take(key)
@@ -231,7 +246,7 @@ impl<'r> Section<'r> {
     }
 
     /// The value of a key that stands here instead of at `of`, a full path.
-    pub(super) fn alias<T: FromNode>(&mut self, key: &'static str, of: &'static str) -> Option<T> {
+    pub(crate) fn alias<T: FromNode>(&mut self, key: &'static str, of: &'static str) -> Option<T> {
         let value = self.optional(key);
         if let Some(known) = self.reader.shared.borrow_mut().known.last_mut() {
             known.state = State::AliasOf(of);
@@ -240,7 +255,7 @@ impl<'r> Section<'r> {
     }
 
     /// A warning about the value of a key that was asked for.
-    pub(super) fn warn(&self, key: &str, message: &str) {
+    pub(crate) fn warn(&self, key: &str, message: &str) {
         self.reader.shared.borrow_mut().problems.warn(self.path_of(key), message);
     }
 
@@ -258,11 +273,8 @@ impl<'r> Section<'r> {
 
     /// The key exists, but in another block.
     fn elsewhere(&self, name: &str) -> Option<String> {
-        let known = super::known_keys();
-        let path = known
-            .iter()
-            .map(|known| known.path.as_str())
-            .find(|path| path.rsplit('.').next() == Some(name))?;
+        let mut paths = (self.reader.all)().iter().map(|known| known.path.as_str());
+        let path = paths.find(|path| path.rsplit('.').next() == Some(name))?;
         Some(format!("did you mean `{path}`?"))
     }
 
@@ -296,13 +308,13 @@ impl<'r> Section<'r> {
 }
 
 /// A value that a key can have.
-pub(super) trait FromNode: Sized {
+pub(crate) trait FromNode: Sized {
     /// The value, or what was expected and found.
     fn from_node(node: &Node) -> Result<Self, String>;
 }
 
 /// The text of a scalar.
-pub(super) fn scalar<'a>(node: &'a Node, expected: &str) -> Result<&'a str, String> {
+pub(crate) fn scalar<'a>(node: &'a Node, expected: &str) -> Result<&'a str, String> {
     match &node.value {
         Value::Scalar { text, .. } => Ok(text),
         other => Err(format!("expected {expected}, found {}", kind(other))),

@@ -650,3 +650,87 @@ fn leaves(path: &str, value: &serde_json::Value, out: &mut Vec<(String, serde_js
         None => out.push((path.to_owned(), value.clone())),
     }
 }
+
+/// The first cells of all tables of the documentation, with the rows.
+fn documented() -> std::collections::BTreeMap<String, Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let text = fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split(" |").map(|cell| cell.trim_start_matches('|').trim().to_owned()));
+    cells
+        .map(|cells| {
+            let cells: Vec<String> = cells.collect();
+            (cells[0].trim_matches('`').to_owned(), cells)
+        })
+        .collect()
+}
+
+/// Blocks that several keys share are documented once.
+fn documented_path(path: &str) -> String {
+    let shared = [
+        ("edgebound.listen.", "listen."),
+        ("servicebound.listen.", "listen."),
+        ("controlplane.listen.", "listen."),
+        ("edgebound.bypass.", "dial."),
+        ("frontlas.dial.", "dial."),
+    ];
+    // The old switch of the bypass stands in its block without being an address.
+    let shared = shared.iter().filter(|_| path != "edgebound.bypass.enable");
+    let found =
+        shared.clone().find_map(|(block, short)| Some(format!("{short}{}", path.strip_prefix(block)?)));
+    found.unwrap_or_else(|| path.to_owned())
+}
+
+#[test]
+fn every_key_is_documented() {
+    let documented = documented();
+    for known in known_keys() {
+        let path = documented_path(&known.path);
+        let row = documented.get(&path).unwrap_or_else(|| panic!("{path} is not in docs/configuration.md"));
+        if let State::AliasOf(key) = known.state {
+            let target = row[1].trim_matches('`');
+            assert!(target == key || target.ends_with(&format!(".{key}")), "{path}: {row:?}");
+        }
+    }
+}
+
+#[test]
+fn every_documented_key_exists() {
+    let known: BTreeSet<String> = known_keys().iter().map(|known| documented_path(&known.path)).collect();
+    let blocks = [
+        "edgebound.",
+        "servicebound.",
+        "controlplane.",
+        "listen.",
+        "dial.",
+        "limits.",
+        "drain.",
+        "log.",
+        "mqm.",
+    ];
+    for key in documented().keys().filter(|key| blocks.iter().any(|block| key.starts_with(block))) {
+        assert!(known.contains(key), "{key} is documented but not known");
+    }
+}
+
+#[test]
+fn documented_defaults_are_the_defaults() {
+    let documented = documented();
+    let mut defaults = Vec::new();
+    leaves("", &serde_json::to_value(Config::of_empty_file()).unwrap(), &mut defaults);
+    let mut checked = 0;
+    for (path, value) in defaults {
+        let row = &documented[&documented_path(&path)];
+        let Some(text) = row.get(2).filter(|cell| cell.starts_with('`')) else { continue };
+        // `listen` is one block with three defaults, given where it is used.
+        let text = text.trim_matches('`');
+        let expected = match &value {
+            serde_json::Value::String(text) if text.is_empty() => "\"\"".to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        assert_eq!(text, expected, "{path}");
+        checked += 1;
+    }
+    assert!(checked > 100, "only {checked} defaults were compared");
+}

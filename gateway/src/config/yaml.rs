@@ -16,14 +16,14 @@ const MAX_NODES: usize = 50_000;
 
 /// A value and the line it stands on.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Line of the first character, from 1.
-    pub(super) line: u32,
-    pub(super) value: Value,
+    pub(crate) line: u32,
+    pub(crate) value: Value,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// A scalar as written; `quoted` tells `"true"` from `true`.
@@ -37,25 +37,30 @@ pub(super) enum Value {
 
 /// A key of a mapping and its line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Key {
-    pub(super) name: String,
-    pub(super) line: u32,
+pub(crate) struct Key {
+    pub(crate) name: String,
+    pub(crate) line: u32,
 }
 
 /// Why a document could not be read at all.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub(super) struct YamlError {
-    pub(super) line: u32,
-    pub(super) message: String,
+pub(crate) struct YamlError {
+    pub(crate) line: u32,
+    pub(crate) message: String,
 }
 
 /// Reads the one document of a text; an empty text is an empty document.
-pub(super) fn parse(text: &str) -> Result<Node, YamlError> {
+pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
+    parse_up_to(text, MAX_NODES)
+}
+
+/// The same with up to `most` values, aliases expanded.
+pub(crate) fn parse_up_to(text: &str, most: usize) -> Result<Node, YamlError> {
     // A byte order mark is not part of the document; editors on some systems still write one.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder =
-        Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, line: 1 };
+        Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, most, line: 1 };
     let mut document = None;
     loop {
         match builder.next()? {
@@ -77,6 +82,7 @@ struct Builder<'a> {
     /// Anchored nodes by the parser's number of the anchor.
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    most: usize,
     line: u32,
 }
 
@@ -187,7 +193,7 @@ impl<'a> Builder<'a> {
 
     fn count(&mut self, nodes: usize) -> Result<(), YamlError> {
         self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MAX_NODES { Err(self.error("too many values")) } else { Ok(()) }
+        if self.nodes > self.most { Err(self.error("too many values")) } else { Ok(()) }
     }
 }
 

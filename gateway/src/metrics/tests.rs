@@ -123,3 +123,14 @@ fn closures_can_report() {
     metrics.register(|| vec![Family::counter("frontier_log_lines_lost", "Log lines lost").row(&[], 3)]);
     assert_eq!(value(&metrics.encode().unwrap(), "frontier_log_lines_lost_total"), 3.0);
 }
+
+#[test]
+fn every_metric_is_documented() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    for line in scrape().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        assert!(document.contains(&format!("| `{name}{suffix}` | {kind} |")), "{name} ({kind})");
+    }
+}
