@@ -153,6 +153,7 @@ impl Crowd<'_> {
         let from = Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + step);
         let dialled = Instant::now();
         let socket = net::dial(self.args.server, Some(IpAddr::V4(from)))?;
+        net::reset_on_close(&socket)?;
         self.poller.add(&socket, index as u64, net::SOCKET)?;
         let hello = match self.args.dialect {
             Dialect::Nats => NATS_HELLO.to_vec(),

@@ -271,6 +271,7 @@ impl Net {
         tls: Option<&Arc<ClientConfig>>,
     ) -> Result<usize> {
         let socket = net::dial(to, from).with_context(|| format!("dial {to}"))?;
+        net::reset_on_close(&socket)?;
         let mut peer = Peer::dial()?;
         peer.send(Lane::Session, header(FrameType::Hello, 0), &greeting.encode(role), &[])?;
         let transport = match tls {

@@ -29,7 +29,7 @@ use crate::sample::Sample;
 /// Operations that are due and not started, at most: more means that the rate cannot be held.
 const MAX_LATE: usize = 100_000;
 /// Payload of the messages to a stalled edge, in bytes, and how many are sent per second.
-const STALLED_PAYLOAD: usize = 4_096;
+const STALLED_PAYLOAD: usize = 16_384;
 const STALLED_RATE: f64 = 1_000.0;
 
 /// What is exchanged.

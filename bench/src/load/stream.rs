@@ -20,7 +20,7 @@ use super::{
 use crate::{proc, sample::Sample};
 
 /// How often the server's memory is read for its peak: rarely enough that reading it, which walks its page tables, costs nothing.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Which way and how.
 #[derive(Args, Clone, Debug)]
@@ -42,10 +42,12 @@ pub struct Stream {
     pattern: Pattern,
     servers: Vec<u32>,
     writer: usize,
-    open: bool,
     sent: u64,
     received: u64,
-    rss_max: u64,
+    /// Memory before the stream, and the most of it in the first and in the second half of the window.
+    rss: [u64; 3],
+    half: Duration,
+    opened: Option<Instant>,
     looked: Instant,
 }
 
@@ -65,15 +67,18 @@ impl Stream {
             pattern: Pattern::new(),
             servers: target.servers.clone(),
             writer: 0,
-            open: false,
             sent: 0,
             received: 0,
-            rss_max: 0,
+            rss: [0; 3],
+            half: Duration::from_secs_f64(target.warmup + target.seconds / 2.0),
+            opened: None,
             looked: Instant::now(),
         };
         Net::new()?.run(&mut scenario, target.limit())?;
         let mut sample = scenario.meter.into_sample();
-        sample.set("rss_max", scenario.rss_max as f64);
+        for (name, bytes) in ["rss_before", "rss_early", "rss_late"].into_iter().zip(scenario.rss) {
+            sample.set(name, bytes as f64);
+        }
         sample.set("bytes_per_second", sample.figure("bytes") / sample.seconds.max(1e-9));
         Ok(sample)
     }
@@ -88,18 +93,25 @@ impl Stream {
         } else {
             call.encode(&mut head)
         }
+        self.rss[0] = rss(&self.servers)?;
         net.conn(self.writer).peer.open()?;
         net.send(self.writer, Lane::Stream, header(FrameType::Open, 1), &head, &[])
     }
 
     fn look(&mut self, now: Instant) -> Result<()> {
-        if self.meter.is_measuring() && now - self.looked > LOOK {
-            self.looked = now;
-            let rss = self.servers.iter().map(|pid| Ok(proc::memory(*pid)?.rss)).sum::<Result<u64>>()?;
-            self.rss_max = self.rss_max.max(rss);
-        }
+        let Some(opened) = self.opened.filter(|_| self.meter.is_measuring() && now - self.looked > LOOK)
+        else {
+            return Ok(());
+        };
+        self.looked = now;
+        let half = if now - opened < self.half { &mut self.rss[1] } else { &mut self.rss[2] };
+        *half = (*half).max(rss(&self.servers)?);
         Ok(())
     }
+}
+
+fn rss(servers: &[u32]) -> Result<u64> {
+    servers.iter().map(|pid| Ok(proc::memory(*pid)?.rss)).sum()
 }
 
 impl Scenario for Stream {
@@ -116,7 +128,7 @@ impl Scenario for Stream {
                 if let Some(error) = ReplyHead::parse(&frame.head)?.error {
                     bail!("stream refused: {:?} {}", error.code, error.text);
                 }
-                self.open = true;
+                self.opened = Some(net.now());
                 self.meter.start(net.now());
                 net.want_room(key, true);
                 Ok(())
@@ -133,7 +145,7 @@ impl Scenario for Stream {
 
     fn room(&mut self, net: &mut Net, key: usize) -> Result<()> {
         let len = self.args.write;
-        if self.open && net.conn(key).peer.has_room(Lane::Stream, len) {
+        if self.opened.is_some() && net.conn(key).peer.has_room(Lane::Stream, len) {
             let body = self.pattern.piece(0, 0, self.sent, len);
             net.send(key, Lane::Stream, header(FrameType::Data, 0), &[], body)?;
             self.sent += len as u64;
