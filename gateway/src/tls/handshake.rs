@@ -102,7 +102,7 @@ pub type Sink<T> = Arc<dyn Fn(Established<T>) + Send + Sync>;
 
 /// Why a handshake came to nothing.
 #[derive(Debug, thiserror::Error)]
-enum HandshakeError {
+pub(super) enum HandshakeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("the peer went away")]
@@ -299,7 +299,7 @@ async fn establish<T>(incoming: Incoming<T>) -> Result<Established<T>, Handshake
     Ok(Established { socket, peer, accepted, tls: Box::new(tls), plain, subject, tag })
 }
 
-async fn handshake(
+pub(super) async fn handshake(
     socket: &TcpStream,
     tls: &mut TlsIo,
     mut read: &[u8],
