@@ -21,6 +21,7 @@ pub use self::{
     proc::Proc,
 };
 
+use crate::http;
 use crate::wait::{SOON, until};
 
 /// A gateway that runs. Dropping it kills it.
@@ -30,7 +31,7 @@ pub struct Gateway {
     log: Log,
     edges: SocketAddr,
     services: SocketAddr,
-    listening: Line,
+    operators: Line,
     // The configuration file is read again on reloads, so it lives as long as the process.
     _dir: TempDir,
 }
@@ -62,8 +63,7 @@ impl Gateway {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("frontier cannot be started")?;
         let log = Log::collect(child.stdout.take(), child.stderr.take());
-        let listening = log.wait(SOON, |line| line.message() == "gateway listening");
-        let listening = match listening {
+        let listening = match log.wait(SOON, |line| line.message() == "gateway listening") {
             Ok(line) => line,
             Err(error) => {
                 drop(child.kill());
@@ -71,9 +71,10 @@ impl Gateway {
                 return Err(error.context(log.tail()));
             }
         };
+        let operators = log.wait(SOON, |line| line.message() == "operators' ports listening")?;
         let edges = listening.addr("edges").context("no address of edges in the log")?;
         let services = listening.addr("services").context("no address of services in the log")?;
-        Ok(Self { child, log, edges, services, listening, _dir: dir })
+        Ok(Self { child, log, edges, services, operators, _dir: dir })
     }
 
     /// Where edges connect.
@@ -88,12 +89,43 @@ impl Gateway {
         self.services
     }
 
-    /// An address of the line that says where the gateway listens, such as `admin`.
+    /// Where the control plane listens.
     ///
     /// # Errors
-    /// When the line has no such field.
-    pub fn addr(&self, field: &str) -> anyhow::Result<SocketAddr> {
-        self.listening.addr(field).with_context(|| format!("no address {field:?} in the log"))
+    /// When it is off.
+    pub fn control(&self) -> anyhow::Result<SocketAddr> {
+        self.operators.addr("control").context("no control plane")
+    }
+
+    /// Where health and metrics are.
+    ///
+    /// # Errors
+    /// When the log did not say.
+    pub fn admin(&self) -> anyhow::Result<SocketAddr> {
+        self.operators.addr("admin").context("no admin port")
+    }
+
+    /// The sum of a metric over its rows with these labels, such as `reason="rate"`; 0 if there is none.
+    ///
+    /// # Errors
+    /// When the metrics cannot be read.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> anyhow::Result<f64> {
+        let answer = http::get(self.admin()?, "/metrics")?;
+        anyhow::ensure!(answer.status == 200, "metrics: {answer:?}");
+        Ok(http::sample(&answer.body, name, labels).unwrap_or(0.0))
+    }
+
+    /// Waits until a metric is at least this high.
+    ///
+    /// # Errors
+    /// When it stays below, or the metrics cannot be read.
+    pub fn metric_reaches(&self, name: &str, labels: &[&str], least: f64) -> anyhow::Result<()> {
+        let mut last = Ok(0.0);
+        let reached = until(&format!("{name} {labels:?} at {least}"), SOON, || {
+            last = self.metric(name, labels);
+            last.as_ref().is_ok_and(|value| *value >= least).then_some(())
+        });
+        reached.with_context(|| format!("last value: {last:?}"))
     }
 
     /// What it logged so far, and what it will.

@@ -5,6 +5,7 @@
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
 //! - [`proxy`]: a TCP proxy that can fall silent without closing anything.
 //! - [`http`]: the few HTTP requests that tests need.
+//! - [`scene`]: all of that for a test of bad input, with memory and descriptors looked at afterwards.
 //! - [`wait`]: waiting for something to become true, with a deadline.
 //!
 //! Every test starts processes and ports of its own, so all of them may run at once.
@@ -14,4 +15,5 @@ pub mod gateway;
 pub mod http;
 pub mod peer;
 pub mod proxy;
+pub mod scene;
 pub mod wait;

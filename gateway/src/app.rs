@@ -16,6 +16,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use self::guests::Guests;
 use self::operators::Operators;
@@ -41,6 +43,8 @@ pub struct App {
     guests: Guests,
     operators: Operators,
     readiness: Readiness,
+    /// Ends with this value.
+    _follow: JoinSet<()>,
 }
 
 // === impl App ===
@@ -50,10 +54,12 @@ impl App {
     ///
     /// # Errors
     /// When an address is taken, a file cannot be read or a thread cannot be started.
-    pub async fn start(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Self> {
         let readiness = Readiness::default();
         let starting = readiness.guard("shards");
-        let authority = gatekeeper::authority(config).context("identity")?;
+        raise_open_files(config);
+        let (authority, tokens) = gatekeeper::authority(config).context("identity")?;
+        let follow = gatekeeper::follow(Arc::clone(&authority), tokens, CancellationToken::new())?;
         authority.announce();
         let shards = u16::try_from(config.shard_count().get()).context("too many shards")?;
         let gatekeeper = Arc::clone(&authority) as Arc<dyn Gatekeeper>;
@@ -86,6 +92,7 @@ impl App {
             guests,
             operators,
             readiness,
+            _follow: follow,
         })
     }
 
@@ -111,6 +118,12 @@ impl App {
     pub async fn failed(&mut self) -> String {
         self.failures.recv().await.unwrap_or_else(|| "every shard has ended".to_owned())
     }
+}
+
+/// A connection is an open file, and the usual soft limit is far below what the hard one allows.
+fn raise_open_files(config: &Config) {
+    let outcome = config.daemon.rlimit.apply();
+    tracing::info!(limit = outcome.limit, refused = outcome.refused, "open files");
 }
 
 /// Starts a thread per shard; the first one gets the listeners.

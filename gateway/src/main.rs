@@ -54,7 +54,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
 async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
-    let mut app = App::start(config, telemetry).await?;
+    let mut app = App::start(config, telemetry)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -95,8 +95,11 @@ impl DataPlane for Plane {
         let after = cursor.map_or(Bounded::Unbounded, Bounded::Excluded);
         let mut left = instances.range((after, Bounded::Unbounded));
         let page: Vec<_> = left.by_ref().take(most.max(1)).collect();
-        let next = left.next().and(page.last()).map(|(key, _)| **key);
-        Scan { rows: page.into_iter().filter_map(|(_, connections)| service_row(connections)).collect(), next }
+        let next = left.next().and_then(|_| page.last()).map(|(key, _)| **key);
+        Scan {
+            rows: page.into_iter().filter_map(|(_, connections)| service_row(connections)).collect(),
+            next,
+        }
     }
 
     async fn service(&self, id: u64) -> Option<ServiceRow> {

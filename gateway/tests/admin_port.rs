@@ -1,5 +1,7 @@
 //! The admin port on a real listener: who is local is decided by the connection.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails by panicking")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 
 use frontier_gateway::{

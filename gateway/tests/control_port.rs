@@ -1,5 +1,13 @@
 //! The control plane on a real port: gRPC and REST beside each other, TLS, reflection, health, the end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and may print what it measured"
+)]
+
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;

@@ -1,5 +1,13 @@
 //! What an idle TLS connection costs in heap memory: printed with `--nocapture`, and bounded.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and may print what it measured"
+)]
+
 use std::{fs, sync::Arc};
 
 use frontier_gateway::{

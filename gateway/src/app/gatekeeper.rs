@@ -1,15 +1,24 @@
 //! The authority that answers the core's questions about identities.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::identity::authority::Authority;
 use crate::identity::ticket::{DEFAULT_LIFE, TicketKeys};
+use crate::tokens::{TokenFile, watch};
 
-/// The authority of a configuration.
-pub(super) fn authority(config: &Config) -> anyhow::Result<Arc<Authority>> {
+/// How often the tokens file is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The authority of a configuration, and the tokens file it must follow.
+pub(super) fn authority(config: &Config) -> anyhow::Result<(Arc<Authority>, Option<TokenFile>)> {
     let key = match config.identity.load_key().map_err(anyhow::Error::msg).context("identity.key")? {
         Some(key) => key,
         None => {
@@ -18,5 +27,34 @@ pub(super) fn authority(config: &Config) -> anyhow::Result<Arc<Authority>> {
             key
         }
     };
-    Ok(Arc::new(Authority::new(None, TicketKeys::new(&key, &[]), DEFAULT_LIFE)))
+    let (file, grants) = match &config.auth.tokens {
+        Some(path) => {
+            let (file, grants) = TokenFile::open(path).map_err(|error| anyhow::anyhow!("{error}"))?;
+            (Some(file), Some(grants))
+        }
+        None => (None, None),
+    };
+    Ok((Arc::new(Authority::new(grants, TicketKeys::new(&key, &[]), DEFAULT_LIFE)), file))
+}
+
+/// Follows the tokens file, and reads it again at once on SIGHUP. Without a file the signal only does not end the process.
+pub(super) fn follow(
+    authority: Arc<Authority>,
+    file: Option<TokenFile>,
+    stop: CancellationToken,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut tasks = JoinSet::new();
+    let hangup = Arc::new(Notify::new());
+    let mut signals = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let notify = Arc::clone(&hangup);
+    tasks.spawn(async move {
+        while signals.recv().await.is_some() {
+            notify.notify_one();
+        }
+    });
+    if let Some(file) = file {
+        let apply = move |grants| authority.set_grants(Some(grants));
+        tasks.spawn(watch(file, LOOK, hangup, stop, apply));
+    }
+    Ok(tasks)
 }

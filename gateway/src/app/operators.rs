@@ -76,12 +76,18 @@ fn listen(addr: &crate::config::ListenAddr) -> anyhow::Result<TcpListener> {
     Ok(TcpListener::from_std(listener)?)
 }
 
-fn certificates(config: &Config, tasks: &TaskTracker, stop: &CancellationToken) -> anyhow::Result<Option<TlsSource>> {
+fn certificates(
+    config: &Config,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<TlsSource>> {
     let tls = &config.controlplane.listen.tls;
     if !tls.enable {
         return Ok(None);
     }
-    let store = Arc::new(CertStore::load("controlplane", tls, &[b"h2", b"http/1.1"]).context("controlplane.listen.tls")?);
+    let store = Arc::new(
+        CertStore::load("controlplane", tls, &[b"h2", b"http/1.1"]).context("controlplane.listen.tls")?,
+    );
     tasks.spawn(watch(vec![Arc::clone(&store)], DEFAULT_INTERVAL, stop.clone()));
     Ok(Some(Arc::new(move || store.current())))
 }

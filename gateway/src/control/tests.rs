@@ -220,7 +220,8 @@ async fn edges_are_filtered_by_any_combination() {
     ] {
         let (mut found, count) = edges(query).await;
         let mut expected = expected;
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(count, expected.len() as i64, "{query}");
         assert_eq!(found, expected, "{query}");
     }

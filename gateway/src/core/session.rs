@@ -114,6 +114,8 @@ pub struct Greeting {
     pub addr: SocketAddr,
     /// Subject of its client certificate.
     pub subject: Option<Arc<Subject>>,
+    /// First bytes that do not tell the protocol yet: a few at most.
+    pub first: Vec<u8>,
     /// When the handshake must be done, in microseconds.
     pub deadline: u64,
     /// What it said in Hello.

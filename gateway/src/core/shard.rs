@@ -219,8 +219,15 @@ impl Shard {
         }
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
         let deadline = self.now.micros + settings.handshake;
-        let greeting =
-            Greeting { addr, subject, deadline, hello: None, grant: Default::default(), step: Step::None };
+        let greeting = Greeting {
+            addr,
+            subject,
+            first: Vec::new(),
+            deadline,
+            hello: None,
+            grant: Default::default(),
+            step: Step::None,
+        };
         let mut session = Session::new(Connection::accept(&self.config), bound, greeting);
         session.last_rx = self.now.micros;
         let me = self.sessions.insert(session);
@@ -251,9 +258,23 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         session.last_rx = self.now.micros;
         self.stats.bytes_in.add(bytes.len() as u64);
+        let joined;
+        let mut bytes = bytes;
         if session.phase == Phase::New {
+            if let Some(greeting) = session.greeting.as_mut()
+                && !greeting.first.is_empty()
+            {
+                greeting.first.extend_from_slice(bytes);
+                joined = std::mem::take(&mut greeting.first);
+                bytes = &joined;
+            }
             match sniff(bytes) {
-                Sniff::NeedMore => return,
+                Sniff::NeedMore => {
+                    if let Some(greeting) = session.greeting.as_mut() {
+                        greeting.first = bytes.to_vec();
+                    }
+                    return;
+                }
                 Sniff::Native => session.phase = Phase::Greeting,
                 Sniff::Geminio | Sniff::Tls | Sniff::Http | Sniff::Mqtt | Sniff::Unknown => {
                     return self.foreign(me, bytes);

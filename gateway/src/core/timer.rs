@@ -52,21 +52,21 @@ impl Wheel {
     /// Takes out the next bucket that is due at `micros`; call until `None`.
     pub fn expire(&mut self, micros: u64) -> Option<Vec<SessionRef>> {
         let now = micros / TICK_MICROS;
-        while self.done < now {
-            let Some(next) = self.next_filled() else {
-                self.done = now;
-                return None;
-            };
-            if next > now {
-                self.done = now;
-                return None;
-            }
-            self.done = next;
-            let bucket = (next % BUCKETS as u64) as usize;
-            self.filled[bucket / 64] &= !(1 << (bucket % 64));
-            return Some(std::mem::take(&mut self.buckets[bucket]));
+        if self.done >= now {
+            return None;
         }
-        None
+        match self.next_filled() {
+            Some(next) if next <= now => {
+                self.done = next;
+                let bucket = (next % BUCKETS as u64) as usize;
+                self.filled[bucket / 64] &= !(1 << (bucket % 64));
+                Some(std::mem::take(&mut self.buckets[bucket]))
+            }
+            Some(_) | None => {
+                self.done = now;
+                None
+            }
+        }
     }
 
     /// When the next entry is due, in microseconds.

@@ -309,7 +309,7 @@ impl Stage {
                     return None;
                 }
             }
-            let Some(Reverse((at, _, event))) = self.queue.pop() else { return None };
+            let Reverse((at, _, event)) = self.queue.pop()?;
             self.now = self.now.max(at);
             match event {
                 Event::Turn(shard) if self.shards[usize::from(shard)].next_turn == at => {

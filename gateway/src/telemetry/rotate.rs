@@ -131,8 +131,12 @@ impl RotatingFile {
     /// The times and paths of rotated files.
     fn backups(&self) -> Vec<(String, PathBuf)> {
         let (stem, extension) = self.name_parts();
-        let folder =
-            self.rules.path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = self
+            .rules
+            .path
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty())
+            .unwrap_or_else(|| Path::new("."));
         let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
         let stamp_of = |name: &str| {
             let rest = name.strip_prefix(&stem)?.strip_prefix('-')?;

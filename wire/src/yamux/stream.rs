@@ -280,9 +280,12 @@ mod tests {
         let mut stream = Stream::accepted(100, 100, 0);
         stream.take_control(1);
         stream.take_in(100).unwrap();
+        stream.release(60);
+        assert!(stream.has_due());
         stream.end_remote();
-        stream.release(100);
+        stream.release(40);
         stream.grow(200);
+        assert!(!stream.has_due());
         assert_eq!(stream.take_control(1), None);
         assert_eq!(stream.granted(), 0);
     }

@@ -122,6 +122,10 @@ impl Shard {
             return true;
         }
         let share = (rate / self.posts.len() as u32).max(1);
+        if self.tokens.1 == 0 {
+            // The bucket starts full: a gateway that has just come up must not turn away those that waited for it.
+            self.tokens = (share, self.now.micros);
+        }
         let elapsed = self.now.micros - self.tokens.1;
         if elapsed >= 10_000 {
             let fresh = u64::from(share) * elapsed / 1_000_000;
@@ -221,7 +225,6 @@ impl Shard {
     }
 
     /// Sends a call that the gateway itself makes; false if the target is gone.
-    #[expect(clippy::too_many_arguments, reason = "one call, spelt out")]
     fn call(
         &mut self,
         target: SessionRef,
@@ -506,7 +509,8 @@ impl Shard {
         };
         let Some(side) = session.service.as_mut() else {
             let old = session.methods.take();
-            let set = edit(old.as_deref().unwrap_or(&NameSet::default()), &mut names.methods());
+            let none = NameSet::default();
+            let set = edit(old.as_deref().unwrap_or(&none), &mut names.methods());
             session.methods = self.interner.intern(set);
             return self.interner.release(old);
         };

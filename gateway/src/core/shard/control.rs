@@ -72,8 +72,12 @@ impl Shard {
 
     fn scan(&self, from: u32, slots: u32, bound: Bound) -> Page {
         let end = from.saturating_add(slots.min(SCAN_STEP)).min(self.sessions.slots());
-        let sessions = (from..end).filter_map(|slot| Some((self.sessions.handle(slot)?, self.sessions.at(slot)?)));
-        let views = sessions.filter(|(_, session)| session.phase == Phase::Ready && session.bound == bound).filter_map(|(me, session)| view(me, session)).collect();
+        let sessions =
+            (from..end).filter_map(|slot| Some((self.sessions.handle(slot)?, self.sessions.at(slot)?)));
+        let views = sessions
+            .filter(|(_, session)| session.phase == Phase::Ready && session.bound == bound)
+            .filter_map(|(me, session)| view(me, session))
+            .collect();
         Page { views, next: (end < self.sessions.slots()).then_some(end) }
     }
 }

@@ -1,0 +1,93 @@
+//! What tests of bad input have in common: a gateway, bystanders that must notice nothing, and a look at memory and descriptors when
+//! the offenders are gone.
+
+use anyhow::{Context, ensure};
+
+use crate::bystanders::Bystanders;
+use crate::gateway::{Config, Gateway};
+use crate::wait::{SOON, until};
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Scene {
+    /// The gateway.
+    pub gateway: Gateway,
+    bystanders: Bystanders,
+    fds: usize,
+    rss: u64,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    /// Starts the gateway and the bystanders.
+    ///
+    /// # Errors
+    /// When one of them does not come up.
+    pub fn start(config: &Config) -> anyhow::Result<Self> {
+        let gateway = Gateway::start(config)?;
+        let bystanders = Bystanders::start(&gateway)?;
+        // The first scrape makes what later ones use again.
+        gateway.metric("frontier_accepts_total", &[])?;
+        let (fds, rss) = (gateway.proc().fds()?, gateway.proc().rss()?);
+        Ok(Self { gateway, bystanders, fds, rss })
+    }
+
+    /// Waits until so many refusals of a kind were counted.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn refused(&self, reason: &str, least: u32) -> anyhow::Result<()> {
+        self.gateway.metric_reaches(
+            "frontier_refusals_total",
+            &[&format!("reason=\"{reason}\"")],
+            f64::from(least),
+        )
+    }
+
+    /// Waits for a line about refusals in the log.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub fn logged(&self, message: &str) -> anyhow::Result<()> {
+        self.gateway
+            .log()
+            .wait(SOON, |line| line.message() == message)
+            .with_context(|| format!("line {message:?}"))?;
+        Ok(())
+    }
+
+    /// Bytes of memory beyond those at the start.
+    ///
+    /// # Errors
+    /// When the gateway is gone.
+    pub fn growth(&self) -> anyhow::Result<u64> {
+        Ok(self.gateway.proc().rss()?.saturating_sub(self.rss))
+    }
+
+    /// Calls of bystanders are answered at this moment.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn unnoticed(&self) -> anyhow::Result<()> {
+        self.bystanders.still_answered()
+    }
+
+    /// The offenders are gone: their descriptors are closed, memory is within `mib` of what it was, and no call of a bystander was
+    /// late or lost.
+    ///
+    /// # Errors
+    /// When one of these is not so.
+    pub fn end(self, mib: u64) -> anyhow::Result<()> {
+        let (proc, fds) = (self.gateway.proc(), self.fds);
+        let mut last = Ok(0);
+        let closed = until("descriptors of the offenders closed", SOON, || {
+            last = proc.fds();
+            last.as_ref().is_ok_and(|now| *now <= fds).then_some(())
+        });
+        closed.with_context(|| format!("{fds} before, now {last:?}"))?;
+        let growth = self.growth()?;
+        ensure!(growth <= mib << 20, "memory grew by {} KiB", growth >> 10);
+        self.bystanders.finish()
+    }
+}

@@ -1,0 +1,100 @@
+//! The gateway as a child process.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+/// How long it may take to listen.
+const START: Duration = Duration::from_secs(15);
+
+/// A running gateway; ends with this value.
+pub(crate) struct Gateway {
+    pub(crate) edges: String,
+    pub(crate) services: String,
+    child: Child,
+    config: Option<PathBuf>,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts it on its defaults, or on free ports if `apart` from whatever runs on this machine.
+    pub(crate) async fn start(binary: &Path, apart: bool) -> anyhow::Result<Self> {
+        let mut command = Command::new(binary);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let (mut edges, mut services) = (30012, 30011);
+        let mut config = None;
+        if apart {
+            let ports: Vec<u16> = free_ports(4)?;
+            (edges, services) = (ports[0], ports[1]);
+            let path = std::env::temp_dir().join(format!("frontier-demo-{}.yaml", std::process::id()));
+            let text = format!(
+                "edgebound:\n  listen: {{network: tcp, addr: '127.0.0.1:{edges}'}}\n  edgeid_alloc_when_no_idservice_on: true\n\
+                 servicebound:\n  listen: {{network: tcp, addr: '127.0.0.1:{services}'}}\n\
+                 controlplane:\n  enable: true\n  listen: {{network: tcp, addr: '127.0.0.1:{}'}}\n\
+                 observability:\n  addr: '127.0.0.1:{}'\n",
+                ports[2], ports[3],
+            );
+            std::fs::write(&path, text).context("configuration of the gateway")?;
+            command.arg("--config").arg(&path);
+            config = Some(path);
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
+        let mut gateway = Self {
+            edges: format!("tcp://127.0.0.1:{edges}"),
+            services: format!("tcp://127.0.0.1:{services}"),
+            child,
+            config,
+        };
+        gateway.wait_for(edges).await?;
+        gateway.wait_for(services).await?;
+        Ok(gateway)
+    }
+
+    async fn wait_for(&mut self, port: u16) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the gateway ended at once ({status}); is port {port} in use?");
+            }
+            if Instant::now() > deadline {
+                bail!("the gateway does not listen on port {port}");
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn memory_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(config) = &self.config {
+            // Only a file in the temporary directory; nothing depends on it being gone.
+            drop(std::fs::remove_file(config));
+        }
+    }
+}
+
+/// Ports that are free now: held together, so that they differ.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let held: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    Ok(held
+        .iter()
+        .map(TcpListener::local_addr)
+        .map(|addr| addr.map(|addr| addr.port()))
+        .collect::<Result<_, _>>()?)
+}

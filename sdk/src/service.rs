@@ -1,0 +1,437 @@
+//! Services: what edges talk to, and what talks to edges.
+
+use std::fmt;
+
+use bytes::Bytes;
+use frontier_wire::native::{
+    hello::Role,
+    presence::{self, EdgeInfoBuilder},
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    address::IntoAddresses,
+    builder::{common_methods, common_setters},
+    call::{Call, OpenStream, Publish},
+    client::Client,
+    error::{ConnectError, Error, Result},
+    handler::Handler,
+    ids::{EdgeId, ServiceId},
+    op::Op,
+    options::{Options, POOL_MAX, Pool},
+    presence::EdgeInfo,
+    promise::{Answer, promise},
+    request::Request,
+};
+
+/// A service: an instance of what edges talk to. A cheap handle; its connections close when the last one is dropped, streams included.
+///
+/// ```no_run
+/// use frontier::{Request, Service};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let svc = Service::builder("tcp://127.0.0.1:30011").name("files").topics(["telemetry"]).connect().await?;
+/// svc.register("sum", |req: Request| async move { Ok(format!("{} bytes", req.body().len())) }).await?;
+/// svc.on_edge_online(|edge| async move {
+///     println!("edge {} is here", edge.id());
+///     Ok(())
+/// })
+/// .await?;
+///
+/// let reply = svc.call(42, "echo", "hello").await?;
+/// svc.publish(42, "a message").await?;
+/// let stream = svc.open_stream(42).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Service {
+    client: Client,
+}
+
+/// How a service connects and what it says of itself. See [`Service::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens until `connect` is awaited"]
+pub struct ServiceBuilder {
+    options: Options,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// A service behind the gateway at this address, or at one of several.
+    ///
+    /// ```
+    /// let builder = frontier::Service::builder("tcp://127.0.0.1:30011").name("files");
+    /// # let _ = builder;
+    /// ```
+    pub fn builder(addresses: impl IntoAddresses) -> ServiceBuilder {
+        ServiceBuilder { options: Options::new(Role::Service, addresses.into_addresses()) }
+    }
+
+    /// The ID the gateway has given this instance; of the last session while there is none, 0 before the first.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) {
+    /// println!("I am service {}", svc.id());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn id(&self) -> ServiceId {
+        self.client.shared.last_id().into()
+    }
+
+    /// Calls a method of an edge.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// let reply = svc.call(42, "echo", "hello").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call(&self, edge: impl Into<EdgeId>, method: impl Into<String>, body: impl Into<Bytes>) -> Call {
+        Call::new(self.client.clone(), Some(edge.into()), method.into(), body.into())
+    }
+
+    /// Sends a message to an edge; resolves when the edge has dealt with it, or with its error.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// svc.publish(42, "reboot at 3").await
+    /// # }
+    /// ```
+    pub fn publish(&self, edge: impl Into<EdgeId>, body: impl Into<Bytes>) -> Publish {
+        Publish::new(self.client.clone(), Some(edge.into()), String::new(), body.into())
+    }
+
+    /// Opens a stream to an edge; resolves when the edge has accepted.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// let stream = svc.open_stream(42).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open_stream(&self, edge: impl Into<EdgeId>) -> OpenStream {
+        OpenStream::new(self.client.clone(), Some(edge.into()), String::new())
+    }
+
+    /// Decides about the IDs of edges: called before an edge is online, with what it says of itself and the ID it wishes
+    /// ([`EdgeInfo::id`], 0 = none). `None` leaves the choice to the gateway, an error refuses the edge.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// use frontier::EdgeId;
+    ///
+    /// svc.on_edge_id(|edge| async move {
+    ///     let serial = std::str::from_utf8(edge.meta()).ok().and_then(|meta| meta.strip_prefix("sn-"));
+    ///     Ok(serial.and_then(|number| number.parse::<u64>().ok()).map(EdgeId::from))
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    pub async fn on_edge_id<F, Fut>(&self, handler: F) -> Result<()>
+    where
+        F: Fn(EdgeInfo) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<EdgeId>>> + Send + 'static,
+    {
+        let answer = move |request: Request| {
+            let outcome = edge_info(&request).map(&handler);
+            async move {
+                let id = outcome?.await?.map_or(0, EdgeId::get);
+                let info = EdgeInfoBuilder::new(id, 0);
+                let mut body = Vec::with_capacity(info.encoded_len());
+                info.encode(&mut body);
+                Ok(body)
+            }
+        };
+        self.client.register("get_edge_id", Handler::new(answer)).await
+    }
+
+    /// Called when an edge has come online, before it can do anything. An error refuses it with that text.
+    ///
+    /// Events about one edge run one after the other, in the order of its sessions.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// svc.on_edge_online(|edge| async move {
+    ///     if edge.meta().is_empty() {
+    ///         return Err("who are you?".into());
+    ///     }
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    pub async fn on_edge_online<F, Fut>(&self, handler: F) -> Result<()>
+    where
+        F: Fn(EdgeInfo) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let events = self.client.shared.events.clone();
+        let answer = move |request: Request| {
+            let outcome = edge_info(&request).map(|edge| {
+                events.saw_online(edge.id().get(), edge.epoch());
+                handler(edge)
+            });
+            async move { outcome?.await }
+        };
+        self.client.register("edge_online", Handler::new(answer)).await
+    }
+
+    /// Called when an edge has gone offline; not when it has merely moved to another connection or gateway, and not for a session older than
+    /// one this service has already seen online.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// svc.on_edge_offline(|edge| async move { println!("edge {} is gone", edge.id()) }).await
+    /// # }
+    /// ```
+    pub async fn on_edge_offline<F, Fut>(&self, handler: F) -> Result<()>
+    where
+        F: Fn(EdgeInfo) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let events = self.client.shared.events.clone();
+        let answer = move |request: Request| {
+            let outcome = edge_info(&request).map(|edge| {
+                let stale = events.is_stale(edge.id().get(), edge.epoch());
+                (!stale).then(|| handler(edge))
+            });
+            async move {
+                if let Some(handling) = outcome? {
+                    handling.await;
+                }
+                Ok(())
+            }
+        };
+        self.client.register("edge_offline", Handler::new(answer)).await
+    }
+
+    /// Who is online now. After registering for events: an edge may be in both, and its epoch tells which is newer.
+    ///
+    /// # Errors
+    /// When the gateway does not answer within the `call_timeout`, or a snapshot of this service is already under way.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// for edge in svc.presence().await? {
+    ///     println!("{} since epoch {}", edge.id(), edge.epoch());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn presence(&self) -> Result<Vec<EdgeInfo>> {
+        let (promise, answer) = promise();
+        self.ask(Op::Presence { promise }, 0, answer).await
+    }
+
+    /// Whether an edge is connected to this gateway, and the epoch of its session if so.
+    ///
+    /// # Errors
+    /// When the gateway does not answer within the `call_timeout`.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// match svc.locate(42).await? {
+    ///     Some(epoch) => println!("here, epoch {epoch}"),
+    ///     None => println!("not here"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn locate(&self, edge: impl Into<EdgeId>) -> Result<Option<u64>> {
+        let edge = edge.into().get();
+        let (promise, answer) = promise();
+        let epoch = self.ask(Op::Locate { edge, promise }, edge, answer).await?;
+        Ok(Some(epoch).filter(|epoch| *epoch != 0))
+    }
+
+    async fn ask<T>(&self, op: Op, key: u64, answer: Answer<T>) -> Result<T> {
+        let deadline = Instant::now() + self.client.shared.options.call_timeout;
+        self.client.submit(op, key, deadline).await?;
+        timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
+    }
+
+    /// Takes messages of a topic as well, from now on and across reconnects.
+    ///
+    /// # Errors
+    /// When the gateway refuses, or cannot be asked within the `call_timeout`; the topic is not taken then.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// svc.subscribe("telemetry").await
+    /// # }
+    /// ```
+    pub async fn subscribe(&self, topic: impl AsRef<str>) -> Result<()> {
+        self.client.subscribe(topic.as_ref()).await
+    }
+
+    /// Takes messages of a topic no longer. Those that came are still received.
+    ///
+    /// # Errors
+    /// When the gateway cannot be told within the `call_timeout`; it is told at the next reconnect.
+    ///
+    /// ```no_run
+    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// svc.unsubscribe("telemetry").await
+    /// # }
+    /// ```
+    pub async fn unsubscribe(&self, topic: impl AsRef<str>) -> Result<()> {
+        self.client.unsubscribe(topic.as_ref()).await
+    }
+
+    common_methods!("Service");
+
+    /// What of `max_inbound_bytes` is not in use.
+    #[cfg(test)]
+    pub(crate) fn budget_left(&self) -> usize {
+        self.client.shared.budget.left()
+    }
+
+    /// Messages that wait to be received.
+    #[cfg(test)]
+    pub(crate) fn waiting_messages(&self) -> usize {
+        self.client.shared.messages.len()
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Service");
+        debug.field("id", &self.id()).field("name", &self.client.shared.options.name);
+        debug.field("state", &self.state()).finish()
+    }
+}
+
+/// The edge an event is about.
+fn edge_info(request: &Request) -> Result<EdgeInfo> {
+    match presence::EdgeInfo::parse(request.body()) {
+        Ok(info) => Ok(EdgeInfo::from_wire(&info)),
+        Err(error) => Err(Error::invalid(format!("malformed edge info: {error}"))),
+    }
+}
+
+// === impl ServiceBuilder ===
+
+impl ServiceBuilder {
+    /// The service's name, by which edges open streams and restrict calls (default: none). At most 255 bytes.
+    ///
+    /// ```
+    /// let builder = frontier::Service::builder("127.0.0.1:30011").name("files");
+    /// # let _ = builder;
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = name.into();
+        self
+    }
+
+    /// The service's version, for people and for routes by version (default: none). At most 255 bytes.
+    ///
+    /// ```
+    /// let builder = frontier::Service::builder("127.0.0.1:30011").name("files").version("1.4.0");
+    /// # let _ = builder;
+    /// ```
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.options.version = version.into();
+        self
+    }
+
+    /// Topics whose messages the service takes (default: none). `*` takes what nobody else takes. More by [`Service::subscribe`].
+    ///
+    /// ```
+    /// let builder = frontier::Service::builder("127.0.0.1:30011").topics(["telemetry", "alarms"]);
+    /// # let _ = builder;
+    /// ```
+    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
+        self.options.topics.extend(topics.into_iter().map(Into::into));
+        self
+    }
+
+    /// The ID this instance would like to have (default: none). Only a token or a certificate can grant it.
+    ///
+    /// ```
+    /// let builder = frontier::Service::builder("127.0.0.1:30011").service_id(7);
+    /// # let _ = builder;
+    /// ```
+    pub fn service_id(mut self, id: impl Into<ServiceId>) -> Self {
+        self.options.wished_id = id.into().get();
+        self
+    }
+
+    /// How many connections to hold as one instance, 1 to 64 (default: as many as the gateway has shards, so that each of its threads
+    /// reaches this service without another one's help).
+    ///
+    /// ```
+    /// let builder = frontier::Service::builder("127.0.0.1:30011").pool(1);
+    /// # let _ = builder;
+    /// ```
+    pub fn pool(mut self, connections: u32) -> Self {
+        self.options.pool = Pool::Fixed(connections.clamp(1, POOL_MAX));
+        self
+    }
+
+    /// Offers a method from the very first connection on, so that no call can come before it. More by [`Service::register`].
+    ///
+    /// ```
+    /// # use frontier::Request;
+    /// let builder = frontier::Service::builder("127.0.0.1:30011")
+    ///     .method("echo", |req: Request| async move { Ok(req.into_body()) });
+    /// # let _ = builder;
+    /// ```
+    pub fn method<F, Fut, R>(mut self, method: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(Request) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R>> + Send + 'static,
+        R: Into<crate::Reply>,
+    {
+        self.options.methods.push((method.into(), Handler::new(handler)));
+        self
+    }
+
+    common_setters!("Service::builder(\"127.0.0.1:30011\")");
+
+    /// Connects. Every address is tried once; after that success, losses are repaired in the background.
+    ///
+    /// # Errors
+    /// When settings are wrong, or with the error of the last address when none could be connected to.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection that is not returned is closed.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), frontier::ConnectError> {
+    /// let svc = frontier::Service::builder("tcp://127.0.0.1:30011").name("files").connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect(self) -> Result<Service, ConnectError> {
+        Ok(Service { client: Client::start(self.options, true).await? })
+    }
+
+    /// Returns at once and connects in the background, for as long as the [`reconnect`](Self::reconnect) policy allows. Operations wait for
+    /// the connection up to their deadline.
+    ///
+    /// # Errors
+    /// When settings are wrong.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), frontier::ConnectError> {
+    /// let svc = frontier::Service::builder("tcp://gateway:30011").name("files").connect_in_background().await?;
+    /// svc.watch().until(frontier::State::is_connected).await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect_in_background(self) -> Result<Service, ConnectError> {
+        Ok(Service { client: Client::start(self.options, false).await? })
+    }
+}

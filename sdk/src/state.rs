@@ -1,0 +1,133 @@
+//! The state of a client's connection, as its user sees it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::error::ConnectError;
+
+/// Whether a client is connected. See [`Edge::watch`](crate::Edge::watch) and [`Service::watch`](crate::Service::watch).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum State {
+    /// The first connection is being made.
+    Connecting,
+    /// Connected: registrations are in place, operations go out.
+    Ready {
+        /// The edge or service ID.
+        id: u64,
+        /// The epoch of the session: a later session of the same ID has a greater one.
+        epoch: u64,
+    },
+    /// The connection was lost and is being made anew. Operations wait for it up to their deadline.
+    Reconnecting {
+        /// Attempts made since the loss.
+        attempt: u32,
+        /// Why there is no connection: the loss, then the failure of the last attempt.
+        error: Arc<ConnectError>,
+    },
+    /// Connected to a gateway that is about to stop. Everything still works; a new connection is being made.
+    Draining {
+        /// The edge or service ID.
+        id: u64,
+        /// The epoch of the session.
+        epoch: u64,
+    },
+    /// Over for good.
+    Closed {
+        /// Why.
+        reason: Arc<ConnectError>,
+    },
+}
+
+/// Follows the state of a client.
+///
+/// Holds no client open: when the client closes, the last state seen is [`State::Closed`].
+#[derive(Clone, Debug)]
+pub struct StateWatch(watch::Receiver<State>);
+
+// === impl State ===
+
+impl State {
+    /// Whether operations go out now.
+    ///
+    /// ```
+    /// assert!(!frontier::State::Connecting.is_connected());
+    /// ```
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        matches!(self, Self::Ready { .. } | Self::Draining { .. })
+    }
+
+    /// Whether the client is over for good.
+    ///
+    /// ```
+    /// assert!(!frontier::State::Connecting.is_closed());
+    /// ```
+    #[must_use]
+    pub const fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. })
+    }
+
+    /// ID and epoch of the session, while there is one.
+    pub(crate) const fn session(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Ready { id, epoch } | Self::Draining { id, epoch } => Some((*id, *epoch)),
+            Self::Connecting | Self::Reconnecting { .. } | Self::Closed { .. } => None,
+        }
+    }
+}
+
+// === impl StateWatch ===
+
+impl StateWatch {
+    pub(crate) const fn new(state: watch::Receiver<State>) -> Self {
+        Self(state)
+    }
+
+    /// The state now.
+    ///
+    /// ```
+    /// # async fn run(edge: frontier::Edge) {
+    /// println!("{:?}", edge.watch().current());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn current(&self) -> State {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for the next change and returns the state then; `None` after [`State::Closed`] was seen. Quick changes in between may
+    /// be missed.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: a change that was not returned is returned by the next call.
+    ///
+    /// ```no_run
+    /// # async fn run(edge: frontier::Edge) {
+    /// let mut watch = edge.watch();
+    /// while let Some(state) = watch.changed().await {
+    ///     println!("{state:?}");
+    /// }
+    /// # }
+    /// ```
+    pub async fn changed(&mut self) -> Option<State> {
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().clone())
+    }
+
+    /// Waits until a state is as wanted and returns it; `None` if the client closes before.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    ///
+    /// ```no_run
+    /// # async fn run(edge: frontier::Edge) {
+    /// edge.watch().until(frontier::State::is_connected).await;
+    /// # }
+    /// ```
+    pub async fn until(&mut self, wanted: impl Fn(&State) -> bool) -> Option<State> {
+        let state = self.0.wait_for(|state| wanted(state) || state.is_closed()).await.ok()?.clone();
+        wanted(&state).then_some(state)
+    }
+}

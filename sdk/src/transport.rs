@@ -1,0 +1,142 @@
+//! Byte pipes to a gateway: TCP, TLS over TCP, and pipes within a process for tests.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    address::Address,
+    error::ConnectError,
+    tls::{Tls, TlsOptions},
+};
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) enum Io {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(any(test, feature = "testing"))]
+    Memory(tokio::io::DuplexStream),
+}
+
+/// Where connections come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Dialer {
+    /// The network.
+    Net {
+        /// For `tls://` addresses, and for all if the user asked for TLS.
+        tls: Arc<Tls>,
+        always_tls: bool,
+    },
+    /// An acceptor within the process, which takes the other end of each pipe.
+    #[cfg(any(test, feature = "testing"))]
+    Memory(tokio::sync::mpsc::Sender<tokio::io::DuplexStream>),
+}
+
+/// Bytes a pipe within the process holds in each direction.
+#[cfg(any(test, feature = "testing"))]
+const PIPE: usize = 64 * 1024;
+
+// === impl Dialer ===
+
+impl Dialer {
+    /// The network, with TLS for `tls://` addresses, or for all if there are options for it.
+    pub(crate) fn net(tls: Option<TlsOptions>) -> Self {
+        let always_tls = tls.is_some();
+        Self::Net { tls: Arc::new(Tls::new(tls.unwrap_or_default())), always_tls }
+    }
+
+    /// Connects. The caller limits the time.
+    pub(crate) async fn dial(&self, address: &Address) -> Result<Io, ConnectError> {
+        let failed = |source| ConnectError::Dial { address: address.to_string(), source };
+        match self {
+            Self::Net { tls, always_tls } => {
+                let socket =
+                    TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
+                // Frames are batched before they are written, so waiting for more would only delay them.
+                socket.set_nodelay(true).map_err(failed)?;
+                if !(address.tls || *always_tls) {
+                    return Ok(Io::Tcp(socket));
+                }
+                let name = tls.server_name(&address.host)?;
+                let made = tls.clone();
+                let config = tokio::task::spawn_blocking(move || made.config())
+                    .await
+                    .map_err(|error| failed(io::Error::other(error)))??;
+                let stream = TlsConnector::from(config).connect(name, socket).await.map_err(failed)?;
+                Ok(Io::Tls(Box::new(stream)))
+            }
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(acceptor) => {
+                let (ours, theirs) = tokio::io::duplex(PIPE);
+                let gone = || failed(io::ErrorKind::ConnectionRefused.into());
+                acceptor.send(theirs).await.map_err(|_| gone())?;
+                Ok(Io::Memory(ours))
+            }
+        }
+    }
+}
+
+// === impl Io ===
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
