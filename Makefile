@@ -51,8 +51,8 @@ fuzz: ## Run each fuzz target for T seconds (T=60)
 bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 	bench/run.sh $(if $(ROW),--row $(ROW)) --runs $(RUNS)
 
-soak: ## Longer runs: many seeds of the simulation, each fuzz target for T seconds
-	SIM_SEEDS=$${SIM_SEEDS:-200000} $(CARGO) test --locked --release -p frontier-gateway --features testing --test 'sim_*' -- --nocapture
+soak: ## Longer runs: the shard core's tests in release mode, then each fuzz target for T seconds
+	$(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_core
 	$(MAKE) fuzz T=$(T)
 
 clean: ## Remove what was built

@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
         return check(&counters);
     }
     say(
-        "Connect a client of your own to the two addresses above; docs/sdk.md and examples/ show how. Ctrl-C ends the show.",
+        "Connect a client of your own to the two addresses above; the README shows how. Ctrl-C ends the show.",
     );
     tokio::select! {
         _ = tokio::signal::ctrl_c() => say("\nEnding."),

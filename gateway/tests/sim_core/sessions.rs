@@ -3,7 +3,7 @@
 use frontier_gateway::core::message::{Msg, ScanReply};
 use frontier_gateway::core::{Bound, Settings};
 use frontier_gateway::sim::dialer::Heard;
-use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
+use frontier_gateway::sim::lab::{Lab, edge_hello, service_hello};
 use frontier_gateway::sim::net::{Ending, Quality};
 use frontier_gateway::sim::stage::Path;
 use frontier_wire::error::ErrorCode;
