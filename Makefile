@@ -33,7 +33,7 @@ clippy:
 
 unit:
 	$(CARGO) build --locked --workspace --features frontier-gateway/testing
-	$(CARGO) test --locked --workspace --all-targets --features frontier-gateway/testing
+	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --all-targets --features frontier-gateway/testing
 
 doc:
 	$(CARGO) test --locked --workspace --doc

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod metrics;
 pub mod plane;
 pub mod readiness;
+#[cfg(any(test, feature = "testing"))]
 pub mod sim;
 pub mod telemetry;
 pub mod tls;

@@ -327,6 +327,8 @@ impl Session {
         if now >= self.clock.sweep_at {
             self.core.sweep(now);
             self.clock.sweep_at = now + SWEEP;
+            // What was given up is answered: it has to go out.
+            moved = true;
         }
         let due = self.due();
         Ok(moved | self.clock.wait(cx, due))

@@ -80,13 +80,13 @@ impl Dialogue {
         host: &impl Host,
     ) -> Result<(), HeadError> {
         let FrameHeader { id, flags, .. } = frame.header;
-        if id <= self.last_in {
+        // A small operation may overtake the first fragment of a large one, so a lower id is not always a fragment: only what has no
+        // head is.
+        let late = frame.header.head_len == 0 && id <= self.last_in;
+        if late || flags.abort() || self.incoming.contains_key(&id) {
             return self.on_fragment(frame, sink, host);
         }
-        self.last_in = id;
-        if flags.abort() {
-            return Ok(());
-        }
+        self.last_in = self.last_in.max(id);
         let kind =
             if frame.header.kind == FrameType::Publish { SendKind::Publish } else { SendKind::Request };
         let head = CallHead::parse(&frame.head)?;
