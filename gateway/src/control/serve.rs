@@ -1,7 +1,7 @@
 //! Serves HTTP/1.1 and HTTP/2 on one listener, plain or by TLS: the control plane and the admin port.
 //!
 //! One task per connection, at most so many, each with a time to send its first byte, to finish its handshake and to
-//! send the head of a request. What happens within a request is bounded by [`super::guard`].
+//! send the head of a request. What happens within a request is bounded by `control::guard`.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
