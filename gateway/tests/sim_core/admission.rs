@@ -38,6 +38,10 @@ fn event(note: &Note) -> (String, u64, u64) {
     (note.call().name.to_owned(), info.edge, info.epoch)
 }
 
+fn events(lab: &mut Lab, service: Peer) -> Vec<(String, u64, u64)> {
+    lab.frames(service).iter().filter(|note| note.header.kind == FrameType::Request).map(event).collect()
+}
+
 fn edge_info(id: u64) -> Vec<u8> {
     let mut body = Vec::new();
     EdgeInfoBuilder::new(id, 0).encode(&mut body);

@@ -2,9 +2,10 @@
 
 use frontier_gateway::core::exchange::Policy;
 use frontier_gateway::core::{Bound, Settings};
+use frontier_gateway::sim::dialer::Note;
 use frontier_gateway::sim::lab::{Lab, Peer, service_hello};
 use frontier_gateway::sim::net::{Ending, Quality};
-use frontier_gateway::sim::stage::Path;
+use frontier_gateway::sim::stage::{Chaos, Path};
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT};
 use frontier_wire::native::head::{CallBuilder, ErrorRef, ReplyBuilder, Sender};
@@ -13,6 +14,26 @@ use super::{MILLI, SECOND, credit, error_head, head, kinds, settings};
 
 /// More than a sender may have under way without credit.
 const BIG: usize = INITIAL_CREDIT as usize + 100_000;
+
+fn check_the_two_ends(lab: &mut Lab, edge: Peer, service: Peer, call: &Note, cancel: bool) {
+    if cancel {
+        lab.send(edge, FrameType::Cancel, 2, &[], &[]);
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 2), ErrorCode::Cancelled);
+        assert_eq!(kinds(&lab.frames(service)), [FrameType::Cancel]);
+        return;
+    }
+    let response = FrameHeader::new(FrameType::Response, call.header.id);
+    let window = INITIAL_CREDIT as usize;
+    lab.send_part(service, response, &reply_head(BIG), 0, window, BIG);
+    lab.run();
+    lab.grant(edge, 2, Flags::REPLY, 100_000);
+    lab.run();
+    assert_eq!(kinds(&lab.frames(service)), [FrameType::Credit]);
+    lab.send_part(service, response, &reply_head(BIG), window, BIG - window, BIG);
+    lab.run();
+    assert!(!lab.frames(edge).last().unwrap().header.flags.more());
+}
 
 fn reply_head(total: usize) -> Vec<u8> {
     let reply = ReplyBuilder::new().total_len(total as u64);

@@ -9,7 +9,7 @@ use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::FrameType;
 use frontier_wire::native::head::CallBuilder;
 
-use super::{head, kinds, names, settings};
+use super::{MILLI, head, kinds, names, settings};
 
 fn publish(lab: &mut Lab, peer: Peer, id: u64, topic: &str, timeout_ms: u32, body: &[u8]) {
     let head = head(&CallBuilder::new(topic).timeout_ms(timeout_ms));

@@ -3,14 +3,43 @@
 use frontier_gateway::core::message::{Msg, ScanReply};
 use frontier_gateway::core::{Bound, Settings};
 use frontier_gateway::sim::dialer::Heard;
-use frontier_gateway::sim::lab::{Lab, edge_hello, service_hello};
+use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
 use frontier_gateway::sim::net::{Ending, Quality};
 use frontier_gateway::sim::stage::Path;
 use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameType};
-use frontier_wire::native::head::{ErrorRef, GoAway};
+use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
+use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway};
 
-use super::{MILLI, SECOND, kinds, names, settings};
+use super::{MILLI, SECOND, head, kinds, names, settings};
+
+/// A yamux data frame of the dialer on its first stream; the first one opens it.
+fn on_first_stream(first: bool, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0, 0, 0, u8::from(first), 0, 0, 0, 1], &len[..], payload].concat()
+}
+
+fn frame(kind: FrameType, id: u64, head: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    FrameHeader::new(kind, id).put_frame(&mut frame, head, &[]).unwrap();
+    frame
+}
+
+/// An edge that speaks in raw bytes and never grants a byte of window.
+fn miser(lab: &mut Lab, id: u64) -> Peer {
+    let peer = lab.dial_raw(Bound::Edge, 0);
+    let mut hello = Vec::new();
+    edge_hello(id).encode(&mut hello);
+    lab.raw(peer, &on_first_stream(true, &frame(FrameType::Hello, 0, &hello)));
+    lab.run();
+    assert!(!lab.read_raw(peer).is_empty(), "welcome");
+    peer
+}
+
+fn counts(lab: &Lab) -> (u64, u64) {
+    let stats = &lab.stage.shared().stats;
+    let sum = |role: usize| stats.iter().map(|stats| stats.sessions[role].get()).sum();
+    (sum(0), sum(1))
+}
 
 #[test]
 fn a_connection_that_says_nothing_is_cut_in_time() {

@@ -5,6 +5,7 @@ use frontier_gateway::core::Settings;
 use frontier_gateway::sim::dialer::Heard;
 use frontier_gateway::sim::lab::{Lab, Peer};
 use frontier_gateway::sim::net::Ending;
+use frontier_gateway::sim::stage::Chaos;
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{FrameHeader, FrameType};
 use frontier_wire::native::head::{
