@@ -292,7 +292,11 @@ impl Shard {
 
     /// The buffer to append to, followed by [`Shard::on_direct`].
     pub fn direct_buffer(&mut self, me: SessionRef) -> Option<&mut Vec<u8>> {
-        self.sessions.get_mut(me)?.conn.direct_buffer()
+        let session = self.sessions.get_mut(me)?;
+        session.conn.direct_buffer()?;
+        // The buffer stays if the read brings nothing.
+        account(&self.shared, &self.stats, session);
+        session.conn.direct_buffer()
     }
 
     /// `n` bytes were appended to the direct buffer.
@@ -420,17 +424,7 @@ impl Shard {
     /// Puts a session on the dirty list if it has something to send, and keeps the books on its memory.
     fn touch(&mut self, me: SessionRef) {
         let Some(session) = self.sessions.get_mut(me) else { return };
-        let held = u32::try_from(session.conn.held()).unwrap_or(u32::MAX);
-        if held != session.held {
-            self.shared.account(session.held as usize, held as usize);
-            session.held = held;
-        }
-        let queued = u32::try_from(session.conn.outbox_bytes()).unwrap_or(u32::MAX);
-        if queued != session.queued {
-            self.stats.outbox_bytes.add(u64::from(queued));
-            self.stats.outbox_bytes.sub(u64::from(session.queued));
-            session.queued = queued;
-        }
+        account(&self.shared, &self.stats, session);
         if !session.dirty && session.conn.wants_write() && session.stalled == 0 {
             session.dirty = true;
             self.dirty.push_back(me);
@@ -674,6 +668,21 @@ impl Shard {
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.random)
+    }
+}
+
+/// Keeps the books on a session's memory.
+fn account(shared: &Shared, stats: &Stats, session: &mut Session) {
+    let held = u32::try_from(session.conn.held()).unwrap_or(u32::MAX);
+    if held != session.held {
+        shared.account(session.held as usize, held as usize);
+        session.held = held;
+    }
+    let queued = u32::try_from(session.conn.outbox_bytes()).unwrap_or(u32::MAX);
+    if queued != session.queued {
+        stats.outbox_bytes.add(u64::from(queued));
+        stats.outbox_bytes.sub(u64::from(session.queued));
+        session.queued = queued;
     }
 }
 

@@ -349,3 +349,52 @@ fn no_stream_is_opened_when_memory_is_short() {
         lab.close();
     }
 }
+
+/// A stream is reset while a piece of it was to be read straight into its own buffer; the next direct read is another stream's, or
+/// a frame's.
+#[test]
+fn a_direct_read_belongs_to_the_stream_it_is_of() {
+    for stream_next in [true, false] {
+        let chaos = Chaos { direct_reads: 1_000, ..Chaos::NONE };
+        let mut lab = Lab::with(settings(), chaos, 1);
+        let (edge, service) = pair(&mut lab, (0, 0));
+        let (one, one_there) = joined(&mut lab, edge, service);
+        let (two, two_there) = joined(&mut lab, edge, service);
+        let frame = |stream: StreamId, len: u32| {
+            [&[0; 4][..], &stream.get().to_be_bytes(), &len.to_be_bytes(), &vec![1; len as usize]].concat()
+        };
+        let cut = frame(one, 60_000);
+        lab.raw(edge, &cut[..20_000]);
+        lab.run();
+        // The driver looks at a socket that has nothing.
+        let link = lab.dialer(edge).link;
+        lab.stage.look(link);
+        lab.run();
+        lab.dialer(service).conn.reset_stream(one_there);
+        lab.run();
+        lab.raw(edge, &cut[20_000..]);
+        lab.run();
+        if stream_next {
+            let next = frame(two, 50_000);
+            lab.raw(edge, &next[..10_000]);
+            lab.run();
+            lab.raw(edge, &next[10_000..]);
+            lab.run();
+            assert_eq!(listen(&mut lab, service, two_there).0.len(), 50_000);
+        } else {
+            let mut call = Vec::new();
+            let head = head(&CallBuilder::new("nothing"));
+            FrameHeader::new(FrameType::Request, 1).put_frame(&mut call, &head, &[0; 50_000]).unwrap();
+            let mut next = frame(StreamId::FIRST, u32::try_from(call.len()).unwrap());
+            next.truncate(12);
+            next.extend(call);
+            lab.raw(edge, &next[..10_000]);
+            lab.run();
+            lab.raw(edge, &next[10_000..]);
+            lab.run();
+            let answers = lab.frames(edge);
+            assert_eq!(answers.last().and_then(|note| note.error()), Some(ErrorCode::MethodNotFound));
+        }
+        lab.close();
+    }
+}

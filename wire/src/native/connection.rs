@@ -180,6 +180,7 @@ impl Connection {
             yamux::Event::Finished { stream } => Some(Event::StreamFinished(stream)),
             yamux::Event::Reset { stream } => {
                 self.drop_flow(FlowKey::Stream(stream));
+                self.direct.take_if(|direct| direct.stream == stream);
                 Some(Event::StreamReset(stream))
             }
             yamux::Event::Window { stream, .. } => {
@@ -210,6 +211,8 @@ impl Connection {
         if stream == StreamId::FIRST {
             return self.reader.direct().map(|(buffer, _)| buffer);
         }
+        // A read that brought nothing leaves its buffer; the stream it was for may have been reset since.
+        self.direct.take_if(|direct| direct.stream != stream);
         let direct = self
             .direct
             .get_or_insert_with(|| Box::new(DirectStream { stream, buffer: Vec::with_capacity(want) }));
@@ -222,8 +225,10 @@ impl Connection {
     /// As [`Connection::receive`].
     pub fn finish_direct<B>(&mut self, n: usize) -> Result<Option<Event<B>>, ConnectionError> {
         let count = u32::try_from(n).unwrap_or(u32::MAX);
+        let of_user = self.engine.direct().is_some_and(|(stream, _)| stream != StreamId::FIRST);
         self.engine.received_direct(count);
-        if let Some(direct) = self.direct.take() {
+        if of_user {
+            let Some(direct) = self.direct.take() else { return Ok(None) };
             let mut buffer = direct.buffer;
             if buffer.is_empty() {
                 return Ok(None);
@@ -273,6 +278,7 @@ impl Connection {
     /// Resets a user stream and drops what is queued for it; returns the bytes dropped.
     pub fn reset_stream(&mut self, stream: StreamId) -> usize {
         let dropped = self.drop_flow(FlowKey::Stream(stream));
+        self.direct.take_if(|direct| direct.stream == stream);
         self.engine.reset(stream);
         dropped
     }
