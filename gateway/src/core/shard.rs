@@ -310,6 +310,8 @@ impl Shard {
             Err(error) => Err(error.into()),
         };
         self.outcome(me, outcome);
+        // What was read may have been the last of a yamux frame that also ends its stream.
+        self.drive(me, Input::new(&[]));
         self.settle(me);
     }
 

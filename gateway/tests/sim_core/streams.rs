@@ -398,3 +398,22 @@ fn a_direct_read_belongs_to_the_stream_it_is_of() {
         lab.close();
     }
 }
+
+/// The end of a stream that comes with the last bytes of a body read straight from the socket must not wait for more input. Our own
+/// dialers send the end apart, others do not.
+#[test]
+fn a_half_close_behind_a_direct_read_arrives_at_once() {
+    for seed in 0..40 {
+        let chaos = Chaos { direct_reads: 1_000, short_reads: 500, ..Chaos::NONE };
+        let mut lab = Lab::with(settings(), chaos, seed);
+        let (edge, service) = pair(&mut lab, (0, 0));
+        let (here, there) = joined(&mut lab, edge, service);
+        let with_fin =
+            [&[0, 0, 0, 4][..], &here.get().to_be_bytes(), &60_000_u32.to_be_bytes(), &[3; 60_000]].concat();
+        lab.raw(edge, &with_fin);
+        lab.run();
+        let (bytes, end) = listen(&mut lab, service, there);
+        assert_eq!((bytes.len(), end.as_str()), (60_000, "f"), "seed {seed}");
+        lab.close();
+    }
+}
