@@ -480,6 +480,8 @@ impl Shard {
             (true, ..) => self.now.micros,
         };
         let stalled = session.stalled;
+        // What waits for window alone is looked at again when the peer grants some; until then there is nothing to write.
+        let more = n > 0 || session.conn.sending() > 0 || session.conn.engine().has_control();
         let done = session.phase == Phase::Closing && !session.conn.wants_write();
         let snapshot = session.service.as_ref().is_some_and(|side| side.snapshot.is_some());
         for (stream, n) in reports {
@@ -494,7 +496,9 @@ impl Shard {
         if stalled != 0 {
             self.wake_at(me, stalled + self.shared.settings.stall);
         }
-        self.touch(me);
+        if more {
+            self.touch(me);
+        }
     }
 
     /// The transport can take bytes again.

@@ -417,3 +417,46 @@ fn a_half_close_behind_a_direct_read_arrives_at_once() {
         lab.close();
     }
 }
+
+#[test]
+fn bytes_are_granted_back_when_the_reader_takes_them_and_nobody_else_waits() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(Settings { stream_window_max: 64 << 10, ..settings() });
+        let (edge, service) = pair(&mut lab, shards);
+        let (here, there) = joined(&mut lab, edge, service);
+        lab.dialer(edge).conn.outbox().push_stream(here, Bytes::from(vec![1; 2_000_000]), false);
+        lab.run();
+        // The service grants nothing: its window and the gateway's are full, and that is all the gateway holds.
+        let window = settings().stream_window as usize;
+        let held =
+            usize::try_from(lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed)).unwrap();
+        assert!(held <= 2 * window + 10_000, "{held}");
+        lab.call_edge(service, 1, 5, "m", b"");
+        lab.run();
+        let call = lab.expect(edge);
+        lab.answer(edge, &call, b"meanwhile");
+        lab.run();
+        let mut total = 0;
+        let mut answered = false;
+        for _ in 0..2_000 {
+            for heard in lab.take(service) {
+                match heard {
+                    Heard::Data(of, data) => {
+                        assert_eq!(of, there);
+                        total += data.len();
+                        lab.dialer(service).conn.release(there, u32::try_from(data.len()).unwrap());
+                    }
+                    Heard::Frame(note) => answered |= note.header.kind == FrameType::Response,
+                    other => panic!("{other:?}"),
+                }
+            }
+            if total == 2_000_000 {
+                break;
+            }
+            lab.run();
+        }
+        assert_eq!(total, 2_000_000);
+        assert!(answered);
+        lab.close();
+    }
+}
