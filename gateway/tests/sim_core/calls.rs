@@ -535,3 +535,23 @@ fn a_cancel_for_a_receiver_says_why() {
     assert_eq!(ErrorRef::parse(&notes[1].head).unwrap().code, ErrorCode::Cancelled);
     lab.close();
 }
+
+/// The failure of a receiver and the cancellation by the requester cross between two shards.
+#[test]
+fn a_failure_that_crosses_a_cancel_is_no_second_answer() {
+    let mut crossed = 0;
+    for seed in 0..60 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let (edge, service) = pair(&mut lab, 0, 1);
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        lab.send(edge, FrameType::Cancel, 1, &[], &[]);
+        lab.hang_up(service, Ending::Reset);
+        lab.run();
+        let answers = lab.frames(edge);
+        assert_eq!(answers.len(), 1, "seed {seed}: {answers:?}");
+        crossed += u32::from(answers[0].error() == Some(ErrorCode::Cancelled));
+        lab.close();
+    }
+    assert!(crossed > 10 && crossed < 60, "{crossed} of 60 crossed");
+}

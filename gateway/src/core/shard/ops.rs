@@ -107,7 +107,7 @@ impl Shard {
             self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))?
         {
             self.stats.operations[kind as usize].record(Some(code), 0);
-            self.answer_error(me, header.id, kind, code, text);
+            self.answer_now(me, header.id, kind, false, code, text);
         }
         Ok(())
     }
@@ -716,8 +716,11 @@ impl Shard {
             encode_error_reply(&mut head, code, text);
             return self.on_admission_answer(to, id, &head, &[]);
         }
-        let replying = self.remove_outgoing(to, id).is_some_and(|outgoing| outgoing.replying);
-        self.answer_now(to, id, kind, replying, code, text);
+        // Without an entry it was answered before, by a cancel or a deadline that crossed this.
+        match self.remove_outgoing(to, id) {
+            Some(outgoing) => self.answer_now(to, id, kind, outgoing.replying, code, text),
+            None => self.stats.late_answers.add(1),
+        }
     }
 
     /// Writes an error answer; the operation is gone from all tables. It never waits for room.
