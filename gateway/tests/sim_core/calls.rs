@@ -555,3 +555,15 @@ fn a_failure_that_crosses_a_cancel_is_no_second_answer() {
     }
     assert!(crossed > 10 && crossed < 60, "{crossed} of 60 crossed");
 }
+
+#[test]
+fn an_operation_without_an_id_ends_the_session_even_as_the_first() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 0);
+    lab.call(edge, 0, "echo", 0, b"");
+    lab.run();
+    assert_eq!(kinds(&lab.frames(edge)), [FrameType::GoAway]);
+    assert!(lab.ended(edge).is_some());
+    assert!(lab.is_quiet(service));
+    lab.close();
+}

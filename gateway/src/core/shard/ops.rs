@@ -128,8 +128,11 @@ impl Shard {
         if more && total <= body.len() as u64 || body.len() as u64 > u64::from(INITIAL_CREDIT) {
             return Err(Fault::Overrun);
         }
+        if header.id == 0 {
+            return Err(Fault::IdInUse(0));
+        }
         if let Some(ops) = &session.ops {
-            if header.id == 0 || ops.outgoing.contains_key(&header.id) {
+            if ops.outgoing.contains_key(&header.id) {
                 return Err(Fault::IdInUse(header.id));
             }
             let calls = ops.outgoing.len() as u32 - ops.messages;
