@@ -194,6 +194,8 @@ pub struct Outgoing {
     pub in_flight: Option<Arc<AtomicU32>>,
     /// Call or message.
     pub kind: OpKind,
+    /// The body's last fragment has not come.
+    pub sending: bool,
     /// Fragments of the answer have been passed on.
     pub replying: bool,
 }

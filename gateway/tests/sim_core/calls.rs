@@ -567,3 +567,15 @@ fn an_operation_without_an_id_ends_the_session_even_as_the_first() {
     assert!(lab.is_quiet(service));
     lab.close();
 }
+
+#[test]
+fn nothing_may_follow_the_end_of_a_body() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 0);
+    lab.call(edge, 1, "echo", 0, b"whole");
+    lab.send(edge, FrameType::Request, 1, &[], &[]);
+    lab.run();
+    assert_eq!(kinds(&lab.frames(edge)), [FrameType::GoAway]);
+    assert_eq!(kinds(&lab.frames(service)), [FrameType::Request, FrameType::Cancel]);
+    lab.close();
+}

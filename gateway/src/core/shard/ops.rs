@@ -165,6 +165,7 @@ impl Shard {
                 left,
                 in_flight: route.in_flight,
                 kind,
+                sending: more,
                 replying: false,
             };
             if let Some(session) = self.sessions.get_mut(me) {
@@ -454,7 +455,8 @@ impl Shard {
         let Some(outgoing) = self.outgoing(me, header.id) else { return Ok(()) };
         let len = frame.body.len() as u64;
         let ends = !header.flags.more();
-        if len > outgoing.left
+        if !outgoing.sending
+            || len > outgoing.left
             || len > outgoing.credit
             || ends && !header.flags.abort() && len != outgoing.left
         {
@@ -462,6 +464,7 @@ impl Shard {
         }
         outgoing.left -= len;
         outgoing.credit -= len;
+        outgoing.sending = !ends;
         let (target, local) = (outgoing.target, outgoing.local);
         let (flags, body) = (header.flags, body(frame.body));
         if target.shard == self.id {
