@@ -156,3 +156,42 @@ fn services_publish_to_edges() {
     assert_eq!(lab.expect_error(service, 1), ErrorCode::SessionClosed);
     lab.close();
 }
+
+/// Messages of one topic share a queue towards their receiver. One of them being given up must not take the others with it.
+#[test]
+fn a_message_given_up_takes_no_other_with_it() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let down = Quality { capacity: 2_000, ..Quality::PERFECT };
+        let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
+        let mut hello = service_hello(1, "svc", &[], &["t", "filler"]);
+        hello.pool_index = service_shard;
+        lab.join(service, &hello);
+        let edge = lab.edge(0, 5);
+        lab.freeze(service, true);
+        // What is handed to the socket already cannot be taken back, so that is other messages.
+        for id in 1..=4 {
+            publish(&mut lab, edge, id, "filler", 0, &[0; 60_000]);
+        }
+        lab.run();
+        for (id, timeout) in [(5, 0), (6, 100), (7, 0)] {
+            publish(&mut lab, edge, id, "t", timeout, &[u8::try_from(id).unwrap(); 20_000]);
+        }
+        lab.advance(200 * MILLI);
+        assert_eq!(lab.expect_error(edge, 6), ErrorCode::DeadlineExceeded);
+        lab.freeze(service, false);
+        lab.run();
+        let frames = lab.frames(service);
+        let messages: Vec<(u8, usize)> = frames
+            .iter()
+            .filter(|note| note.body.len() == 20_000)
+            .map(|note| (note.body[0], note.body.len()))
+            .collect();
+        assert!(messages.starts_with(&[(5, 20_000)]) && messages.ends_with(&[(7, 20_000)]), "{messages:?}");
+        // Whatever was sent of the one given up comes before its Cancel.
+        let cancel = frames.iter().position(|note| note.header.kind == FrameType::Cancel).unwrap();
+        let id = frames[cancel].header.id;
+        assert!(frames[cancel + 1..].iter().all(|note| note.header.id != id));
+        lab.close();
+    }
+}

@@ -512,18 +512,22 @@ impl Shard {
     pub(super) fn abandon(&mut self, target: SessionRef, local: u64, code: ErrorCode, text: &'static str) {
         let Some(pending) = self.remove_pending(target, local) else { return };
         self.record(&pending, Some(code));
-        self.tell_cancel(target, local, pending.flow, code);
+        self.tell_cancel(target, local, &pending, code);
         self.answer_error(pending.from, pending.from_id, pending.kind, code, text);
     }
 
-    /// Tells a receiver that nobody waits for its answer, and drops what it was not sent yet.
-    fn tell_cancel(&mut self, target: SessionRef, local: u64, flow: u64, code: ErrorCode) {
+    /// Tells a receiver that nobody waits for its answer, and drops what it was not sent yet of a call. The messages of a topic share
+    /// their flow, so what is queued of one is sent, and its Cancel behind it: the receiver never hears of it again.
+    fn tell_cancel(&mut self, target: SessionRef, local: u64, pending: &Pending, code: ErrorCode) {
         let Some(session) = self.sessions.get_mut(target) else { return };
-        session.conn.drop_flow(FlowKey::Operation(flow));
+        if pending.kind != OpKind::Message {
+            session.conn.drop_flow(FlowKey::Operation(pending.flow));
+        }
         let error = ErrorRef::new(code, "");
         let mut head = Vec::with_capacity(error.encoded_len());
         error.encode(&mut head);
-        session.conn.send(FrameHeader::new(FrameType::Cancel, local), &head, &[]);
+        let header = FrameHeader::new(FrameType::Cancel, local);
+        append(&mut session.conn, pending.flow, header, &head, None, Body::Slice(&[]));
         self.touch(target);
     }
 
@@ -532,7 +536,7 @@ impl Shard {
         let Some((local, _)) = self.pending(target, key) else { return };
         if let Some(pending) = self.remove_pending(target, local) {
             self.record(&pending, Some(code));
-            self.tell_cancel(target, local, pending.flow, code);
+            self.tell_cancel(target, local, &pending, code);
         }
     }
 
@@ -648,6 +652,7 @@ impl Shard {
             self.record(&pending, error);
             // An answer before the last fragment ends the transfer of the body.
             if pending.receiving
+                && kind == OpKind::Call
                 && let Some(session) = self.sessions.get_mut(me)
             {
                 session.conn.drop_flow(FlowKey::Operation(pending.flow));
