@@ -106,6 +106,8 @@ pub enum Msg {
     Fail { to: SessionRef, id: u64, kind: OpKind, code: ErrorCode, text: &'static str },
     /// The receiver grants bytes of the operation's body.
     CreditBody { to: SessionRef, id: u64, bytes: u32 },
+    /// Another session than the one addressed carries out the operation, under the ID `local`.
+    Rerouted { to: SessionRef, id: u64, target: SessionRef, local: u64 },
     /// Open a stream to a session.
     Open { target: SessionRef, open: Box<OpenLeg> },
     /// The session that was to accept a stream is not there or refused to.
@@ -191,6 +193,7 @@ impl Msg {
             | Self::Answer { to: session, .. }
             | Self::Fail { to: session, .. }
             | Self::CreditBody { to: session, .. }
+            | Self::Rerouted { to: session, .. }
             | Self::Open { target: session, .. }
             | Self::OpenFailed { to: LegRef { session, .. }, .. }
             | Self::Joined { to: LegRef { session, .. }, .. }

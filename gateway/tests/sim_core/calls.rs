@@ -579,3 +579,40 @@ fn nothing_may_follow_the_end_of_a_body() {
     assert_eq!(kinds(&lab.frames(service)), [FrameType::Request, FrameType::Cancel]);
     lab.close();
 }
+
+/// A call is on its way to a service of another shard while that ends; the next instance gets it, and everything the two ends tell
+/// each other later must find it there.
+#[test]
+fn a_rerouted_call_keeps_its_credit_and_its_cancel() {
+    let mut rerouted = 0;
+    for seed in 0..160 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let edge = lab.edge(0, seed + 1);
+        let services = [
+            lab.service(1, "svc", &["echo"], &[]),
+            lab.service(u16::from(seed % 4 < 2), "svc", &["echo"], &[]),
+        ];
+        // The policy sends both calls to the same instance, if that is alive.
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        let [first, second] = if lab.is_quiet(services[0]) { [services[1], services[0]] } else { services };
+        lab.call(edge, 2, "echo", 0, b"again");
+        lab.hang_up(first, Ending::Reset);
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 1), ErrorCode::SessionClosed);
+        if lab.is_quiet(second) {
+            assert_eq!(
+                lab.expect_error(edge, 2),
+                ErrorCode::SessionClosed,
+                "it was with the first when that ended"
+            );
+            continue;
+        }
+        rerouted += 1;
+        let call = lab.expect(second);
+        assert_eq!(&call.body[..], b"again");
+        check_the_two_ends(&mut lab, edge, second, &call, seed % 2 == 0);
+        lab.close();
+    }
+    assert!(rerouted > 40, "{rerouted} of 160 were rerouted");
+}

@@ -35,6 +35,7 @@ impl Shard {
             }
             Msg::Fail { to, id, kind, code, text } => self.answer_error(to, id, kind, code, text),
             Msg::CreditBody { to, id, bytes } => self.credit_body(to, id, bytes),
+            Msg::Rerouted { to, id, target, local } => self.on_rerouted(to, id, target, local),
             Msg::Open { target, open } => self.on_open_leg(target, *open),
             Msg::OpenFailed { to, code, text } => self.refuse(to, code, text),
             Msg::Joined { to, peer } => self.on_joined(to, peer),

@@ -404,7 +404,8 @@ impl Shard {
     /// An operation from another shard.
     pub(super) fn on_place(&mut self, target: SessionRef, mut owned: Box<PlaceOwned>) {
         let gone = match self.place(target, &owned.borrow()) {
-            Ok(_) => return,
+            Ok(_) if owned.hops == 0 || owned.from == NOBODY => return,
+            Ok(local) => return self.tell_rerouted(owned.from, owned.from_id, target, local),
             Err(PlaceError::Refused((code, text))) => {
                 self.stats.operations[owned.kind as usize].record(Some(code), 0);
                 return self.answer_error(owned.from, owned.from_id, owned.kind, code, text);
@@ -416,8 +417,8 @@ impl Shard {
                 }
             },
         };
-        // The route changed while the operation was on its way. Nothing was sent, so another target may have it; the origin keeps
-        // addressing fragments to the old one, therefore only whole operations go on.
+        // The route changed while the operation was on its way. Nothing was sent, so another target may have it; fragments may be on
+        // their way to the old one, therefore only whole operations go on.
         owned.hops += 1;
         let next = if usize::from(owned.hops) > TRIES || owned.more {
             None
@@ -431,6 +432,32 @@ impl Shard {
                 self.stats.operations[owned.kind as usize].record(Some(gone.0), 0);
                 self.answer_error(owned.from, owned.from_id, owned.kind, gone.0, gone.1);
             }
+        }
+    }
+
+    fn tell_rerouted(&mut self, to: SessionRef, id: u64, target: SessionRef, local: u64) {
+        if to.shard == self.id {
+            self.on_rerouted(to, id, target, local);
+        } else {
+            self.post(to.shard, Msg::Rerouted { to, id, target, local });
+        }
+    }
+
+    /// An operation went to another session than the one it was sent to: its credit and its cancel go there from now on.
+    pub(super) fn on_rerouted(&mut self, to: SessionRef, id: u64, target: SessionRef, local: u64) {
+        if let Some(outgoing) = self.outgoing(to, id) {
+            (outgoing.target, outgoing.local) = (target, local);
+            return;
+        }
+        // What services are asked about an edge is in no list. Anything else was given up meanwhile, and the cancel went astray.
+        if self.sessions.get(to).is_some_and(|session| session.phase == Phase::Admitting) {
+            return;
+        }
+        if target.shard == self.id {
+            self.cancel(target, OpKey::Local(local), ErrorCode::Cancelled);
+        } else {
+            let code = ErrorCode::Cancelled;
+            self.post(target.shard, Msg::Cancel { target, from: to, from_id: id, code });
         }
     }
 
