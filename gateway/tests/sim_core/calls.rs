@@ -616,3 +616,24 @@ fn a_rerouted_call_keeps_its_credit_and_its_cancel() {
     }
     assert!(rerouted > 40, "{rerouted} of 160 were rerouted");
 }
+
+#[test]
+fn a_service_that_ends_fails_its_calls_at_once() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        for id in 1..=3 {
+            lab.call(edge, id, "echo", 0, b"");
+        }
+        lab.run();
+        lab.hang_up(service, Ending::Reset);
+        lab.run();
+        for id in 1..=3 {
+            assert_eq!(lab.expect_error(edge, id), ErrorCode::SessionClosed, "in the order of their ids");
+        }
+        lab.call(edge, 4, "echo", 0, b"");
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 4), ErrorCode::MethodNotFound);
+        lab.close();
+    }
+}

@@ -379,7 +379,9 @@ impl Shard {
     pub(super) fn end_legs(&mut self, me: SessionRef) {
         let Some(legs) = self.sessions.get_mut(me).and_then(|session| session.legs.take()) else { return };
         self.stats.legs.sub(legs.len() as u64);
-        for (stream, leg) in *legs {
+        let mut legs: Vec<(StreamId, Leg)> = legs.into_iter().collect();
+        legs.sort_unstable_by_key(|(stream, _)| *stream);
+        for (stream, leg) in legs {
             if let Some(session) = self.sessions.get_mut(me) {
                 session.conn.drop_flow(FlowKey::Stream(stream));
             }
@@ -394,7 +396,8 @@ impl Shard {
             return u64::MAX;
         };
         let due = legs.iter().filter(|(_, leg)| leg.deadline <= now);
-        let due: SmallVec<[StreamId; 8]> = due.map(|(stream, _)| *stream).collect();
+        let mut due: SmallVec<[StreamId; 8]> = due.map(|(stream, _)| *stream).collect();
+        due.sort_unstable();
         for stream in due {
             let at = LegRef { session: me, stream };
             let Some(leg) = self.take_leg(at) else { continue };

@@ -786,12 +786,17 @@ impl Shard {
     /// The operations of a session that ends: what it was to answer fails, what it waited for is cancelled.
     pub(super) fn end_ops(&mut self, me: SessionRef) {
         let Some(ops) = self.sessions.get_mut(me).and_then(|session| session.ops.take()) else { return };
-        for pending in ops.pending.into_values() {
+        // In the order in which they came: whoever watches an end should not be puzzled, and a simulation must repeat.
+        let mut pending: Vec<(u64, Pending)> = ops.pending.into_iter().collect();
+        pending.sort_unstable_by_key(|(local, _)| *local);
+        for (_, pending) in pending {
             let code = ErrorCode::SessionClosed;
             self.record(&pending, Some(code));
             self.answer_error(pending.from, pending.from_id, pending.kind, code, "session closed");
         }
-        for (id, outgoing) in ops.outgoing {
+        let mut outgoing: Vec<(u64, Outgoing)> = ops.outgoing.into_iter().collect();
+        outgoing.sort_unstable_by_key(|(id, _)| *id);
+        for (id, outgoing) in outgoing {
             uncount(&outgoing);
             self.cancel_outgoing(me, id, &outgoing, ErrorCode::SessionClosed);
         }
@@ -804,7 +809,8 @@ impl Shard {
             return u64::MAX;
         };
         let due = ops.pending.iter().filter(|(_, pending)| pending.deadline <= now);
-        let due: SmallVec<[u64; 16]> = due.map(|(local, _)| *local).collect();
+        let mut due: SmallVec<[u64; 16]> = due.map(|(local, _)| *local).collect();
+        due.sort_unstable();
         for local in due {
             self.abandon(me, local, ErrorCode::DeadlineExceeded, "deadline exceeded");
         }
