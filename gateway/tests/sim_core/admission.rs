@@ -530,3 +530,25 @@ fn a_hello_cut_into_single_bytes_is_understood() {
     assert_eq!(lab.expect(peer).body.len(), 50_000);
     lab.close();
 }
+
+/// The service that is to be told that an edge is gone ends before it hears of it: somebody else has to.
+#[test]
+fn an_offline_event_finds_the_next_instance() {
+    let mut told = 0;
+    for seed in 0..120 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let edge = lab.edge(0, seed + 1);
+        let services: Vec<Peer> =
+            (0..2).map(|_| lab.service(1, "presence", &["edge_offline"], &[])).collect();
+        lab.hang_up(edge, Ending::Reset);
+        while lab.stage.shared().registry.edge(seed + 1).is_some() {
+            lab.advance(1);
+        }
+        lab.hang_up(services[0], Ending::Reset);
+        lab.run();
+        told += events(&mut lab, services[1]).len();
+        lab.close();
+    }
+    // Half of them were for the second anyway, some reached the first just before it ended.
+    assert!(told > 80, "{told} of 120 were told");
+}

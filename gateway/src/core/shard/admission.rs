@@ -242,7 +242,8 @@ impl Shard {
         let (kind, body) = (OpKind::Call, Body::Slice(body));
         let place = Place { from, from_id, sender, kind, more: false, head: &head, body, deadline, flow };
         if target.shard != self.id {
-            self.post_place(target, place, Destination::Fixed, 0);
+            // An instance that has just gone is replaced by the next: nobody else would tell services of this edge.
+            self.post_place(target, place, Destination::Name(NameKind::Method, method.into()), 0);
             return true;
         }
         match self.place(target, &place) {

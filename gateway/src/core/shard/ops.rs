@@ -467,7 +467,12 @@ impl Shard {
             Destination::Name(kind, name) => {
                 let targets = self.names.targets(&self.shared.registry, *kind, name)?;
                 let random = self.random();
-                let choice = Choice { policy: Policy::Random, key: random, random, shard: self.id };
+                // The same instance for all of an edge's, as if it had been chosen at first.
+                let (policy, key) = match (self.shared.settings.policy, place.sender) {
+                    (Policy::EdgeId, Sender::Edge(id)) => (Policy::EdgeId, id),
+                    _ => (Policy::Random, random),
+                };
+                let choice = Choice { policy, key, random, shard: self.id };
                 let skip: SmallVec<[u64; 1]> =
                     targets.iter().filter(|t| t.conns.contains(&failed)).map(|t| t.key).collect();
                 connection(pick(&targets, choice, &skip)?, choice).filter(|next| *next != failed)
