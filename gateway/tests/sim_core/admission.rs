@@ -552,3 +552,38 @@ fn an_offline_event_finds_the_next_instance() {
     // Half of them were for the second anyway, some reached the first just before it ended.
     assert!(told > 80, "{told} of 120 were told");
 }
+
+#[test]
+fn an_offline_event_needs_no_room() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(Settings { outbox: 60_000, ..settings() });
+        let down = Quality { capacity: 1_000, ..Quality::PERFECT };
+        let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
+        let mut hello = service_hello(1, "presence", &["edge_offline", "echo"], &[]);
+        hello.pool_index = shard;
+        lab.join(service, &hello);
+        let (edge, other) = (lab.edge(0, 5), lab.edge(1, 6));
+        lab.freeze(service, true);
+        // Until not even a call without a body fits.
+        for (id, len) in (1..).zip([30_000, 20_000, 8_000, 4_000, 2_000, 900, 400, 200, 100, 50, 20, 0, 0, 0])
+        {
+            lab.call(other, id, "echo", 0, &vec![0; len]);
+        }
+        lab.run();
+        let refused = lab.frames(other);
+        assert!(
+            refused.iter().any(|note| note.header.id == 14 && note.error() == Some(ErrorCode::Overloaded))
+        );
+        lab.hang_up(edge, Ending::Reset);
+        lab.run();
+        lab.freeze(service, false);
+        lab.run();
+        let heard = lab.frames(service);
+        assert!(
+            heard
+                .iter()
+                .any(|note| note.header.kind == FrameType::Request && note.call().name == "edge_offline")
+        );
+        lab.close();
+    }
+}
