@@ -587,3 +587,22 @@ fn an_offline_event_needs_no_room() {
         lab.close();
     }
 }
+
+#[test]
+fn an_answer_in_fragments_is_no_answer_about_an_edge() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "ids", &["get_edge_id", "echo"], &[]);
+        let edge = knock(&mut lab, 0, 0);
+        let question = lab.expect(service);
+        let mut total = Vec::new();
+        frontier_wire::native::head::ReplyBuilder::new().total_len(100).encode(&mut total);
+        let id = question.header.id;
+        lab.send_flagged(service, FrameType::Response, id, Flags::MORE, &total, &edge_info(77));
+        lab.run();
+        assert_eq!(reject(&lab.expect(edge)).0, ErrorCode::Internal);
+        lab.send_flagged(service, FrameType::Response, id, Flags::NONE, &[], &[0; 95]);
+        lab.run();
+        lab.close();
+    }
+}

@@ -716,6 +716,9 @@ impl Shard {
         let limit = self.shared.settings.outbox;
         let Some(session) = self.sessions.get_mut(to) else { return };
         if session.phase == Phase::Admitting {
+            if flags.more() {
+                return self.deny(to, ErrorCode::Internal, "answer about an edge too long");
+            }
             return self.on_admission_answer(to, id, head, body.as_slice());
         }
         let Some(outgoing) = session.ops.as_mut().and_then(|ops| ops.outgoing.get_mut(&id)) else {
