@@ -44,6 +44,8 @@ pub struct EdgeCard {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// Services were told that it is online, so they must be told when it is not.
     pub announced: AtomicBool,
+    /// It was in a list of those online that a service asked for.
+    pub listed: AtomicBool,
 }
 
 /// The service instance a session belongs to.
@@ -74,6 +76,18 @@ struct Names {
 pub struct NameCache {
     version: u64,
     names: [HashMap<Box<str>, Option<Arc<Targets>>>; 3],
+}
+
+// === impl EdgeCard ===
+
+impl EdgeCard {
+    /// A service refused the edge. Whoever does so does not want to hear that it is offline, unless somebody has seen it in a list.
+    pub fn refused(&self) {
+        self.announced.store(false, Ordering::SeqCst);
+        if self.listed.load(Ordering::SeqCst) {
+            self.announced.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 // === impl Registry ===
@@ -112,12 +126,16 @@ impl Registry {
         self.edges.len()
     }
 
-    /// Every edge whose services know that it is online.
+    /// Every edge whose services know that it is online, or are asked whether it may be.
     #[must_use]
     pub fn announced(&self) -> Vec<Arc<EdgeCard>> {
         let edges = self.edges.pin();
-        let online = edges.values().filter(|(_, card)| card.announced.load(Ordering::Acquire));
-        online.map(|(_, card)| Arc::clone(card)).collect()
+        let list = |card: &EdgeCard| {
+            // In this order, so that a refusal at the same time is seen here, or this there.
+            card.listed.store(true, Ordering::SeqCst);
+            card.announced.load(Ordering::SeqCst)
+        };
+        edges.values().filter(|(_, card)| list(card)).map(|(_, card)| Arc::clone(card)).collect()
     }
 
     /// A session offers a name.
@@ -224,7 +242,6 @@ impl NameCache {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
 
     use super::{EdgeCard, InstanceId, NameCache, NameKind, Registry, SessionRef};
 
@@ -234,8 +251,8 @@ mod tests {
 
     fn card(id: u64, epoch: u64) -> Arc<EdgeCard> {
         let addr = ([127, 0, 0, 1], 1).into();
-        let announced = AtomicBool::new(false);
-        Arc::new(EdgeCard { id, epoch, addr, meta: Box::default(), labels: Box::default(), announced })
+        let (announced, listed) = Default::default();
+        Arc::new(EdgeCard { id, epoch, addr, meta: Box::default(), labels: Box::default(), announced, listed })
     }
 
     #[test]

@@ -606,3 +606,57 @@ fn an_answer_in_fragments_is_no_answer_about_an_edge() {
         lab.close();
     }
 }
+
+#[test]
+fn a_snapshot_lists_who_is_online_and_whoever_it_lists_is_reported_gone() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "presence", &PRESENCE, &[]);
+    let (mut expected, mut waiting) = (Vec::new(), None);
+    for id in 1..=400 {
+        let peer = lab.dial(Bound::Edge, u16::from(id % 2 == 0));
+        let mut hello = edge_hello(id);
+        hello.meta = vec![7; 100];
+        hello.labels.insert("zone".to_owned(), "a".to_owned());
+        lab.dialer(peer).hello(&hello);
+        lab.run();
+        let online = lab.expect(service);
+        expected.push(id);
+        // The last one is still waiting when the list is asked for.
+        if id == 400 {
+            waiting = Some(online);
+        } else {
+            lab.answer(service, &online, &[]);
+        }
+    }
+    lab.run();
+    lab.send(service, FrameType::Presence, 9, &[], &[]);
+    lab.run();
+    let pages = lab.frames(service);
+    assert!(pages.len() > 3);
+    let (last, rest) = pages.split_last().unwrap();
+    assert!(!last.header.flags.more() && rest.iter().all(|page| page.header.flags.more()));
+    let mut listed = Vec::new();
+    for page in &pages {
+        assert_eq!((page.header.kind, page.header.id), (FrameType::Presence, 9));
+        listed.extend(PresencePage::parse(&page.body).unwrap().map(|info| {
+            assert_eq!((info.meta, info.labels().count()), (&[7; 100][..], 1));
+            info.edge
+        }));
+    }
+    listed.sort_unstable();
+    assert_eq!(listed, expected);
+    lab.answer_error(service, &waiting.unwrap(), ErrorCode::Application, "no");
+    lab.run();
+    assert_eq!(event(&lab.expect(service)).0, "edge_offline", "it was on the list");
+    lab.close();
+}
+
+#[test]
+fn only_services_get_a_snapshot() {
+    let mut lab = Lab::new(settings());
+    let edge = lab.edge(0, 5);
+    lab.send(edge, FrameType::Presence, 3, &[], &[]);
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 3), ErrorCode::PermissionDenied);
+    lab.close();
+}

@@ -6,7 +6,7 @@
 //! The two steps in brackets are calls to a service like any other; the edge's own session waits for their answers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{FrameHeader, FrameType};
@@ -288,11 +288,10 @@ impl Shard {
 
     /// A service refused the edge, or could not say.
     pub(super) fn deny(&mut self, me: SessionRef, code: ErrorCode, text: &str) {
-        // Whoever refuses an edge does not want to hear that it is offline.
         if let Some(card) = self.sessions.get(me).and_then(|session| session.card.as_ref())
             && code != ErrorCode::DeadlineExceeded
         {
-            card.announced.store(false, Ordering::Release);
+            card.refused();
         }
         self.refused(Refusal::Denied);
         self.reject(me, code, text, 0);
@@ -310,8 +309,8 @@ impl Shard {
             let labels = labels.map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str())).collect();
             (std::mem::take(&mut hello.meta).into_boxed_slice(), labels)
         });
-        let announced = AtomicBool::new(false);
-        let card = Arc::new(EdgeCard { id, epoch, addr: greeting.addr, meta, labels, announced });
+        let (announced, listed) = Default::default();
+        let card = Arc::new(EdgeCard { id, epoch, addr: greeting.addr, meta, labels, announced, listed });
         session.card = Some(Arc::clone(&card));
         let old = self.shared.registry.claim_edge(me, Arc::clone(&card));
         let policy = self.shared.settings.policy;
