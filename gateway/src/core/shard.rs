@@ -128,7 +128,8 @@ pub struct Shard {
     config: Config,
     /// Lines about misbehaving peers in the current second, and which second that is.
     complaints: (u32, u64),
-    drain: Option<lifecycle::DrainCursor>,
+    /// Of edges and of services.
+    drains: [Option<lifecycle::DrainCursor>; 2],
     /// When the largest holders were looked for last, in microseconds.
     culled: u64,
     /// Where small payloads for other shards are copied to.
@@ -162,7 +163,7 @@ impl Shard {
             tokens: (0, 0),
             config,
             complaints: (0, 0),
-            drain: None,
+            drains: [None; 2],
             culled: 0,
             arena: bytes::BytesMut::new(),
             shared,

@@ -369,3 +369,28 @@ fn a_frame_nobody_may_send_ends_the_session() {
         lab.close();
     }
 }
+
+#[test]
+fn a_drain_tells_both_roles_with_a_spread() {
+    let mut lab = Lab::new(settings());
+    let services: Vec<Peer> = (0..4).map(|n| lab.service(n % 2, "svc", &[], &[])).collect();
+    let edges: Vec<Peer> = (1..=20).map(|id| lab.edge(u16::from(id % 2 == 0), id)).collect();
+    for shard in [0, 1] {
+        for edges in [true, false] {
+            lab.stage.post(shard, Msg::Drain { edges, spread_ms: 1_000 });
+        }
+    }
+    lab.run();
+    let mut waits = Vec::new();
+    for peer in services.iter().chain(&edges) {
+        let note = lab.expect(*peer);
+        let away = GoAway::parse(&note.head).unwrap();
+        assert_eq!(away.reason.unwrap().code, ErrorCode::GatewayDraining);
+        waits.push(away.reconnect_in_ms);
+    }
+    assert!(waits.iter().all(|wait| *wait < 1_000));
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > 15, "{waits:?}");
+    lab.close();
+}

@@ -42,7 +42,7 @@ impl Shard {
     /// When the shard must be called again at the latest, in microseconds; `None` if nothing is planned.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        if self.drain.is_some() || !self.dirty.is_empty() {
+        if self.drains.iter().any(Option::is_some) || !self.dirty.is_empty() {
             return Some(self.now.micros);
         }
         let cull = self.shared.over_budget().then_some(self.culled + CULL_PERIOD);
@@ -56,7 +56,8 @@ impl Shard {
                 self.on_timer(me);
             }
         }
-        self.drain_step();
+        self.drain_step(Bound::Edge);
+        self.drain_step(Bound::Service);
         if self.shared.over_budget() && self.now.micros >= self.culled + CULL_PERIOD {
             self.cull();
         }
@@ -265,11 +266,11 @@ impl Shard {
     // --- drain ---
 
     pub(super) fn start_drain(&mut self, bound: Bound, spread_ms: u32) {
-        self.drain = Some(DrainCursor { next: 0, bound, spread_ms });
+        self.drains[bound as usize] = Some(DrainCursor { next: 0, bound, spread_ms });
     }
 
-    fn drain_step(&mut self) {
-        let Some(mut drain) = self.drain.take() else { return };
+    fn drain_step(&mut self, bound: Bound) {
+        let Some(mut drain) = self.drains[bound as usize].take() else { return };
         let end = drain.next.saturating_add(DRAIN_STEP).min(self.sessions.slots());
         for slot in drain.next..end {
             let Some(me) = self.sessions.handle(slot) else { continue };
@@ -283,7 +284,7 @@ impl Shard {
         }
         drain.next = end;
         if end < self.sessions.slots() {
-            self.drain = Some(drain);
+            self.drains[bound as usize] = Some(drain);
         }
     }
 
