@@ -394,3 +394,26 @@ fn a_drain_tells_both_roles_with_a_spread() {
     assert!(waits.len() > 15, "{waits:?}");
     lab.close();
 }
+
+#[test]
+fn a_kick_tells_its_reason_even_if_the_session_is_busy() {
+    let mut lab = Lab::new(settings());
+    let down = Quality { capacity: 3_000, ..Quality::PERFECT };
+    let edge = lab.dial_by(Bound::Edge, 0, Path { up: Quality::PERFECT, down });
+    lab.join(edge, &edge_hello(5));
+    let service = lab.service(1, "svc", &[], &[]);
+    lab.freeze(edge, true);
+    // The session was to be looked at soon because of this deadline.
+    let call = head(&CallBuilder::new("m").edge(5).timeout_ms(60));
+    lab.send(service, FrameType::Request, 1, &call, &[0; 20_000]);
+    lab.run();
+    let session = lab.stage.shared().registry.edge(5).unwrap();
+    lab.stage.post(session.shard, Msg::Cut { session, code: ErrorCode::PermissionDenied, text: "kicked" });
+    lab.advance(300 * MILLI);
+    lab.freeze(edge, false);
+    lab.run();
+    let heard = lab.frames(edge);
+    let reason = GoAway::parse(&heard.last().unwrap().head).unwrap().reason.unwrap();
+    assert_eq!((reason.code, reason.text), (ErrorCode::PermissionDenied, "kicked"));
+    lab.close();
+}

@@ -162,6 +162,8 @@ impl Shard {
         let deadline = self.now.micros + LAST_BYTES;
         let Some(session) = self.sessions.get_mut(me) else { return };
         if session.conn.wants_write() {
+            // What it was to be woken for sooner is over.
+            session.wake = u64::MAX;
             self.wake_at(me, deadline);
             self.touch(me);
         } else {
