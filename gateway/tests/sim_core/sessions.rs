@@ -417,3 +417,10 @@ fn a_kick_tells_its_reason_even_if_the_session_is_busy() {
     assert_eq!((reason.code, reason.text), (ErrorCode::PermissionDenied, "kicked"));
     lab.close();
 }
+
+#[test]
+fn a_name_said_twice_in_hello_is_one_registration() {
+    let mut lab = Lab::new(settings());
+    lab.service(0, "svc", &["echo", "echo"], &["t", "t"]);
+    lab.close();
+}

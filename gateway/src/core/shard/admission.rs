@@ -441,14 +441,16 @@ impl Shard {
             snapshot: None,
         };
         let addr = side.addr;
+        // From the sets: a name said twice is one registration, as it will be one removal.
+        let (methods, topics) = (side.methods.clone(), side.topics.clone());
         session.service = Some(Box::new(side));
         let epoch = self.shared.next_epoch(self.now.unix_ms, 0);
         self.welcome(me, &hello, service_id, epoch, Vec::new());
         let registry = &self.shared.registry;
-        for method in &hello.methods {
+        for method in methods.names() {
             registry.add_name(NameKind::Method, method, me, &instance);
         }
-        for topic in &hello.topics {
+        for topic in topics.names() {
             registry.add_name(NameKind::Topic, topic, me, &instance);
         }
         if !hello.name.is_empty() {
