@@ -424,3 +424,27 @@ fn a_name_said_twice_in_hello_is_one_registration() {
     lab.service(0, "svc", &["echo", "echo"], &["t", "t"]);
     lab.close();
 }
+
+#[test]
+fn a_peer_that_goes_away_gets_nothing_new_and_finishes_what_it_has() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(service_shard, "svc", &["echo"], &[]);
+        let edge = lab.edge(0, 5);
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        let call = lab.expect(service);
+        lab.send(service, FrameType::GoAway, 0, &[], &[]);
+        lab.run();
+        lab.call(edge, 2, "echo", 0, b"");
+        lab.run();
+        assert_eq!(lab.expect_error(edge, 2), ErrorCode::MethodNotFound);
+        lab.answer(service, &call, b"done");
+        lab.run();
+        assert_eq!(lab.expect(edge).error(), None);
+        lab.send(service, FrameType::Register, 9, &names(&["echo"], &[]), &[]);
+        lab.run();
+        assert_eq!(lab.expect_error(service, 9), ErrorCode::SessionClosed, "it wanted to leave");
+        lab.close();
+    }
+}

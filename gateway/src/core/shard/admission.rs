@@ -482,6 +482,9 @@ impl Shard {
 
     fn names_refusal(&self, me: SessionRef, names: &Names<'_>) -> Option<(ErrorCode, String)> {
         let session = self.sessions.get(me)?;
+        if session.leaving {
+            return Some((ErrorCode::SessionClosed, "the session is leaving".to_owned()));
+        }
         let present = match &session.service {
             Some(side) => side.topics.names().len() + side.methods.names().len(),
             None => session.methods.as_ref().map_or(0, |methods| methods.names().len()),
