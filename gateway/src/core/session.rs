@@ -63,6 +63,8 @@ pub struct Session {
     pub last_rx: u64,
     /// Since when bytes wait without any being taken, in microseconds; 0 = none wait.
     pub stalled: u64,
+    /// Since when operations wait for window of the session stream without any being sent, in microseconds; 0 = none wait.
+    pub starved: u64,
     /// Seconds since 1970 at Welcome.
     pub since: u32,
     /// Bytes accounted for this session in the memory budget.
@@ -255,6 +257,7 @@ impl Session {
             wake: u64::MAX,
             last_rx: 0,
             stalled: 0,
+            starved: 0,
             since: 0,
             held: 0,
             queued: 0,

@@ -456,10 +456,22 @@ impl Shard {
     /// Prepares what a session sends next; false if there is nothing.
     pub fn fill(&mut self, me: SessionRef) -> bool {
         let Some(session) = self.sessions.get_mut(me) else { return false };
-        if session.conn.sending() == 0 {
-            session.conn.fill(WRITE_BUDGET);
+        if session.conn.sending() > 0 {
+            return true;
         }
-        session.conn.sending() > 0
+        let before = session.conn.engine().send_window(StreamId::FIRST);
+        session.conn.fill(WRITE_BUDGET);
+        let filled = session.conn.sending();
+        // A peer may keep its socket empty and yet take nothing: it has to grant window on the session stream, always.
+        let starved = filled < WRITE_BUDGET && session.conn.operation_bytes() > filled;
+        if !starved {
+            session.starved = 0;
+        } else if session.starved == 0 || session.conn.engine().send_window(StreamId::FIRST) < before {
+            session.starved = self.now.micros;
+            let at = self.now.micros + self.shared.settings.stall;
+            self.wake_at(me, at);
+        }
+        filled > 0
     }
 
     /// What [`Shard::fill`] prepared, at most `max` slices.

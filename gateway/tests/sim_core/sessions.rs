@@ -448,3 +448,25 @@ fn a_peer_that_goes_away_gets_nothing_new_and_finishes_what_it_has() {
         lab.close();
     }
 }
+
+/// Its socket is never full, but the stream that everything travels on is.
+#[test]
+fn a_peer_that_grants_no_window_is_cut_like_one_that_does_not_read() {
+    let mut lab = Lab::new(Settings { stall: SECOND, heartbeat: 100 * SECOND, ..settings() });
+    let service = lab.service(0, "svc", &[], &[]);
+    let miser = miser(&mut lab, 5);
+    for id in 1..=10 {
+        lab.call_edge(service, id, 5, "m", &[0; 50_000]);
+        lab.run();
+        lab.read_raw(miser);
+    }
+    for _ in 0..12 {
+        // It takes what the connection has to say besides.
+        lab.advance(100 * MILLI);
+        lab.read_raw(miser);
+        lab.raw(miser, &[0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7]);
+    }
+    assert_eq!(lab.frames(service).len(), 10);
+    assert_eq!(counts(&lab), (0, 1));
+    lab.close();
+}

@@ -97,10 +97,9 @@ impl Shard {
 
     fn stall_timer(&mut self, me: SessionRef) -> u64 {
         let Some(session) = self.sessions.get(me) else { return u64::MAX };
-        let until = session.stalled + self.shared.settings.stall;
-        if session.stalled == 0 {
-            return u64::MAX;
-        }
+        let since = [session.stalled, session.starved].into_iter().filter(|since| *since != 0).min();
+        let Some(since) = since else { return u64::MAX };
+        let until = since + self.shared.settings.stall;
         if until <= self.now.micros {
             self.refused(Refusal::Abuse);
             self.end(me, "does not drain");
