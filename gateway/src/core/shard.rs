@@ -104,7 +104,7 @@ pub(crate) enum Fault {
     Overrun,
     #[error("answer does not match its operation")]
     WrongAnswer,
-    #[error("too many control frames")]
+    #[error("too many control frames, or answers that are not read")]
     Flood,
 }
 
@@ -399,15 +399,35 @@ impl Shard {
 
     /// After bytes were handled: limits on control frames, memory, output.
     fn settle(&mut self, me: SessionRef) {
+        let ceiling = self.shared.settings.outbox_ceiling();
         let Some(session) = self.sessions.get_mut(me) else { return };
         let counts = session.conn.engine_mut().take_counts();
+        let crowded = session.phase == Phase::Ready && session.conn.operation_bytes() > ceiling;
         if counts.control > 0 {
             let many = u32::from(counts.control);
             if let Err(fault) = self.control_frames(me, many) {
                 self.fault(me, fault);
             }
         }
+        if crowded {
+            self.fault(me, Fault::Flood);
+        }
         self.touch(me);
+    }
+
+    /// Whether more waits for a peer than even what never waits for room may make it: it asks, and never reads the answers.
+    fn is_crowded(&self, me: SessionRef) -> bool {
+        self.sessions.get(me).is_some_and(|session| {
+            session.phase == Phase::Ready
+                && session.conn.operation_bytes() > self.shared.settings.outbox_ceiling()
+        })
+    }
+
+    /// After something that never waits for room was sent: what others do can crowd a session, too.
+    fn note_crowd(&mut self, me: SessionRef) {
+        if self.is_crowded(me) {
+            self.wake_at(me, self.now.micros);
+        }
     }
 
     fn control_frame(&mut self, me: SessionRef) -> Result<(), Fault> {
@@ -582,6 +602,9 @@ impl Shard {
     /// A peer broke the protocol: it is told and cut.
     fn fault(&mut self, me: SessionRef, fault: Fault) {
         let Some(session) = self.sessions.get_mut(me) else { return };
+        if session.phase == Phase::Closing {
+            return;
+        }
         let (code, why) = match fault {
             Fault::Flood => (ErrorCode::Overloaded, Refusal::Abuse),
             _ => (ErrorCode::InvalidArgument, Refusal::Malformed),

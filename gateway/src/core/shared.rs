@@ -78,6 +78,15 @@ pub struct Shared {
 
 // === impl Settings ===
 
+impl Settings {
+    /// Bytes that may wait for one peer in all. Answers, errors, cancels and credits never wait for room in `outbox`; a peer that
+    /// makes them pile up a quarter beyond it does not read.
+    #[must_use]
+    pub const fn outbox_ceiling(&self) -> usize {
+        self.outbox.saturating_add(self.outbox / 4).saturating_add(64 << 10)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         const SECOND: u64 = 1_000_000;

@@ -470,3 +470,24 @@ fn a_peer_that_grants_no_window_is_cut_like_one_that_does_not_read() {
     assert_eq!(counts(&lab), (0, 1));
     lab.close();
 }
+
+/// Every question gets its answer, whoever asks without listening must not fill the memory.
+#[test]
+fn a_peer_that_asks_and_never_reads_the_answers_is_cut() {
+    let mut lab = Lab::new(Settings { outbox: 50_000, ..settings() });
+    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
+    let edge = lab.dial_by(Bound::Edge, 0, Path { up: Quality::PERFECT, down });
+    lab.join(edge, &edge_hello(5));
+    lab.freeze(edge, true);
+    for id in 1..=20_000 {
+        lab.call(edge, id, "nobody offers this", 0, b"");
+        if id % 100 == 0 {
+            lab.run();
+        }
+        if counts(&lab) == (0, 0) {
+            assert!(id > 1_000, "cut after {id} answers");
+            return lab.close();
+        }
+    }
+    panic!("never cut");
+}

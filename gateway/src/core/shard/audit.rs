@@ -75,7 +75,8 @@ impl Shard {
         };
         let conn = &session.conn;
         rule(session.held as usize == conn.held(), "memory held is not what is accounted");
-        let ceiling = self.shared.settings.outbox + (1 << 20);
+        // What others do to a session is looked at with its timer, a tick later.
+        let ceiling = self.shared.settings.outbox_ceiling() + (64 << 10);
         rule(conn.operation_bytes() <= ceiling, "outbox above its ceiling");
         rule(session.wake != u64::MAX, "nothing will ever look at it again");
         rule(session.wake >= self.now.micros.saturating_sub(1), "its time has passed");

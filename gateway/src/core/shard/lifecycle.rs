@@ -66,6 +66,7 @@ impl Shard {
     fn on_timer(&mut self, me: SessionRef) {
         let now = self.now.micros;
         let silence = self.shared.settings.heartbeat * 5 / 2;
+        let ceiling = self.shared.settings.outbox_ceiling();
         let Some(session) = self.sessions.get_mut(me) else { return };
         if session.wake > now {
             return;
@@ -77,6 +78,11 @@ impl Shard {
             Phase::Ready if session.last_rx + silence <= now => {
                 self.stats.refusals[Refusal::Timeout as usize].add(1);
                 return self.end(me, "heartbeat lost");
+            }
+            Phase::Ready if session.conn.operation_bytes() > ceiling => {
+                self.refused(Refusal::Abuse);
+                self.end(me, "does not read what it is answered");
+                return self.remove(me);
             }
             Phase::Ready => {
                 let heartbeat = session.last_rx + silence;

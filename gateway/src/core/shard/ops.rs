@@ -400,6 +400,9 @@ impl Shard {
         append(&mut session.conn, place.flow, header, place.head, forwarded, place.body.clone());
         self.wake_at(target, place.deadline);
         self.touch(target);
+        if place.from == NOBODY {
+            self.note_crowd(target);
+        }
         Ok(local)
     }
 
@@ -563,6 +566,7 @@ impl Shard {
         let header = FrameHeader::new(FrameType::Cancel, local);
         append(&mut session.conn, pending.flow, header, &head, None, Body::Slice(&[]));
         self.touch(target);
+        self.note_crowd(target);
     }
 
     /// The requester does not wait any more.
@@ -637,6 +641,7 @@ impl Shard {
         Credit { bytes }.encode(&mut head);
         session.conn.send(FrameHeader::new(FrameType::Credit, id).with_flags(flags), &head, &[]);
         self.touch(to);
+        self.note_crowd(to);
     }
 }
 
@@ -791,6 +796,7 @@ impl Shard {
         }
         session.conn.send(FrameHeader::new(kind.answer(), id).with_flags(flags), &head, &[]);
         self.touch(to);
+        self.note_crowd(to);
     }
 
     /// The operations of a session that ends: what it was to answer fails, what it waited for is cancelled.
