@@ -252,7 +252,15 @@ mod tests {
     fn card(id: u64, epoch: u64) -> Arc<EdgeCard> {
         let addr = ([127, 0, 0, 1], 1).into();
         let (announced, listed) = Default::default();
-        Arc::new(EdgeCard { id, epoch, addr, meta: Box::default(), labels: Box::default(), announced, listed })
+        Arc::new(EdgeCard {
+            id,
+            epoch,
+            addr,
+            meta: Box::default(),
+            labels: Box::default(),
+            announced,
+            listed,
+        })
     }
 
     #[test]

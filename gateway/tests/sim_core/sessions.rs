@@ -491,3 +491,23 @@ fn a_peer_that_asks_and_never_reads_the_answers_is_cut() {
     }
     panic!("never cut");
 }
+
+#[test]
+fn other_protocols_are_handed_over_with_all_their_bytes() {
+    for (pieces, whole) in [
+        (&[&b"GET / HTTP/1.1\r\n"[..]][..], &b"GET / HTTP/1.1\r\n"[..]),
+        (&[b"G", b"E", b"T / HTTP/1.1\r\n"], b"GET / HTTP/1.1\r\n"),
+        (&[b"\x01", b"\x01\x00"], b"\x01\x01\x00"),
+        (&[b"\x16\x03\x01"], b"\x16\x03\x01"),
+    ] {
+        let mut lab = Lab::new(settings());
+        let peer = lab.dial_raw(Bound::Edge, 0);
+        for piece in pieces {
+            lab.raw(peer, piece);
+            lab.run();
+        }
+        let link = lab.dialer(peer).link;
+        assert_eq!(lab.stage.foreign(link), Some(whole));
+        lab.close();
+    }
+}
