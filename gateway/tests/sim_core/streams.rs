@@ -460,3 +460,19 @@ fn bytes_are_granted_back_when_the_reader_takes_them_and_nobody_else_waits() {
         lab.close();
     }
 }
+
+#[test]
+fn a_first_frame_with_a_body_is_no_open() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, (0, 0));
+    let dialer = lab.dialer(edge);
+    let stream = dialer.conn.open_stream().unwrap();
+    let mut frame = Vec::new();
+    FrameHeader::new(FrameType::Data, 0).put_frame(&mut frame, &[], &[0; 50_000]).unwrap();
+    // The first bytes say enough.
+    frame.truncate(5_000);
+    write(&mut lab, edge, stream, frame);
+    assert_eq!(listen(&mut lab, edge, stream).1, "r");
+    assert!(lab.is_quiet(service));
+    lab.close();
+}

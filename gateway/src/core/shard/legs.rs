@@ -79,7 +79,8 @@ impl Shard {
 
     /// Open or OpenAck, and what may follow the latter.
     fn read_frame<B: Chunk>(&mut self, at: LegRef, mut input: B) {
-        let limits = FrameLimits { max_head: self.shared.settings.head, ..FrameLimits::GATEWAY };
+        // Neither has a body, and nobody may make the gateway hold one.
+        let limits = FrameLimits { max_head: self.shared.settings.head, max_body: 0 };
         let len = input.len();
         let Some(leg) = self.leg(at) else { return };
         let (LegState::Opening(reader) | LegState::Offered(reader)) = &mut leg.state else { return };
