@@ -343,7 +343,11 @@ fn no_stream_is_opened_when_memory_is_short() {
             (service, CallBuilder::new("any").edge(5))
         };
         let stream = open(&mut lab, peer, &call);
-        assert_eq!(listen(&mut lab, peer, stream).1, "r");
+        let (bytes, end) = listen(&mut lab, peer, stream);
+        assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::Overloaded);
+        assert_eq!(end, "f");
+        lab.dialer(peer).conn.finish_stream(stream);
+        lab.run();
         assert_eq!(legs(&lab), 0);
         lab.stage.shared().account(most, 0);
         lab.close();

@@ -38,15 +38,18 @@ impl Shard {
         if session.phase != Phase::Ready {
             return Err(Fault::Unexpected(FrameType::Open));
         }
-        if !room || session.leaving {
-            self.stats.operations[OpKind::Stream as usize].record(Some(ErrorCode::Overloaded), 0);
-            session.conn.reset_stream(stream);
-            return Ok(());
-        }
         let leg = Leg::new(LegState::Opening(FrameReader::new()), None, window, deadline, now);
+        let leaving = session.leaving;
         session.legs.get_or_insert_default().insert(stream, leg);
         self.stats.legs.add(1);
-        self.wake_at(me, deadline);
+        let at = LegRef { session: me, stream };
+        if !room {
+            self.refuse(at, ErrorCode::Overloaded, "gateway out of memory budget");
+        } else if leaving {
+            self.refuse(at, ErrorCode::SessionClosed, "the session is leaving");
+        } else {
+            self.wake_at(me, deadline);
+        }
         Ok(())
     }
 
@@ -181,13 +184,13 @@ impl Shard {
         if session.phase != Phase::Ready || session.leaving {
             return Err(gone);
         }
-        let stream = session.conn.open_stream();
-        let stream = stream.map_err(|_| (ErrorCode::Overloaded, "receiver has too many streams"))?;
         let left = u32::try_from(open.deadline.saturating_sub(now) / 1_000).unwrap_or(u32::MAX).max(1);
         let extra = forwarded_len(open.sender, left);
         let header = FrameHeader::new(FrameType::Open, 0);
         let header = header.with_lens(open.head.len() + extra, 0);
         let header = header.map_err(|_| (ErrorCode::PayloadTooLarge, "head too long"))?;
+        let stream = session.conn.open_stream();
+        let stream = stream.map_err(|_| (ErrorCode::Overloaded, "receiver has too many streams"))?;
         let mut frame = BytesMut::with_capacity(HEADER_LEN + open.head.len() + extra);
         frame.put_slice(&header.encode());
         frame.put_slice(&open.head);
