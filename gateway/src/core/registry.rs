@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
+use papaya::{Compute, Operation};
 use parking_lot::Mutex;
 use smallvec::smallvec;
 
@@ -81,6 +82,14 @@ pub struct NameCache {
 // === impl EdgeCard ===
 
 impl EdgeCard {
+    /// The same edge in a later session.
+    #[must_use]
+    pub fn with_epoch(&self, epoch: u64) -> Self {
+        let (announced, listed) = Default::default();
+        let (meta, labels) = (self.meta.clone(), self.labels.clone());
+        Self { id: self.id, epoch, addr: self.addr, meta, labels, announced, listed }
+    }
+
     /// A service refused the edge. Whoever does so does not want to hear that it is offline, unless somebody has seen it in a list.
     pub fn refused(&self) {
         self.announced.store(false, Ordering::SeqCst);
@@ -94,12 +103,25 @@ impl EdgeCard {
 
 impl Registry {
     /// The newest session of an edge takes its ID; returns the session it replaces.
+    ///
+    /// # Errors
+    /// If the session that has the ID has an epoch that is not below the card's, that epoch: two shards may draw epochs in one order
+    /// and come here in the other. Whoever comes later is the newer one, so it has to draw again.
     pub fn claim_edge(
         &self,
         session: SessionRef,
-        card: Arc<EdgeCard>,
-    ) -> Option<(SessionRef, Arc<EdgeCard>)> {
-        self.edges.pin().insert(card.id, (session, card)).cloned()
+        card: &Arc<EdgeCard>,
+    ) -> Result<Option<(SessionRef, Arc<EdgeCard>)>, u64> {
+        let edges = self.edges.pin();
+        let claim = |entry: Option<(&u64, &(SessionRef, Arc<EdgeCard>))>| match entry {
+            Some((_, (_, old))) if old.epoch >= card.epoch => Operation::Abort(old.epoch),
+            _ => Operation::Insert((session, Arc::clone(card))),
+        };
+        match edges.compute(card.id, claim) {
+            Compute::Updated { old: (_, old), .. } => Ok(Some(old.clone())),
+            Compute::Aborted(epoch) => Err(epoch),
+            Compute::Inserted(..) | Compute::Removed(..) => Ok(None),
+        }
     }
 
     /// Takes an edge out, if this session still holds the ID.
@@ -243,7 +265,9 @@ impl NameCache {
 mod tests {
     use std::sync::Arc;
 
-    use super::{EdgeCard, InstanceId, NameCache, NameKind, Registry, SessionRef};
+    use super::{
+        AtomicU64, EdgeCard, InstanceId, Mutex, NameCache, NameKind, Ordering, Registry, SessionRef,
+    };
 
     fn session(slot: u32) -> SessionRef {
         SessionRef { shard: 0, generation: 0, slot }
@@ -266,13 +290,59 @@ mod tests {
     #[test]
     fn late_close_does_not_evict_successor() {
         let registry = Registry::default();
-        assert!(registry.claim_edge(session(1), card(7, 1)).is_none());
-        let (old, _) = registry.claim_edge(session(2), card(7, 2)).unwrap();
+        assert!(registry.claim_edge(session(1), &card(7, 1)).unwrap().is_none());
+        let (old, _) = registry.claim_edge(session(2), &card(7, 2)).unwrap().unwrap();
         assert_eq!(old, session(1));
         assert!(!registry.release_edge(7, session(1)));
         assert_eq!(registry.edge(7), Some(session(2)));
         assert!(registry.release_edge(7, session(2)));
         assert_eq!(registry.edge(7), None);
+    }
+
+    #[test]
+    fn whoever_comes_later_has_the_greater_epoch() {
+        let registry = Registry::default();
+        registry.claim_edge(session(1), &card(7, 5)).unwrap();
+        let late = card(7, 4);
+        assert_eq!(registry.claim_edge(session(2), &late).err(), Some(5));
+        assert_eq!(registry.edge(7), Some(session(1)));
+        assert!(registry.claim_edge(session(2), &Arc::new(late.with_epoch(6))).unwrap().is_some());
+        assert_eq!(registry.card(7).unwrap().epoch, 6);
+    }
+
+    #[test]
+    fn claims_of_many_threads_end_with_the_greatest_epoch() {
+        let registry = Registry::default();
+        let drawn = AtomicU64::new(0);
+        let draw = || drawn.fetch_add(1, Ordering::Relaxed) + 1;
+        let replaced = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for slot in 0..4 {
+                let (registry, draw, replaced) = (&registry, &draw, &replaced);
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        let mut card = card(7, draw());
+                        let old = loop {
+                            match registry.claim_edge(session(slot), &card) {
+                                Ok(old) => break old,
+                                Err(newer) => {
+                                    assert!(newer >= card.epoch);
+                                    card = Arc::new(card.with_epoch(draw()));
+                                }
+                            }
+                        };
+                        if let Some((_, old)) = old {
+                            assert!(old.epoch < card.epoch);
+                            replaced.lock().push(old.epoch);
+                        }
+                    }
+                });
+            }
+        });
+        let mut replaced = replaced.into_inner();
+        assert_eq!(replaced.len(), 1_999, "all but the last one were replaced");
+        replaced.sort_unstable();
+        assert!(replaced.last().unwrap() < &registry.card(7).unwrap().epoch);
     }
 
     #[test]

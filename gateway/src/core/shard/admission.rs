@@ -310,9 +310,14 @@ impl Shard {
             (std::mem::take(&mut hello.meta).into_boxed_slice(), labels)
         });
         let (announced, listed) = Default::default();
-        let card = Arc::new(EdgeCard { id, epoch, addr: greeting.addr, meta, labels, announced, listed });
+        let mut card = Arc::new(EdgeCard { id, epoch, addr: greeting.addr, meta, labels, announced, listed });
+        let old = loop {
+            match self.shared.registry.claim_edge(me, &card) {
+                Ok(old) => break old,
+                Err(newer) => card = Arc::new(card.with_epoch(self.shared.next_epoch(unix_ms, newer))),
+            }
+        };
         session.card = Some(Arc::clone(&card));
-        let old = self.shared.registry.claim_edge(me, Arc::clone(&card));
         let policy = self.shared.settings.policy;
         let key = self.sessions.get(me).map_or(0, |session| super::ops::choice_key(session, policy));
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
