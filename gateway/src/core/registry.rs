@@ -19,6 +19,9 @@ use crate::core::table::SessionRef;
 /// Names a shard remembers before it starts anew: bounds what edges that ask for random names can make it hold.
 const CACHE_NAMES: usize = 8_192;
 
+/// Bytes of the longest name that can be registered.
+const LONGEST_NAME: usize = 255;
+
 /// What a name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NameKind {
@@ -248,6 +251,10 @@ impl NameCache {
             self.version = version;
             self.names = Default::default();
         }
+        // Nobody can have registered it, and what cannot be is not worth remembering.
+        if name.len() > LONGEST_NAME {
+            return None;
+        }
         let names = &mut self.names[kind as usize];
         if let Some(targets) = names.get(name) {
             return targets.clone();
@@ -266,7 +273,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::{
-        AtomicU64, EdgeCard, InstanceId, Mutex, NameCache, NameKind, Ordering, Registry, SessionRef,
+        AtomicU64, EdgeCard, InstanceId, LONGEST_NAME, Mutex, NameCache, NameKind, Ordering, Registry,
+        SessionRef,
     };
 
     fn session(slot: u32) -> SessionRef {
@@ -297,6 +305,11 @@ mod tests {
         assert_eq!(registry.edge(7), Some(session(2)));
         assert!(registry.release_edge(7, session(2)));
         assert_eq!(registry.edge(7), None);
+    }
+
+    #[test]
+    fn the_longest_name_is_what_a_session_may_register() {
+        assert_eq!(LONGEST_NAME, frontier_wire::native::limits::HelloLimits::default().name);
     }
 
     #[test]
@@ -364,6 +377,8 @@ mod tests {
         }
         registry.remove_name(NameKind::Method, "echo", session(9), &other);
         assert_eq!(cache.targets(&registry, NameKind::Method, "echo").unwrap().len(), 1);
+        assert!(cache.targets(&registry, NameKind::Method, &"x".repeat(LONGEST_NAME + 1)).is_none());
+        assert_eq!(cache.names[NameKind::Method as usize].len(), 1, "what cannot be is not remembered");
         registry.remove_name(NameKind::Method, "echo", session(3), &other);
         assert!(cache.targets(&registry, NameKind::Method, "echo").is_none());
         assert_eq!(registry.names(), 0);
