@@ -167,9 +167,11 @@ impl Dialogue {
 
     /// The outcome of an operation of the peer, unless it was answered already.
     pub(crate) fn answer(&mut self, id: u64, outcome: Result<Reply>, sink: &mut impl Sink) {
-        if let Some(incoming) = self.incoming.remove(&id) {
-            self.put_answer(incoming.kind, id, incoming.deadline, outcome, sink);
-        }
+        let Some(incoming) = self.incoming.remove(&id) else { return };
+        // Nobody waits, so nobody would grant a long answer its credit: it would be kept until its deadline.
+        let outcome =
+            if incoming.cancel.is_cancelled() { outcome.and(Err(Error::cancelled())) } else { outcome };
+        self.put_answer(incoming.kind, id, incoming.deadline, outcome, sink);
     }
 
     fn put_answer(
@@ -200,6 +202,8 @@ impl Dialogue {
         sink: &mut impl Sink,
     ) -> Result<()> {
         let (body, headers) = reply.into_parts();
+        // An Ack has no body (`docs/protocol.md` section 3).
+        let body = if frame == FrameType::Ack { Bytes::new() } else { body };
         if body.len() as u64 > self.limits.send_body {
             let text =
                 format!("an answer of {} bytes, at most {} may be sent", body.len(), self.limits.send_body);

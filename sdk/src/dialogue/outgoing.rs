@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{
     Dialogue, Sink,
     assembly::{Assembly, Joined},
-    put,
+    lead, put,
     transfer::Transfer,
 };
 use crate::{
@@ -371,13 +371,16 @@ pub(super) fn detach(body: Bytes) -> Bytes {
     if body.len() <= DETACH_MAX { Bytes::copy_from_slice(&body) } else { body }
 }
 
-/// Grants more bytes to the sender of a body.
+/// Grants more bytes to the sender of a body. Never in a flow: those are numbered by our operations, and what waits in one is dropped
+/// when its operation ends early, while a grant that is lost stops the peer's body for good.
 pub(super) fn put_credit(sink: &mut impl Sink, id: u64, flags: Flags, bytes: u32) {
-    if bytes > 0 {
-        let mut head = Vec::new();
-        Credit { bytes }.encode(&mut head);
-        let header = FrameHeader::new(FrameType::Credit, id).with_flags(flags);
-        put(sink, id << 1, header, [&head, &[]], Bytes::new());
+    if bytes == 0 {
+        return;
+    }
+    let mut head = Vec::new();
+    Credit { bytes }.encode(&mut head);
+    if let Ok(header) = FrameHeader::new(FrameType::Credit, id).with_flags(flags).with_lens(head.len(), 0) {
+        lead(sink.small(header.frame_len()), header, [&head, &[]]);
     }
 }
 
