@@ -4,6 +4,7 @@
 //! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
 //! - [`proxy`]: a TCP proxy that can fall silent without closing anything.
+//! - [`certs`]: certificates, and TLS clients for them.
 //! - [`http`]: the few HTTP requests that tests need.
 //! - [`scene`]: all of that for a test of bad input, with memory and descriptors looked at afterwards.
 //! - [`wait`]: waiting for something to become true, with a deadline.
@@ -11,6 +12,7 @@
 //! Every test starts processes and ports of its own, so all of them may run at once.
 
 pub mod bystanders;
+pub mod certs;
 pub mod gateway;
 pub mod http;
 pub mod peer;

@@ -4,14 +4,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use frontier_wire::native::connection::{self, Connection, Input};
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
 use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::yamux::{Config, StreamId};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::certs::NAME;
 
 /// Bytes moved to the socket at a time.
 const BUDGET: usize = 256 << 10;
@@ -76,6 +81,12 @@ pub struct Wire {
 
 // === impl Transport ===
 
+impl Transport for StreamOwned<ClientConnection, TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
+
 impl Transport for TcpStream {
     fn socket(&self) -> &TcpStream {
         self
@@ -119,6 +130,19 @@ impl Wire {
         let socket = TcpStream::connect_timeout(&addr, STUCK).context("connect")?;
         socket.set_nodelay(true)?;
         Self::over(Box::new(socket))
+    }
+
+    /// The same over TLS. The handshake happens with the first bytes that are sent.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn dial_tls(addr: SocketAddr, config: &Arc<ClientConfig>) -> anyhow::Result<Self> {
+        let socket = TcpStream::connect_timeout(&addr, STUCK).context("connect")?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(STUCK))?;
+        let name = ServerName::try_from(NAME)?;
+        let tls = ClientConnection::new(Arc::clone(config), name)?;
+        Self::over(Box::new(StreamOwned::new(tls, socket)))
     }
 
     /// The same over a byte stream that exists.
@@ -173,10 +197,11 @@ impl Wire {
         body: &[u8],
     ) -> anyhow::Result<()> {
         let header = FrameHeader::new(kind, id).with_flags(flags);
-        let mut bytes = Vec::with_capacity(header.frame_len() + head.len() + body.len());
-        header.put_frame(&mut bytes, head, body)?;
+        let mut lead = BytesMut::with_capacity(header.frame_len() + head.len() + body.len());
+        header.put_frame(&mut lead, head, body)?;
+        let body = lead.split_off(lead.len() - body.len());
         // One flow, so that frames of any size keep their order; they become yamux frames of 64 KiB at most.
-        self.conn.outbox().push_frame(0, Bytes::from(bytes), Bytes::new());
+        self.conn.outbox().push_frame(0, lead.freeze(), body.freeze());
         Ok(())
     }
 

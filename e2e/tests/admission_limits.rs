@@ -1,0 +1,55 @@
+//! How many may come in, and how fast.
+
+use anyhow::Context;
+use frontier_e2e::gateway::{Config, Gateway};
+use frontier_e2e::peer::{Dial, Peer};
+use frontier_e2e::scene::Scene;
+use frontier_e2e::wait::{SOON, until};
+use frontier_wire::error::ErrorCode;
+
+#[test]
+fn a_gateway_that_just_came_up_takes_its_rate_at_once() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().shards(1).set("limits.accept_rate", 3))?;
+    let dial = Dial::edge(gateway.edges())?;
+    let _peers: Vec<Peer> = (0..3).map(|_| dial.connect()).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+#[test]
+fn sessions_beyond_the_rate_are_told_when_to_come_again() -> anyhow::Result<()> {
+    let scene = Scene::start(&Config::new().shards(1).set("limits.accept_rate", 5))?;
+    let dial = Dial::edge(scene.gateway.edges())?;
+    let mut welcome = Vec::new();
+    // The rate is five a second, so that one of the first dozens comes too early on any machine that connects faster than that.
+    let refusal = until("a refusal", SOON, || match dial.attempt() {
+        Ok(Ok(peer)) => {
+            welcome.push(peer);
+            None
+        }
+        other => Some(other),
+    })?;
+    let refusal = refusal?.err().context("welcome")?;
+    assert_eq!(refusal.code, ErrorCode::Overloaded);
+    assert!((500..5_000).contains(&refusal.retry_after_ms), "{refusal:?}");
+    scene.refused("rate", 1)?;
+    scene.logged("refused")?;
+    until("room again", SOON, || dial.attempt().ok()?.ok())?;
+    drop(welcome);
+    scene.end(8)
+}
+
+#[test]
+fn connections_beyond_the_limit_are_closed_and_room_comes_back() -> anyhow::Result<()> {
+    // Two of them are the bystanders'.
+    let scene = Scene::start(&Config::new().set("limits.sessions", 6))?;
+    let dial = Dial::edge(scene.gateway.edges())?;
+    let mut peers: Vec<Peer> = (0..4).map(|_| dial.connect()).collect::<Result<_, _>>()?;
+    for _ in 0..20 {
+        assert!(dial.attempt().is_err(), "a session too many was answered");
+    }
+    scene.refused("full", 20)?;
+    peers.pop();
+    peers.push(until("room again", SOON, || dial.attempt().ok()?.ok())?);
+    drop(peers);
+    scene.end(8)
+}

@@ -1,0 +1,99 @@
+//! Peers that vanish without a word, and a gateway that has no room for more.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use frontier_e2e::gateway::{Config, Line};
+use frontier_e2e::peer::{Dial, Peer};
+use frontier_e2e::proxy::Proxy;
+use frontier_e2e::scene::Scene;
+use frontier_e2e::wait::{SOON, until};
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::proto;
+use prost::Message;
+
+/// Silence after which a peer is gone, at the shortest heartbeat: two and a half of them.
+const GONE_AFTER: Duration = Duration::from_millis(2_500);
+/// What a machine under load may add.
+const LATE: Duration = Duration::from_secs(5);
+
+fn hasty() -> Config {
+    Config::new().set("limits.heartbeat", "1s")
+}
+
+#[test]
+fn an_edge_without_a_sign_of_life_is_gone_and_its_calls_fail_at_once() -> anyhow::Result<()> {
+    let scene = Scene::start(&hasty())?;
+    let proxy = Proxy::start(scene.gateway.edges())?;
+    let mut service = Dial::service(scene.gateway.services(), "s")?.methods(&["edge_offline"]).connect()?;
+    let mut edge = Dial::edge(proxy.addr())?.connect()?;
+    // The gateway decides when it is too late, not the caller's own deadline.
+    let call =
+        proto::Call { edge: edge.id(), name: "m".to_owned(), timeout_ms: 60_000, ..proto::Call::default() };
+    let pending = service.start(frontier_wire::native::frame::FrameType::Request, call, b"")?;
+    edge.operation(SOON)?;
+    let silent = Instant::now();
+    proxy.freeze();
+    let refusal = service.answer(pending, GONE_AFTER + LATE)?.err().context("answered by nobody")?;
+    assert_eq!(refusal.code, ErrorCode::SessionClosed, "{refusal:?}");
+    ensure!(silent.elapsed() > Duration::from_millis(1_500), "cut after {:?}", silent.elapsed());
+    let (event, head, body) = service.operation(SOON)?;
+    assert_eq!(head.name, "edge_offline");
+    assert_eq!(proto::EdgeInfo::decode(body.as_slice())?.edge, edge.id());
+    service.respond(event, &[])?;
+    let again = service.request_edge(edge.id(), "m", b"")?;
+    assert_eq!(service.answer(again, SOON)?.err().context("answer")?.code, ErrorCode::EdgeNotOnline);
+    scene.refused("timeout", 1)?;
+    let of_the_edge =
+        |line: &Line| line.message() == "session ended" && line.text_of("reason") == "heartbeat lost";
+    scene.gateway.log().wait(SOON, of_the_edge).context("line")?;
+    drop((edge, service, proxy));
+    scene.end(8)
+}
+
+#[test]
+fn a_service_without_a_sign_of_life_is_gone_and_another_takes_over() -> anyhow::Result<()> {
+    let scene = Scene::start(&hasty())?;
+    let proxy = Proxy::start(scene.gateway.services())?;
+    let mut lost = Dial::service(proxy.addr(), "s")?.methods(&["m"]).connect()?;
+    let mut edge = Dial::edge(scene.gateway.edges())?.connect()?;
+    let pending = edge.request("m", b"")?;
+    lost.operation(SOON)?;
+    proxy.freeze();
+    let refusal = edge.answer(pending, GONE_AFTER + LATE)?.err().context("answered by nobody")?;
+    assert_eq!(refusal.code, ErrorCode::SessionClosed, "{refusal:?}");
+    let none = edge.call("m", b"", SOON)?.err().context("answered by nobody")?;
+    assert_eq!(none.code, ErrorCode::MethodNotFound);
+    let mut other = Dial::service(scene.gateway.services(), "s")?.methods(&["m"]).connect()?;
+    let pending = edge.request("m", b"")?;
+    let (id, ..) = other.operation(SOON)?;
+    other.respond(id, b"here")?;
+    assert_eq!(edge.answer(pending, SOON)?, Ok(b"here".to_vec()));
+    drop((lost, other, edge, proxy));
+    scene.end(8)
+}
+
+#[test]
+fn without_descriptors_accepting_pauses_and_sessions_live() -> anyhow::Result<()> {
+    let scene = Scene::start(&Config::new().nofile(100).set("limits.handshake", "60s"))?;
+    let failed = |line: &Line| line.message() == "accept failed, pausing";
+    let crowd: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(scene.gateway.edges())).collect::<Result<_, _>>()?;
+    scene.gateway.log().wait(SOON, failed)?;
+    let (start, before) = (Instant::now(), scene.gateway.log().find(failed).len());
+    scene.unnoticed()?;
+    // It tries again, but not in a hot loop.
+    let more = 5;
+    until("further attempts", SOON, || {
+        (scene.gateway.log().find(failed).len() >= before + more).then_some(())
+    })?;
+    ensure!(start.elapsed() > Duration::from_millis(250), "{more} attempts in {:?}", start.elapsed());
+    scene.unnoticed()?;
+    drop(crowd);
+    let dial = Dial::edge(scene.gateway.edges())?;
+    let mut edge: Peer = dial.connect().context("room again")?;
+    assert_eq!(edge.call("bystander", b"in", SOON)?, Ok(b"in".to_vec()));
+    drop(edge);
+    scene.end(8)
+}

@@ -1,0 +1,94 @@
+//! The control plane and the admin port of a gateway with real sessions.
+
+use anyhow::{Context, ensure};
+use frontier_e2e::gateway::{Config, Gateway};
+use frontier_e2e::http::{self, Answer};
+use frontier_e2e::peer::{Dial, Peer};
+use frontier_e2e::wait::{SOON, until};
+use frontier_wire::error::ErrorCode;
+use serde_json::Value;
+
+fn json(gateway: &Gateway, path: &str) -> anyhow::Result<Value> {
+    let answer = http::get(gateway.control()?, path)?;
+    ensure!(answer.status == 200, "{path}: {answer:?}");
+    Ok(serde_json::from_str(&answer.body)?)
+}
+
+fn kick(gateway: &Gateway, path: &str, token: Option<&str>) -> anyhow::Result<Answer> {
+    let header = token.map(|token| format!("authorization: Bearer {token}"));
+    let headers: Vec<&str> = header.iter().map(String::as_str).collect();
+    http::request(gateway.control()?, "DELETE", path, &headers, "")
+}
+
+#[test]
+fn lists_show_who_is_here() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().shards(2))?;
+    let dial = Dial::edge(gateway.edges())?.methods(&["reboot"]).with(|hello| hello.meta = b"sn-1".to_vec());
+    let edge = dial.connect()?;
+    let others: Vec<Peer> =
+        (0..30).map(|_| Dial::edge(gateway.edges())?.connect()).collect::<Result<_, _>>()?;
+    let service =
+        Dial::service(gateway.services(), "files")?.methods(&["get"]).topics(&["uploads"]).connect()?;
+    let edges = json(&gateway, "/v1/edges?page_size=7&page=2")?;
+    assert_eq!((&edges["count"], edges["edges"].as_array().map(Vec::len)), (&31.into(), Some(7)));
+    let one = json(&gateway, &format!("/v1/edges/{}", edge.id()))?;
+    assert_eq!((&one["meta"], &one["addr"]), (&"sn-1".into(), &edge.wire.local_addr()?.to_string().into()));
+    let found = json(&gateway, "/v1/edges?rpc=reboot")?;
+    assert_eq!((&found["count"], &found["edges"][0]["edge_id"]), (&1.into(), &edge.id().to_string().into()));
+    let services = json(&gateway, "/v1/services")?;
+    assert_eq!((&services["count"], &services["services"][0]["service"]), (&1.into(), &"files".into()));
+    assert_eq!(json(&gateway, "/v1/services/topics")?["topics"][0], "uploads");
+    drop((others, service));
+    until("those that went are not listed", SOON, || {
+        let edges = json(&gateway, "/v1/edges").ok()?;
+        (edges["count"] == 1 && json(&gateway, "/v1/services").ok()?["count"] == 0).then_some(())
+    })
+}
+
+#[test]
+fn a_kick_ends_a_session() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().shards(2))?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    let mut service = Dial::service(gateway.services(), "s")?.connect()?;
+    for (peer, path) in [(&mut edge, "edges"), (&mut service, "services")] {
+        let path = format!("/v1/{path}/{}", peer.id());
+        assert_eq!(kick(&gateway, &path, None)?.status, 200);
+        assert_eq!(peer.sent_away(SOON)?.code, ErrorCode::SessionClosed);
+        assert_eq!(http::get(gateway.control()?, &path)?.status, 404);
+        assert_eq!(kick(&gateway, &path, None)?.status, 404);
+    }
+    Ok(())
+}
+
+#[test]
+fn with_a_token_only_those_who_show_it_may_kick() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().set("controlplane.kick_token", "s3cret"))?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    let path = format!("/v1/edges/{}", edge.id());
+    assert_eq!(kick(&gateway, &path, None)?.status, 401);
+    assert_eq!(kick(&gateway, &path, Some("guess"))?.status, 403);
+    edge.sync(SOON).context("nobody was entitled")?;
+    assert_eq!(http::get(gateway.control()?, &path)?.status, 200, "looking is free");
+    assert_eq!(kick(&gateway, &path, Some("s3cret"))?.status, 200);
+    edge.sent_away(SOON)?;
+    Ok(())
+}
+
+#[test]
+fn the_admin_port_tells_health_and_takes_a_log_level() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().set("identity.key", "00".repeat(32)))?;
+    let admin = gateway.admin()?;
+    assert_eq!(http::get(admin, "/healthz")?.status, 200);
+    assert_eq!(http::get(admin, "/readyz")?.status, 200);
+    let config = http::get(admin, "/config")?;
+    ensure!(config.body.contains("***") && !config.body.contains("0000000000"), "{}", config.body);
+    assert_eq!(http::request(admin, "PUT", "/log-level", &[], "no such level!")?.status, 400);
+    ensure!(http::request(admin, "PUT", "/log-level", &[], "warn")?.status < 300);
+    let online = |gateway: &Gateway| gateway.log().find(|line| line.message() == "edge online").len();
+    drop(Dial::edge(gateway.edges())?.connect()?);
+    ensure!(http::request(admin, "PUT", "/log-level", &[], "info")?.status < 300);
+    drop(Dial::edge(gateway.edges())?.connect()?);
+    gateway.log().wait(SOON, |line| line.message() == "edge online")?;
+    assert_eq!(online(&gateway), 1, "the first one came while only warnings were logged");
+    Ok(())
+}
