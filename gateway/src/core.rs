@@ -9,6 +9,7 @@
 //! Neither socket nor clock is used here; the mio driver and the simulation run the same core.
 
 pub mod api;
+pub mod card;
 pub mod exchange;
 pub mod identity;
 pub mod message;

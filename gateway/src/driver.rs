@@ -11,6 +11,7 @@
 //! 7 to 15 % more CPU and brings nothing that the loop needs (`docs/decisions.md`).
 
 mod conn;
+mod conns;
 mod inbox;
 mod listener;
 
@@ -29,6 +30,7 @@ pub use self::inbox::{Hub, Inbox};
 pub use self::listener::{Accept, Listener};
 
 use self::conn::{Conn, Io, Outcome};
+use self::conns::Conns;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Msg};
 use crate::core::shard::{Action, Shard};
@@ -100,7 +102,7 @@ pub struct Driver {
     poll: Poll,
     events: Events,
     hub: Arc<Hub>,
-    conns: Vec<Option<Conn>>,
+    conns: Conns,
     listeners: Vec<Listener>,
     foreign: Option<Foreign>,
     /// Slots and listeners that may have more to read.
@@ -145,7 +147,7 @@ impl Driver {
             poll,
             events: Events::with_capacity(tuning.events),
             hub,
-            conns: Vec::new(),
+            conns: Conns::default(),
             listeners,
             foreign,
             ready: VecDeque::new(),
@@ -227,7 +229,7 @@ impl Driver {
                 }
                 continue;
             }
-            let Some(conn) = self.conns.get_mut(token.0).and_then(Option::as_mut) else { continue };
+            let Some(conn) = self.conns.get_mut(token.0) else { continue };
             let ended = event.is_read_closed() || event.is_error();
             if event.is_readable() || ended {
                 conn.ended |= ended;
@@ -301,11 +303,6 @@ impl Driver {
     /// Registers a connection; false if that failed and the session is gone.
     fn attach(&mut self, io: Io, session: SessionRef, bound: Bound) -> bool {
         let slot = session.slot as usize;
-        if self.conns.len() <= slot {
-            // In steps: a vector that doubles would copy and hold twice the connections of a large fleet.
-            self.conns.reserve_exact((slot + 1 - self.conns.len()).max(1_024));
-            self.conns.resize_with(slot + 1, || None);
-        }
         let mut conn = Conn::new(io, session, bound);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if conn.io.socket().register(self.poll.registry(), Token(slot), interest).is_err() {
@@ -314,7 +311,7 @@ impl Driver {
         }
         // Bytes may have come before the registration, and TLS may hold some: look once.
         conn.readable = true;
-        self.conns[slot] = Some(conn);
+        self.conns.put(slot, conn);
         self.ready.push_back(Token(slot));
         self.hub.load(self.shard.id(), 1);
         true
@@ -323,7 +320,7 @@ impl Driver {
     /// Reads a socket; true if there may be more.
     fn read(&mut self, slot: usize) -> bool {
         for _ in 0..self.reads {
-            let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else { return false };
+            let Some(conn) = self.conns.get_mut(slot) else { return false };
             let session = conn.session;
             let (shard, buffer) = (&mut self.shard, &mut self.buffer);
             let (plain, scratch) = (&mut self.plain, &mut self.scratch);
@@ -403,9 +400,7 @@ impl Driver {
     fn write_dirty(&mut self) {
         for _ in 0..WRITES {
             let Some(session) = self.shard.next_dirty() else { return };
-            let Some(conn) = self.conns.get_mut(session.slot as usize).and_then(Option::as_mut) else {
-                continue;
-            };
+            let Some(conn) = self.conns.get_mut(session.slot as usize) else { continue };
             let (shard, scratch) = (&mut self.shard, &mut self.scratch);
             match catch_unwind(AssertUnwindSafe(|| conn.write(shard, scratch))) {
                 Ok(Ok(())) => {}
@@ -424,8 +419,7 @@ impl Driver {
                     }
                 }
                 Action::Foreign(session, bytes) => {
-                    let bound =
-                        self.conns.get(session.slot as usize).and_then(Option::as_ref).map(|conn| conn.bound);
+                    let bound = self.conns.get(session.slot as usize).map(|conn| conn.bound);
                     if let (Some(io), Some(bound), Some(foreign)) =
                         (self.detach(session), bound, &self.foreign)
                     {
@@ -444,11 +438,11 @@ impl Driver {
 
     /// Takes a connection out of the poll set.
     fn detach(&mut self, session: SessionRef) -> Option<Io> {
-        let slot = self.conns.get_mut(session.slot as usize)?;
-        if slot.as_ref().is_none_or(|conn| conn.session != session) {
+        let slot = session.slot as usize;
+        if self.conns.get(slot)?.session != session {
             return None;
         }
-        let mut conn = slot.take()?;
+        let mut conn = self.conns.take(slot)?;
         self.hub.load(self.shard.id(), -1);
         // Closing would do it too; a socket that moves on must not keep its registration.
         drop(conn.io.socket().deregister(self.poll.registry()));

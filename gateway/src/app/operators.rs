@@ -12,7 +12,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::control::serve::{TlsSource, serve};
 use crate::control::{self, KickRule};
-use crate::metrics::{Metrics, Process};
+use crate::metrics::{Family, Metrics, Process};
 use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
@@ -50,7 +50,8 @@ impl Operators {
         }
         let listener = listen(&config.observability.addr).context("observability.addr")?;
         let admin = listener.local_addr()?;
-        let router = Admin::new(metrics(plane), readiness.clone(), telemetry.level(), config).router();
+        let router =
+            Admin::new(metrics(plane, telemetry), readiness.clone(), telemetry.level(), config).router();
         tasks.spawn(serve(listener, None, router, stop.clone()));
         tasks.close();
         Ok(Self { control, admin, tasks, stop })
@@ -64,10 +65,17 @@ impl Operators {
 }
 
 /// The metrics of this process and its shards.
-fn metrics(plane: &Plane) -> Metrics {
+fn metrics(plane: &Plane, telemetry: &Telemetry) -> Metrics {
     let metrics = Metrics::new();
     metrics.register(Process::start());
     metrics.register(Arc::new(plane.clone()));
+    let lost = telemetry.lost_lines();
+    metrics.register(move || {
+        vec![
+            Family::counter("frontier_log_lines_lost", "Log lines dropped because the output is too slow")
+                .row(&[], lost()),
+        ]
+    });
     metrics
 }
 

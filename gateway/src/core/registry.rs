@@ -4,15 +4,15 @@
 //! shard in its own [`NameCache`]; only a miss after a change takes the lock. A session and its routes are one object with one life:
 //! whoever owns the session adds and removes them, and a removal names the session it belongs to.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use papaya::{Compute, Operation};
 use parking_lot::Mutex;
 use smallvec::smallvec;
 
+use crate::core::card::EdgeCard;
 use crate::core::exchange::{Instance, Targets};
 use crate::core::table::SessionRef;
 
@@ -31,25 +31,6 @@ pub enum NameKind {
     Topic,
     /// A service name.
     Service,
-}
-
-/// What is known of an edge that is or was online.
-#[derive(Debug)]
-pub struct EdgeCard {
-    /// The edge ID.
-    pub id: u64,
-    /// Greater in a later session of the same ID.
-    pub epoch: u64,
-    /// Where it connected from.
-    pub addr: SocketAddr,
-    /// Opaque bytes of the edge.
-    pub meta: Box<[u8]>,
-    /// Labels of the edge, usually none.
-    pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// Services were told that it is online, so they must be told when it is not.
-    pub announced: AtomicBool,
-    /// It was in a list of those online that a service asked for.
-    pub listed: AtomicBool,
 }
 
 /// The service instance a session belongs to.
@@ -80,26 +61,6 @@ struct Names {
 pub struct NameCache {
     version: u64,
     names: [HashMap<Box<str>, Option<Arc<Targets>>>; 3],
-}
-
-// === impl EdgeCard ===
-
-impl EdgeCard {
-    /// The same edge in a later session.
-    #[must_use]
-    pub fn with_epoch(&self, epoch: u64) -> Self {
-        let (announced, listed) = Default::default();
-        let (meta, labels) = (self.meta.clone(), self.labels.clone());
-        Self { id: self.id, epoch, addr: self.addr, meta, labels, announced, listed }
-    }
-
-    /// A service refused the edge. Whoever does so does not want to hear that it is offline, unless somebody has seen it in a list.
-    pub fn refused(&self) {
-        self.announced.store(false, Ordering::SeqCst);
-        if self.listed.load(Ordering::SeqCst) {
-            self.announced.store(true, Ordering::SeqCst);
-        }
-    }
 }
 
 // === impl Registry ===
@@ -282,17 +243,7 @@ mod tests {
     }
 
     fn card(id: u64, epoch: u64) -> Arc<EdgeCard> {
-        let addr = ([127, 0, 0, 1], 1).into();
-        let (announced, listed) = Default::default();
-        Arc::new(EdgeCard {
-            id,
-            epoch,
-            addr,
-            meta: Box::default(),
-            labels: Box::default(),
-            announced,
-            listed,
-        })
+        Arc::new(EdgeCard::new((id, epoch), ([127, 0, 0, 1], 1).into(), &[], []))
     }
 
     #[test]

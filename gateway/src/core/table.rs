@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// Slots per chunk; with sessions of some 300 bytes a chunk is about 75 KiB.
+/// Slots per chunk; with sessions of some 240 bytes the values of a chunk take 60 KiB.
 const CHUNK: usize = 256;
 
 /// Where a session is. A handle whose generation has passed finds nothing.
@@ -22,15 +22,16 @@ pub struct SessionRef {
 #[derive(Debug)]
 pub struct Table<T> {
     shard: u16,
-    chunks: Vec<Box<[Slot<T>]>>,
+    chunks: Vec<Chunk<T>>,
     free: Vec<u32>,
     len: usize,
 }
 
+/// Generations stand apart: beside a value each would take eight bytes.
 #[derive(Debug)]
-struct Slot<T> {
-    generation: u16,
-    value: Option<T>,
+struct Chunk<T> {
+    generations: Box<[u16; CHUNK]>,
+    values: Box<[Option<T>]>,
 }
 
 // === impl SessionRef ===
@@ -82,69 +83,73 @@ impl<T> Table<T> {
             self.grow();
         }
         let slot = self.free.pop().expect("a grown table has free slots");
-        let entry = self.slot_mut(slot).expect("free slots exist");
-        entry.value = Some(value);
-        let generation = entry.generation;
+        let (generation, entry) = self.slot_mut(slot).expect("free slots exist");
+        *entry = Some(value);
+        let generation = *generation;
         self.len += 1;
         SessionRef { shard: self.shard, generation, slot }
     }
 
     fn grow(&mut self) {
         let first = self.slots();
-        let chunk = (0..CHUNK).map(|_| Slot { generation: 0, value: None }).collect();
-        self.chunks.push(chunk);
+        let values = (0..CHUNK).map(|_| None).collect();
+        self.chunks.push(Chunk { generations: Box::new([0; CHUNK]), values });
         // Low slots first: a small fleet stays dense.
         self.free.extend((first..self.slots()).rev());
     }
 
-    fn slot_mut(&mut self, slot: u32) -> Option<&mut Slot<T>> {
+    fn slot(&self, slot: u32) -> Option<(u16, Option<&T>)> {
         let slot = slot as usize;
-        self.chunks.get_mut(slot / CHUNK)?.get_mut(slot % CHUNK)
+        let chunk = self.chunks.get(slot / CHUNK)?;
+        Some((chunk.generations[slot % CHUNK], chunk.values[slot % CHUNK].as_ref()))
+    }
+
+    fn slot_mut(&mut self, slot: u32) -> Option<(&mut u16, &mut Option<T>)> {
+        let slot = slot as usize;
+        let chunk = self.chunks.get_mut(slot / CHUNK)?;
+        Some((&mut chunk.generations[slot % CHUNK], &mut chunk.values[slot % CHUNK]))
     }
 
     /// The session of a slot, whoever it is.
     #[must_use]
     pub fn at(&self, slot: u32) -> Option<&T> {
-        let slot = slot as usize;
-        self.chunks.get(slot / CHUNK)?.get(slot % CHUNK)?.value.as_ref()
+        self.slot(slot)?.1
     }
 
     /// The session of a slot, whoever it is.
     pub fn at_mut(&mut self, slot: u32) -> Option<&mut T> {
-        self.slot_mut(slot)?.value.as_mut()
+        self.slot_mut(slot)?.1.as_mut()
     }
 
     /// The handle of the session in a slot.
     #[must_use]
     pub fn handle(&self, slot: u32) -> Option<SessionRef> {
-        let index = slot as usize;
-        let entry = self.chunks.get(index / CHUNK)?.get(index % CHUNK)?;
-        entry.value.as_ref()?;
-        Some(SessionRef { shard: self.shard, generation: entry.generation, slot })
+        let (generation, value) = self.slot(slot)?;
+        value?;
+        Some(SessionRef { shard: self.shard, generation, slot })
     }
 
     /// The session of a handle, unless it has ended.
     #[must_use]
     pub fn get(&self, handle: SessionRef) -> Option<&T> {
-        let index = handle.slot as usize;
-        let entry = self.chunks.get(index / CHUNK)?.get(index % CHUNK)?;
-        if entry.generation == handle.generation { entry.value.as_ref() } else { None }
+        let (generation, value) = self.slot(handle.slot)?;
+        if generation == handle.generation { value } else { None }
     }
 
     /// The session of a handle, unless it has ended.
     pub fn get_mut(&mut self, handle: SessionRef) -> Option<&mut T> {
-        let entry = self.slot_mut(handle.slot)?;
-        if entry.generation == handle.generation { entry.value.as_mut() } else { None }
+        let (generation, value) = self.slot_mut(handle.slot)?;
+        if *generation == handle.generation { value.as_mut() } else { None }
     }
 
     /// Takes a session out; its handles are stale from now on.
     pub fn remove(&mut self, handle: SessionRef) -> Option<T> {
-        let entry = self.slot_mut(handle.slot)?;
-        if entry.generation != handle.generation {
+        let (generation, value) = self.slot_mut(handle.slot)?;
+        if *generation != handle.generation {
             return None;
         }
-        let value = entry.value.take()?;
-        entry.generation = entry.generation.wrapping_add(1);
+        let value = value.take()?;
+        *generation = generation.wrapping_add(1);
         self.free.push(handle.slot);
         self.len -= 1;
         Some(value)

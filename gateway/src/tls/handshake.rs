@@ -164,6 +164,10 @@ impl<T: Send + 'static> Handshakes<T> {
     /// # Errors
     /// When threads cannot be started.
     pub fn start(settings: &HandshakeSettings, sink: Sink<T>) -> io::Result<Self> {
+        Self::start_with(settings, GRACE, sink)
+    }
+
+    fn start_with(settings: &HandshakeSettings, grace: Duration, sink: Sink<T>) -> io::Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let threads = if settings.threads == 0 { (cores / 4).max(1) } else { settings.threads };
         let runtime = Builder::new_multi_thread()
@@ -177,7 +181,7 @@ impl<T: Send + 'static> Handshakes<T> {
             runtime: Mutex::new(Some(runtime)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            places: Arc::new(Places::new(settings.at_once, GRACE)),
+            places: Arc::new(Places::new(settings.at_once, grace)),
             stats: Arc::default(),
             timeout: settings.timeout,
             sink,

@@ -16,6 +16,8 @@
 //! Edge-triggered pollers need to know whether a socket ran dry. A read says how many bytes it got and whether it filled the
 //! space there was; a write has run into a full socket if and only if [`TlsIo::wants_write`] is true afterwards.
 
+mod buffers;
+
 use std::{
     fmt,
     io::{self, IoSlice, Read, Write},
@@ -26,13 +28,10 @@ use rustls::{
     ServerConfig,
     pki_types::CertificateDer,
     server::{ServerConnectionData, UnbufferedServerConnection},
-    unbuffered::{
-        ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
-    },
+    unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic},
 };
 
-/// Plain bytes of the largest record.
-const MAX_RECORD: usize = 16 * 1024;
+use self::buffers::{Cursor, MAX_RECORD, Pending, Records};
 
 /// A record of that size with header, tag and the room TLS 1.2 allows for expansion is 18,437 bytes; a little more, so that an
 /// incomplete handshake message (a key update has 5 bytes) may stand in front of it.
@@ -47,9 +46,6 @@ const INBOUND: usize = 64 * 1024;
 /// Plain bytes encrypted ahead of the socket: four full records per system call, and the worst case that one connection with a
 /// full socket keeps.
 const BUFFER_LIMIT: usize = 64 * 1024;
-
-/// What a record adds to its plain bytes, generously: header 5, TLS 1.2 nonce 8, content type 1, tag 16.
-const RECORD_OVERHEAD: usize = 64;
 
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +70,15 @@ pub struct TlsScratch {
     inbound: Vec<u8>,
     outbound: Records,
     joined: Vec<u8>,
+}
+
+impl From<TlsError> for io::Error {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::Socket(error) => error,
+            other => Self::new(io::ErrorKind::InvalidData, other),
+        }
+    }
 }
 
 /// What one read brought.
@@ -112,27 +117,6 @@ pub struct TlsIo {
     /// No further bytes come from the peer.
     ended: Option<ReadState>,
     failed: Option<rustls::Error>,
-}
-
-/// Encrypted bytes that the socket has not taken.
-#[derive(Default)]
-struct Pending {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-/// A buffer of records. Its length never shrinks, so that no use zeroes it again.
-#[derive(Default)]
-struct Records {
-    buffer: Vec<u8>,
-    used: usize,
-}
-
-/// A place in a list of slices.
-struct Cursor<'a, 'b> {
-    slices: &'a [IoSlice<'b>],
-    /// Bytes of the first slice that were taken.
-    taken: usize,
 }
 
 // === impl TlsScratch ===
@@ -357,7 +341,7 @@ impl TlsIo {
         slices: &[IoSlice<'_>],
     ) -> io::Result<usize> {
         let mut accepted = 0;
-        let mut cursor = Cursor { slices, taken: 0 };
+        let mut cursor = Cursor::new(slices);
         while self.flush(io)? && !cursor.is_done() {
             let TlsScratch { outbound, joined, .. } = scratch;
             outbound.used = 0;
@@ -441,169 +425,6 @@ fn read_once(io: &mut impl Read, space: &mut [u8]) -> io::Result<Option<usize>> 
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Writes until the socket is full; says how many bytes it took.
-fn write_some(io: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match io.write(&bytes[sent..]) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(len) => sent += len.min(bytes.len() - sent),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sent)
-}
-
-// === impl Pending ===
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Writes `bytes`, which follow nothing that waits, and keeps what the socket does not take.
-    fn write(&mut self, io: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-        let sent = write_some(io, bytes)?;
-        self.append(&bytes[sent..]);
-        Ok(())
-    }
-
-    fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
-        self.sent += write_some(io, &self.bytes[self.sent..])?;
-        if self.sent == self.bytes.len() {
-            *self = Self::default();
-        }
-        Ok(())
-    }
-}
-
-// === impl Records ===
-
-/// What rustls says when the space for its output is too small.
-trait TooSmall: Sized {
-    /// The space needed, or what else is wrong.
-    fn needed(self) -> Result<usize, rustls::Error>;
-}
-
-impl TooSmall for EncodeError {
-    fn needed(self) -> Result<usize, rustls::Error> {
-        match self {
-            Self::InsufficientSize(InsufficientSizeError { required_size }) => Ok(required_size),
-            Self::AlreadyEncoded => Err(rustls::Error::General("record encoded twice".into())),
-        }
-    }
-}
-
-impl TooSmall for EncryptError {
-    fn needed(self) -> Result<usize, rustls::Error> {
-        match self {
-            Self::InsufficientSize(InsufficientSizeError { required_size }) => Ok(required_size),
-            Self::EncryptExhausted => Err(rustls::Error::EncryptError),
-        }
-    }
-}
-
-impl Records {
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.used]
-    }
-
-    /// Appends what `encode` writes into the space it is given, making more as long as it asks for it.
-    fn append<E: TooSmall>(
-        &mut self,
-        mut encode: impl FnMut(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<(), rustls::Error> {
-        self.reserve(MAX_RECORD + RECORD_OVERHEAD);
-        loop {
-            match encode(&mut self.buffer[self.used..]) {
-                Ok(len) => {
-                    self.used += len;
-                    return Ok(());
-                }
-                Err(error) => self.reserve(error.needed()?),
-            }
-        }
-    }
-
-    fn reserve(&mut self, space: usize) {
-        if self.buffer.len() - self.used < space {
-            self.buffer.resize(self.used + space, 0);
-        }
-    }
-}
-
-// === impl Cursor ===
-
-impl Cursor<'_, '_> {
-    fn is_done(&self) -> bool {
-        self.slices.iter().all(|slice| slice.is_empty())
-    }
-
-    /// The next bytes, at most `limit`: borrowed if one slice has so many or is the last, else gathered in `joined`, since a record
-    /// per small slice would cost more than the copy.
-    fn record<'r>(&'r self, limit: usize, joined: &'r mut Vec<u8>) -> &'r [u8] {
-        let taken = |index| if index == 0 { self.taken } else { 0 };
-        let slices = self.slices.iter().enumerate().map(|(index, slice)| &slice[taken(index)..]);
-        let mut slices = slices.filter(|slice| !slice.is_empty()).peekable();
-        let Some(first) = slices.next() else { return &[] };
-        if first.len() >= limit || slices.peek().is_none() {
-            return &first[..first.len().min(limit)];
-        }
-        joined.clear();
-        joined.extend_from_slice(first);
-        for slice in slices {
-            let room = limit - joined.len();
-            joined.extend_from_slice(&slice[..slice.len().min(room)]);
-            if joined.len() == limit {
-                break;
-            }
-        }
-        joined
-    }
-
-    /// Encrypts at most `limit` bytes; says how many.
-    fn encrypt(
-        &mut self,
-        mut traffic: WriteTraffic<'_, ServerConnectionData>,
-        limit: usize,
-        joined: &mut Vec<u8>,
-        out: &mut Records,
-    ) -> Result<usize, rustls::Error> {
-        let mut batch = 0;
-        while batch < limit && !self.is_done() {
-            let record = self.record(MAX_RECORD.min(limit - batch), joined);
-            out.append(|space| traffic.encrypt(record, space))?;
-            let len = record.len();
-            self.advance(len);
-            batch += len;
-        }
-        Ok(batch)
-    }
-
-    fn advance(&mut self, mut len: usize) {
-        while let Some(first) = self.slices.first() {
-            let left = first.len() - self.taken;
-            if len < left {
-                self.taken += len;
-                return;
-            }
-            len -= left;
-            self.taken = 0;
-            self.slices = &self.slices[1..];
         }
     }
 }

@@ -64,7 +64,7 @@ impl TlsStream {
                 // the place of that of a writer who waits in another task.
                 self.tls.flush(&mut TryIo(&self.socket))?;
             }
-            match outcome.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?.state {
+            match outcome.map_err(io::Error::from)?.state {
                 ReadState::More | ReadState::Short => {}
                 ReadState::WouldBlock => return Poll::Pending,
                 ReadState::Closed => self.ended = true,
@@ -181,6 +181,3 @@ impl Write for PollIo<'_, '_> {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,11 +23,12 @@ use prost::Message;
 use super::ops::PlaceError;
 use super::{Fault, Shard};
 use crate::core::Bound;
+use crate::core::card::EdgeCard;
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
 use crate::core::identity::Claim;
 use crate::core::message::{Body, Destination, Msg, NOBODY, Place};
 use crate::core::names::NameSet;
-use crate::core::registry::{EdgeCard, InstanceId, NameKind};
+use crate::core::registry::{InstanceId, NameKind};
 use crate::core::session::{Phase, ServiceSide, Step};
 use crate::core::stats::{OpKind, Refusal};
 use crate::core::table::SessionRef;
@@ -305,12 +306,9 @@ impl Shard {
         let epoch = self.shared.next_epoch(unix_ms, greeting.grant.epoch);
         let hello = greeting.hello.as_mut();
         let (meta, labels) = hello.map_or_else(Default::default, |hello| {
-            let labels = std::mem::take(&mut hello.labels).into_iter();
-            let labels = labels.map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str())).collect();
-            (std::mem::take(&mut hello.meta).into_boxed_slice(), labels)
+            (std::mem::take(&mut hello.meta), std::mem::take(&mut hello.labels))
         });
-        let (announced, listed) = Default::default();
-        let mut card = Arc::new(EdgeCard { id, epoch, addr: greeting.addr, meta, labels, announced, listed });
+        let mut card = Arc::new(EdgeCard::new((id, epoch), greeting.addr, &meta, labels));
         let old = loop {
             match self.shared.registry.claim_edge(me, &card) {
                 Ok(old) => break old,
@@ -552,8 +550,7 @@ impl Shard {
 /// An EdgeInfo of what is known of an edge.
 fn encode_card(card: &EdgeCard) -> Vec<u8> {
     let addr = card.addr.to_string();
-    let labels = card.labels.iter().map(|(key, value)| (&**key, &**value));
-    let info = EdgeInfoBuilder::new(card.id, card.epoch).meta(&card.meta).addr(&addr).labels(labels);
+    let info = EdgeInfoBuilder::new(card.id, card.epoch).meta(card.meta()).addr(&addr).labels(card.labels());
     let mut body = Vec::with_capacity(info.encoded_len());
     info.encode(&mut body);
     body

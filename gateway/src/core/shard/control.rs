@@ -99,8 +99,8 @@ fn view(me: SessionRef, session: &Session) -> Option<View> {
     let card = session.card.as_ref()?;
     Some(View::Edge(EdgeView {
         id: card.id,
-        meta: card.meta.to_vec(),
-        addr: card.addr,
+        meta: card.meta().to_vec(),
+        addr: card.addr.socket(),
         since: i64::from(session.since),
         methods: session.methods.as_ref().map_or_else(Vec::new, |methods| methods.names().to_vec()),
     }))

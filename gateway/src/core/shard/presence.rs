@@ -51,9 +51,10 @@ impl Shard {
             let mut page = Vec::with_capacity(PAGE);
             while let Some(card) = snapshot.edges.last() {
                 let addr = card.addr.to_string();
-                let labels = card.labels.iter().map(|(key, value)| (&**key, &**value));
-                let info =
-                    EdgeInfoBuilder::new(card.id, card.epoch).meta(&card.meta).addr(&addr).labels(labels);
+                let info = EdgeInfoBuilder::new(card.id, card.epoch)
+                    .meta(card.meta())
+                    .addr(&addr)
+                    .labels(card.labels());
                 // One edge with much meta makes a page of its own.
                 if !page.is_empty() && page.len() + info.page_len() > PAGE {
                     break;

@@ -245,16 +245,13 @@ fn one_too_many_is_closed_and_counted() {
 
 #[test]
 fn silent_connections_give_way_to_new_ones() {
-    let fixture = Fixture::with(settings(PATIENCE, 2));
+    let mut fixture = Fixture::with(patient());
+    let (sender, established) = mpsc::channel();
+    let sink: Sink<u32> = Arc::new(move |connection| drop(sender.send(connection)));
+    let no_grace = Handshakes::start_with(&settings(PATIENCE, 2), Duration::ZERO, sink);
+    (fixture.handshakes, fixture.established) = (Arc::new(no_grace.unwrap()), established);
     let mut silent = [fixture.submit(), fixture.submit()];
-    thread::park_timeout(GRACE);
-    let mut client = loop {
-        // Parking may end early.
-        let (socket, incoming) = fixture.sockets();
-        if fixture.handshakes.submit(incoming) {
-            break StreamOwned::new(connect(&fixture.ca.client(None, None), "a.example"), socket);
-        }
-    };
+    let mut client = fixture.client(None);
     client.write_all(b"x").unwrap();
     fixture.established.recv_timeout(PATIENCE).unwrap();
     fixture.wait_for(Outcome::Evicted, 1);

@@ -3,7 +3,7 @@ use std::io::BufRead as _;
 use proptest::prelude::*;
 use rustls::ClientConnection;
 
-use super::*;
+use super::{buffers::RECORD_OVERHEAD, *};
 use crate::tls::{
     server::{Files, server_config},
     testing::{Ca, Dir, Pipe, block, connect},
@@ -355,4 +355,12 @@ proptest! {
         while pair.server_read().is_ok_and(|outcome| outcome.state != ReadState::WouldBlock) {}
         drop(pair.server.flush(&mut pair.to_client));
     }
+}
+
+#[test]
+fn a_socket_that_fails_is_not_called_bad_data() {
+    let kind = |error: TlsError| io::Error::from(error).kind();
+    assert_eq!(kind(TlsError::Socket(io::ErrorKind::ConnectionReset.into())), io::ErrorKind::ConnectionReset);
+    assert_eq!(kind(TlsError::Protocol(rustls::Error::DecryptError)), io::ErrorKind::InvalidData);
+    assert_eq!(kind(TlsError::Oversized { len: 1 }), io::ErrorKind::InvalidData);
 }
