@@ -17,6 +17,15 @@ pub trait Chunk: Deref<Target = [u8]> + Sized {
     fn into_bytes(self) -> Bytes;
 }
 
+/// A part of what came: a piece of the input, or a buffer that was assembled.
+#[derive(Clone, Debug)]
+pub enum Piece<B> {
+    /// Cut out of the input.
+    Input(B),
+    /// Assembled from several inputs.
+    Owned(Bytes),
+}
+
 // === impl Chunk ===
 
 impl Chunk for &[u8] {
@@ -50,6 +59,30 @@ impl Chunk for Bytes {
 
     fn into_bytes(self) -> Bytes {
         self
+    }
+}
+
+// === impl Piece ===
+
+impl<B: Deref<Target = [u8]>> Deref for Piece<B> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Input(piece) => piece,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl<B: Chunk> Piece<B> {
+    /// Owned bytes: a copy of a borrowed slice, otherwise the same buffer.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Input(piece) => piece.into_bytes(),
+            Self::Owned(bytes) => bytes,
+        }
     }
 }
 

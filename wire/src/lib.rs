@@ -1,6 +1,7 @@
 //! The protocol cores of Frontier: bytes in, events out, without socket, clock or runtime.
 //!
 //! - [`yamux`]: the stream multiplexer under the native protocol.
+//! - [`geminio`]: packets and the connection of the Go system's protocol (`docs/geminio.md`).
 //! - [`native`]: frames, heads and the session of the native protocol (`docs/protocol.md`).
 //! - [`sniff`]: which protocol a new connection speaks, from its first bytes.
 //! - [`error`]: the closed set of error codes.
@@ -21,6 +22,7 @@
 
 pub mod chunk;
 pub mod error;
+pub mod geminio;
 pub mod native;
 pub mod sniff;
 pub mod yamux;

@@ -13,7 +13,7 @@
 //! Nothing is reserved on a peer's word but the body buffer of a [`Big`](BIG_BODY) frame (≤ `max_body`), and that only after
 //! header and head have arrived. After a frame is complete no buffer stays: an idle reader is one null pointer.
 
-use std::{mem, ops::Deref};
+use std::mem;
 
 use bytes::Bytes;
 
@@ -23,6 +23,8 @@ use super::{
 };
 use crate::chunk::Chunk;
 
+pub use crate::chunk::Piece;
+
 /// From this length in bytes on, a body that is not whole in the input gets a buffer of its own, which a driver may fill
 /// straight from the socket. Below, copying once is cheaper than another system call.
 pub const BIG_BODY: u32 = 16_384;
@@ -31,15 +33,6 @@ pub const BIG_BODY: u32 = 16_384;
 #[derive(Debug, Default)]
 pub struct FrameReader {
     partial: Option<Box<Partial>>,
-}
-
-/// Head or body of a frame: a piece of the input, or a buffer that was assembled.
-#[derive(Clone, Debug)]
-pub enum Piece<B> {
-    /// Cut out of the input.
-    Input(B),
-    /// Assembled from several inputs.
-    Owned(Bytes),
 }
 
 /// A complete frame.
@@ -292,30 +285,6 @@ fn pull<B: Chunk>(bytes: &mut Vec<u8>, goal: usize, input: &mut B) {
     bytes.extend_from_slice(piece);
     let taken = piece.len();
     input.skip(taken);
-}
-
-// === impl Piece ===
-
-impl<B: Deref<Target = [u8]>> Deref for Piece<B> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Input(piece) => piece,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl<B: Chunk> Piece<B> {
-    /// Owned bytes: a copy of a borrowed slice, otherwise the same buffer.
-    #[must_use]
-    pub fn into_bytes(self) -> Bytes {
-        match self {
-            Self::Input(piece) => piece.into_bytes(),
-            Self::Owned(bytes) => bytes,
-        }
-    }
 }
 
 #[cfg(test)]
