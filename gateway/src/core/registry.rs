@@ -195,6 +195,20 @@ impl Registry {
         self.names.lock().targets.len()
     }
 
+    /// Names offered, each as often as a connection does, for leak checks.
+    #[must_use]
+    pub fn offers(&self) -> usize {
+        let names = self.names.lock();
+        names.targets.values().flat_map(|targets| targets.iter()).map(|target| target.conns.len()).sum()
+    }
+
+    /// Operations counted in flight to all instances, for leak checks.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let names = self.names.lock();
+        names.in_flight.values().map(|(_, count)| u64::from(count.load(Ordering::Relaxed))).sum()
+    }
+
     /// Instances that offer a name, for leak checks.
     #[must_use]
     pub fn instances(&self) -> usize {

@@ -25,8 +25,6 @@ use crate::core::{Bound, Now, Settings, Shared};
 pub const UNIX_MS: u64 = 1_700_000_000_000;
 /// The clock begins here: long before, nothing can have happened.
 const START: u64 = 1_000_000;
-/// A shard that was told something runs within so many microseconds.
-const TURN_DELAY: u64 = 60;
 
 /// A connection of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +61,8 @@ pub struct Chaos {
     pub short_reads: u32,
     /// Of a thousand reads that could go straight into a body, so many do.
     pub direct_reads: u32,
+    /// A shard that was told something runs within so many microseconds: the longer, the more can change in between.
+    pub turn_delay: u64,
 }
 
 /// One connection: two pipes and the gateway's end.
@@ -112,7 +112,7 @@ pub struct Stage {
 
 impl Chaos {
     /// A driver that does everything at once.
-    pub const NONE: Self = Self { lazy_writes: 0, short_reads: 0, direct_reads: 0 };
+    pub const NONE: Self = Self { lazy_writes: 0, short_reads: 0, direct_reads: 0, turn_delay: 60 };
 }
 
 // === impl Path ===
@@ -280,6 +280,12 @@ impl Stage {
         self.links[link.0].down.queued()
     }
 
+    /// Bytes on their way or unread in either direction.
+    #[must_use]
+    pub fn under_way(&self, link: LinkId) -> usize {
+        self.links[link.0].down.queued() + self.links[link.0].up.queued()
+    }
+
     // --- what happens besides
 
     /// A message from the async world.
@@ -342,12 +348,12 @@ impl Stage {
     }
 
     fn later(&mut self, event: Event) {
-        let at = self.now + self.rng.below(TURN_DELAY);
+        let at = self.now + self.rng.below(self.chaos.turn_delay);
         self.push(at, event);
     }
 
     fn wake(&mut self, shard: u16) {
-        let at = self.now + self.rng.below(TURN_DELAY);
+        let at = self.now + self.rng.below(self.chaos.turn_delay);
         self.turn_at(shard, at);
     }
 
@@ -376,8 +382,15 @@ impl Stage {
             all.outgoing.extend(flights.outgoing);
             all.pending.extend(flights.pending);
             all.legs.extend(flights.legs);
+            all.waiting.extend(flights.waiting);
         }
         all
+    }
+
+    /// Whether a session is welcome and has not ended.
+    #[must_use]
+    pub fn is_ready(&self, session: SessionRef) -> bool {
+        self.shards.get(usize::from(session.shard)).is_some_and(|shard| shard.core.is_ready(session))
     }
 
     /// Whether a session waits for services to admit it.
@@ -422,8 +435,13 @@ impl Stage {
         let sessions: usize =
             self.shards.iter().map(|shard| shard.audit.sessions).sum::<usize>() + moving().count();
         assert_eq!(self.shared.sessions.load(Ordering::Relaxed), sessions as u64, "sessions of all shards");
+        let holders: usize = self.shards.iter().map(|shard| shard.core.holders()).sum();
+        assert_eq!(self.shared.registry.edges(), holders, "edge IDs in the registry and their sessions");
+        let offers: usize = self.shards.iter().map(|shard| shard.core.offers()).sum();
+        assert_eq!(self.shared.registry.offers(), offers, "names in the registry and their sessions");
         for (shard, stats) in self.shards.iter().zip(&self.shared.stats) {
             let id = shard.core.id();
+            assert_eq!(stats.outbox_bytes.get(), shard.audit.queued, "bytes in the outboxes of shard {id}");
             assert_eq!(stats.legs.get(), shard.audit.legs as u64, "legs of shard {id}");
             for (count, ready) in stats.sessions.iter().zip(shard.audit.ready) {
                 assert_eq!(count.get(), ready, "sessions counted at shard {id}");

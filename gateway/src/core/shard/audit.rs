@@ -10,6 +10,7 @@ use crate::core::message::{LegRef, NOBODY};
 use crate::core::session::{LegState, Phase, Session};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
+use crate::core::timer::TICK_MICROS;
 
 /// Sums over the sessions of a shard.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Audit {
     pub ready: [u64; 2],
     /// Bytes accounted in the memory budget.
     pub held: u64,
+    /// Bytes that wait in outboxes.
+    pub queued: u64,
     /// User streams.
     pub legs: usize,
     /// Distinct sets of method names.
@@ -37,6 +40,8 @@ pub struct Flights {
     pub pending: Vec<(SessionRef, u64, SessionRef)>,
     /// Each leg and its other end.
     pub legs: Vec<(LegRef, Option<LegRef>)>,
+    /// The legs that wait for their far end to answer.
+    pub waiting: Vec<LegRef>,
 }
 
 impl Shard {
@@ -51,6 +56,7 @@ impl Shard {
             };
             audit.sessions += 1;
             audit.held += u64::from(session.held);
+            audit.queued += u64::from(session.queued);
             audit.legs += session.legs.as_ref().map_or(0, |legs| legs.len());
             if session.phase == Phase::Ready {
                 audit.ready[session.bound as usize] += 1;
@@ -75,6 +81,7 @@ impl Shard {
         };
         let conn = &session.conn;
         rule(session.held as usize == conn.held(), "memory held is not what is accounted");
+        rule(session.queued as usize == conn.outbox_bytes(), "outbox is not what is accounted");
         // What others do to a session is looked at with its timer, a tick later.
         let ceiling = self.shared.settings.outbox_ceiling() + (64 << 10);
         rule(conn.operation_bytes() <= ceiling, "outbox above its ceiling");
@@ -97,8 +104,10 @@ impl Shard {
         rule(indexed == ops.index.len(), "index of operations from other shards is off");
         let foreign = ops.pending.values().filter(|pending| pending.from.shard != self.id).count();
         rule(indexed == foreign, "an operation from another shard is not in the index");
+        // What an edge that took its time to say Hello makes the gateway ask is late from the start.
+        let soon = session.wake <= self.now.micros + 2 * TICK_MICROS;
         let overdue = ops.pending.values().any(|pending| pending.deadline + 100_000 < self.now.micros);
-        rule(!overdue, "a deadline has passed unnoticed");
+        rule(!overdue || soon, "a deadline has passed unnoticed");
     }
 
     /// Every operation and stream of the shard.
@@ -117,13 +126,48 @@ impl Shard {
                 flights.pending.extend(pending.map(|pending| (pending.from, pending.from_id, me)));
             }
             if let Some(legs) = session.legs.as_ref() {
-                let joined =
-                    legs.iter().filter(|(_, leg)| matches!(leg.state, LegState::Open | LegState::Offered(_)));
-                let ends = joined.map(|(stream, leg)| (LegRef { session: me, stream: *stream }, leg.peer));
-                flights.legs.extend(ends);
+                for (stream, leg) in legs.iter() {
+                    let at = LegRef { session: me, stream: *stream };
+                    match leg.state {
+                        LegState::Open | LegState::Offered(_) => flights.legs.push((at, leg.peer)),
+                        LegState::Waiting => flights.waiting.push(at),
+                        LegState::Opening(_) | LegState::Refused => {}
+                    }
+                }
             }
         }
         flights
+    }
+
+    /// Whether a session is welcome and has not ended.
+    #[must_use]
+    pub fn is_ready(&self, me: SessionRef) -> bool {
+        self.sessions.get(me).is_some_and(|session| session.phase == Phase::Ready)
+    }
+
+    /// Sessions that hold the ID of their edge in the registry.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        let slots = (0..self.sessions.slots()).filter_map(|slot| self.sessions.handle(slot));
+        let holds = |me: &SessionRef| {
+            self.sessions.get(*me).is_some_and(|session| {
+                let alive = matches!(session.phase, Phase::Admitting | Phase::Ready);
+                let card = session.card.as_ref().filter(|_| alive);
+                card.is_some_and(|card| self.shared.registry.edge(card.id) == Some(*me))
+            })
+        };
+        slots.filter(holds).count()
+    }
+
+    /// Names that the sessions of this shard offer, each as often as a session does.
+    #[must_use]
+    pub fn offers(&self) -> usize {
+        let sessions = (0..self.sessions.slots()).filter_map(|slot| self.sessions.at(slot));
+        let sides = sessions.filter(|s| s.phase != Phase::Closing).filter_map(|s| s.service.as_ref());
+        let names = |side: &crate::core::session::ServiceSide| {
+            side.methods.names().len() + side.topics.names().len() + usize::from(!side.name.is_empty())
+        };
+        sides.map(|side| names(side)).sum()
     }
 
     /// Whether a session is in its admission: what services are asked about it is in nobody's list of operations.

@@ -1,0 +1,139 @@
+//! The shard core under everything that peers and networks do, by seed: thousands of short lives of a gateway,
+//! each checked after every step.
+//!
+//! `SIM_SEEDS=n` runs so many seeds instead of the usual number, `SIM_FROM=n` starts at another than the first. `SIM_SEED=n` runs that one
+//! alone and prints what happens.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says how to repeat it"
+)]
+#![cfg(feature = "testing")]
+
+#[path = "sim_seeds/agent.rs"]
+mod agent;
+#[path = "sim_seeds/ledger.rs"]
+mod ledger;
+#[path = "sim_seeds/operations.rs"]
+mod operations;
+#[path = "sim_seeds/plan.rs"]
+mod plan;
+#[path = "sim_seeds/streams.rs"]
+mod streams;
+#[path = "sim_seeds/world.rs"]
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::world::World;
+
+/// Seeds of an ordinary test run: some twenty seconds on two cores.
+const SEEDS: u64 = 2_000;
+/// What an ordinary run must have seen, each several times.
+const REACHED: [&str; 27] = [
+    "call ok",
+    "call application",
+    "call cancelled",
+    "call deadline_exceeded",
+    "call edge_not_online",
+    "call method_not_found",
+    "call overloaded",
+    "call payload_too_large",
+    "call permission_denied",
+    "call service_not_online",
+    "call session_closed",
+    "message ok",
+    "message cancelled",
+    "message overloaded",
+    "message session_closed",
+    "message topic_not_online",
+    "stream ok",
+    "stream application",
+    "stream deadline_exceeded",
+    "stream overloaded",
+    "streams ended by both",
+    "edges that came and went",
+    "takeovers",
+    "memory cuts",
+    "refused: abuse",
+    "refused: malformed",
+    "refused: rate",
+];
+/// After so many failures there is enough to look at.
+const FAILURES: usize = 20;
+/// What repeats one.
+const AGAIN: &str =
+    "cargo test -p frontier-gateway --features testing --test sim_seeds whatever -- --nocapture";
+
+/// How often what happened.
+type Tally = std::collections::BTreeMap<String, u64>;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().expect("a number"))
+}
+
+/// Runs a seed; what went wrong, if something did.
+fn try_run(seed: u64, tally: &parking_lot::Mutex<Tally>) -> Result<u64, String> {
+    let mut world = World::new(seed, false);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run())).map_err(|cause| {
+        let text = cause.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+    });
+    world.tally(&mut tally.lock());
+    outcome
+}
+
+#[test]
+fn whatever_peers_do_nobody_is_wronged() {
+    if let Some(seed) = number("SIM_SEED") {
+        World::new(seed, true).run();
+        return;
+    }
+    let next = AtomicU64::new(number("SIM_FROM").unwrap_or(1));
+    let end = next.load(Ordering::Relaxed) + number("SIM_SEEDS").unwrap_or(SEEDS);
+    let tally = parking_lot::Mutex::new(Tally::new());
+    let failures = parking_lot::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end || failures.lock().len() >= FAILURES {
+                        return;
+                    }
+                    if let Err(why) = try_run(seed, &tally) {
+                        failures.lock().push((seed, why));
+                    }
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner();
+    for (what, count) in &tally {
+        println!("{count:>12} {what}");
+    }
+    let mut failures = failures.into_inner();
+    failures.sort_unstable();
+    for (seed, why) in &failures {
+        println!("seed {seed}: {why}\n  again: SIM_SEED={seed} {AGAIN}");
+    }
+    assert!(failures.is_empty(), "{} seeds failed", failures.len());
+    // Seeds that reach nothing find nothing.
+    if number("SIM_SEEDS").is_none() {
+        let never: Vec<_> = REACHED.iter().filter(|what| tally.get(**what).is_none_or(|n| *n < 10)).collect();
+        assert!(never.is_empty(), "hardly ever happened: {never:?}");
+    }
+}
+
+#[test]
+fn a_seed_repeats_itself() {
+    for seed in 1..=20 {
+        let tally = parking_lot::Mutex::default();
+        assert_eq!(try_run(seed, &tally), try_run(seed, &tally), "seed {seed}");
+    }
+}
