@@ -7,7 +7,7 @@ RUNS ?= 5
 ROW ?=
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run build test check fmt clippy unit doc examples fuzz bench soak clean
+.PHONY: help run build test check fmt clippy unit doc examples fuzz bench bench-smoke soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ run: ## Start the gateway with a demo service and edges, and show what happens u
 build: ## Build the release binary
 	$(CARGO) build --locked --release -p frontier-gateway
 
-test: check unit doc examples ## Everything CI runs
+test: check unit doc examples bench-smoke ## Everything CI runs
 
 check: fmt clippy ## Formatting and lints, warnings denied
 
@@ -50,6 +50,9 @@ fuzz: ## Run each fuzz target for T seconds (T=60)
 
 bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 	bench/run.sh $(if $(ROW),--row $(ROW)) --runs $(RUNS)
+
+bench-smoke: ## Every row of the table once, for as long as it takes to see that it works
+	bench/run.sh --quick
 
 soak: ## Longer runs: the shard core's tests in release mode, then each fuzz target for T seconds
 	$(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_core

@@ -21,10 +21,10 @@ if ! command -v perf >/dev/null && ! command -v strace >/dev/null; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends strace || true
 fi
 
-# A smoke run measures nothing, so it takes the profile that tests have built already.
-profile=release
-case " $* " in *" --quick "*) profile=dev ;; esac
+# A smoke run measures nothing, so it takes what the tests have built already.
+profile=release what=(-p frontier-gateway -p frontier-bench)
+case " $* " in *" --quick "*) profile=dev what=(--workspace --features frontier-gateway/testing) ;; esac
 echo "Building the gateway and the bench (profile $profile) …" >&2
-cargo build --locked --profile "$profile" -p frontier-gateway -p frontier-bench >&2
+cargo build --locked --profile "$profile" "${what[@]}" >&2
 target=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 exec "$target/${profile/#dev/debug}/frontier-bench" run --out "$target/bench.md" "$@"

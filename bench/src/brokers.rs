@@ -28,7 +28,7 @@ pub enum BrokerCommand {
 pub fn run(command: &BrokerCommand) -> Result<()> {
     net::raise_descriptors()?;
     let pin = match command {
-        BrokerCommand::NatsCall(args) => args.pin,
+        BrokerCommand::NatsCall(args) => args.tasks.pin,
         BrokerCommand::MqttPublish(args) => args.pin,
         BrokerCommand::Guests(args) => args.pin,
     };

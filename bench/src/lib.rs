@@ -10,12 +10,14 @@
 //!
 //! - [`relay`]: the bare relay and the bare accept server that the bounds are measured against.
 //! - [`load`]: native edges and services in one process, without runtime, for relay and gateway alike.
+//! - [`client`]: the same through the SDK; [`tasks`]: how client libraries are driven.
 //! - [`brokers`]: what the peers speak: async-nats, MQTT 3.1.1.
 //! - [`harness`]: servers, rows, repetition, the table.
 //! - [`proc`], [`hist`], [`sample`], [`scrape`]: how things are measured.
 //! - [`net`]: pinning, limits, the epoll set.
 
 pub mod brokers;
+pub mod client;
 pub mod harness;
 pub mod hist;
 pub mod load;
@@ -25,3 +27,4 @@ pub mod proc;
 pub mod relay;
 pub mod sample;
 pub mod scrape;
+pub mod tasks;

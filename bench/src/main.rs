@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use frontier_bench::{
-    brokers,
+    brokers, client,
     harness::{run, server},
     load, relay,
 };
@@ -27,6 +27,9 @@ enum Command {
     /// Native edges and services.
     #[command(subcommand)]
     Load(load::LoadCommand),
+    /// Edges and services of the SDK.
+    #[command(subcommand)]
+    Client(client::ClientCommand),
     /// Clients of nats-server and mosquitto.
     #[command(subcommand)]
     Broker(brokers::BrokerCommand),
@@ -42,6 +45,7 @@ fn main() -> Result<()> {
         Command::Relay(args) => relay::run_relay(&args),
         Command::Greeter(args) => relay::run_greeter(&args),
         Command::Load(command) => load::run(&command),
+        Command::Client(command) => client::run(&command),
         Command::Broker(command) => brokers::run(&command),
     }
 }

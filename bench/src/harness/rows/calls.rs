@@ -13,6 +13,7 @@ use crate::sample::Sample;
 /// The systems that calls go through, by the name of their results.
 const RELAY: &str = "relay";
 const GATEWAY: &str = "gateway";
+const SDK: &str = "sdk";
 const NATS: &str = "nats";
 
 /// The share of the relay's rate that must be reached.
@@ -113,11 +114,12 @@ impl Shape {
 
     fn measure(&self, bench: &Bench) -> Result<Results> {
         let args = self.args("clients");
-        let nats = Job::broker("nats-call", &args.iter().map(String::as_str).collect::<Vec<_>>());
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
         bench.alternate(&[
             Trial::new(RELAY, System::Relay, &self.native()),
             Trial::new(GATEWAY, System::GATEWAY, &self.native()),
-            Trial::new(NATS, System::Nats, &nats),
+            Trial::new(SDK, System::GATEWAY, &Job::client("call", &args)),
+            Trial::new(NATS, System::Nats, &Job::broker("nats-call", &args)),
         ])
     }
 
@@ -149,5 +151,6 @@ fn line(figure: String, cell: impl Fn(&str) -> String) -> Line {
     Line::new(figure)
         .cell(Column::Relay, cell(RELAY))
         .cell(Column::Gateway, cell(GATEWAY))
+        .cell(Column::Sdk, cell(SDK))
         .cell(Column::Nats, cell(NATS))
 }

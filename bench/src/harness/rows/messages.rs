@@ -11,6 +11,7 @@ use crate::sample::Sample;
 
 const RELAY: &str = "relay";
 const GATEWAY: &str = "gateway";
+const SDK: &str = "sdk";
 const MOSQUITTO: &str = "mosquitto";
 
 pub(super) fn up(bench: &Bench, table: &mut Table) -> Result<()> {
@@ -18,6 +19,7 @@ pub(super) fn up(bench: &Bench, table: &mut Table) -> Result<()> {
     let results = bench.alternate(&[
         Trial::new(RELAY, System::Relay, &native),
         Trial::new(GATEWAY, System::GATEWAY, &native),
+        Trial::new(SDK, System::GATEWAY, &Job::client("publish", &["--clients", "1", "--in-flight", "64"])),
         Trial::new(MOSQUITTO, System::Mosquitto, &Job::broker("mqtt-publish", &["--in-flight", "64"])),
     ])?;
     table.push(lines("publish edge→service, 1 edge × 64", &results, 100_000.0));
@@ -30,6 +32,11 @@ pub(super) fn down(bench: &Bench, table: &mut Table) -> Result<()> {
     let results = bench.alternate(&[
         Trial::new(RELAY, System::Relay, &native),
         Trial::new(GATEWAY, System::GATEWAY, &native),
+        Trial::new(
+            SDK,
+            System::GATEWAY,
+            &Job::client("publish", &["--down", "--clients", "10", "--in-flight", "8"]),
+        ),
     ])?;
     table.push(lines("publish service→edge, 10 edges × 8", &results, 80_000.0));
     Ok(())
@@ -40,6 +47,7 @@ fn lines(title: &str, results: &Results, least: f64) -> Vec<Line> {
         Line::new(format!("{title}: {figure}"))
             .cell(Column::Relay, cell(RELAY))
             .cell(Column::Gateway, cell(GATEWAY))
+            .cell(Column::Sdk, cell(SDK))
             .cell(Column::Mosquitto, cell(MOSQUITTO))
     };
     let met = results.median(GATEWAY, Sample::rate).map(|rate| rate >= least);

@@ -73,6 +73,8 @@ pub(super) fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
         let job = Job::load("stream", args);
         trials.push(Trial::new(&format!("relay-{direction}"), System::Relay, &job));
         trials.push(Trial::new(&format!("gateway-{direction}"), System::GATEWAY, &job));
+        let job = Job::client("stream", &[&["--payload", "32768"], args].concat());
+        trials.push(Trial::new(&format!("sdk-{direction}"), System::GATEWAY, &job));
     }
     let results = bench.alternate(&trials)?;
     let speed = |s: &Sample| s.figure("bytes_per_second") / MIB;
@@ -85,6 +87,7 @@ pub(super) fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
             Line::new(format!("stream {arrow}, 32 KiB writes: MiB/s"))
                 .cell(Column::Relay, results.cell(&relay, "", speed))
                 .cell(Column::Gateway, results.cell(&gateway, "", speed))
+                .cell(Column::Sdk, results.cell(&format!("sdk-{direction}"), "", speed))
                 .at_least(results.median(&gateway, speed), 0.8, results.median(&relay, speed), "relay"),
             Line::new(format!("stream {arrow}: memory in the second half of the run over the first, KiB"))
                 .cell(Column::Relay, results.cell(&relay, "", |s| growth(s) / 1024.0))
