@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod card;
+pub mod complaints;
 pub mod exchange;
 pub mod identity;
 pub mod message;
@@ -24,7 +25,7 @@ pub mod timer;
 
 pub use self::{
     shard::{Action, Shard},
-    shared::{Settings, Shared},
+    shared::{Protocols, Settings, Shared},
     table::SessionRef,
 };
 

@@ -71,6 +71,8 @@ pub enum Parcel {
         bound: Bound,
         /// Where from.
         addr: SocketAddr,
+        /// When it was accepted: TLS has used up some of the time to Welcome.
+        accepted: Instant,
         /// The TLS state.
         tls: Box<TlsIo>,
         /// Plain bytes read already.
@@ -282,7 +284,7 @@ impl Driver {
             }
             let shard = self.hub.lightest();
             if shard == self.shard.id() {
-                self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr, None, &[]);
+                self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr);
             } else {
                 // Counted at once, or a burst would all go to the same shard.
                 self.hub.load(shard, 1);
@@ -293,8 +295,12 @@ impl Driver {
         more
     }
 
-    fn add(&mut self, io: Io, bound: Bound, addr: SocketAddr, subject: Option<Arc<Subject>>, plain: &[u8]) {
-        let Some(session) = self.shard.accept(bound, addr, subject) else { return };
+    fn add(&mut self, io: Io, bound: Bound, addr: SocketAddr) {
+        let Some(session) = self.shard.accept(bound, addr, None) else { return };
+        self.begin(io, session, bound, &[]);
+    }
+
+    fn begin(&mut self, io: Io, session: SessionRef, bound: Bound, plain: &[u8]) {
         if self.attach(io, session, bound) && !plain.is_empty() {
             self.guarded(session, |shard| shard.on_bytes(session, plain));
         }
@@ -386,11 +392,14 @@ impl Driver {
         match *parcel {
             Parcel::Accepted { socket, bound, addr } => {
                 self.hub.load(self.shard.id(), -1);
-                self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr, None, &[]);
+                self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr);
             }
-            Parcel::Established { socket, bound, addr, tls, plain, subject } => {
+            Parcel::Established { socket, bound, addr, accepted, tls, plain, subject } => {
                 let io = Io::Tls(mio::net::TcpStream::from_std(socket), tls);
-                self.add(io, bound, addr, subject, &plain);
+                let Some(session) = self.shard.accept(bound, addr, subject) else { return };
+                let used = u64::try_from(accepted.elapsed().as_micros()).unwrap_or(u64::MAX);
+                self.shard.hasten(session, used);
+                self.begin(io, session, bound, &plain);
             }
             Parcel::CloseListeners => self.listeners.clear(),
             Parcel::Stop => self.stopped = true,

@@ -15,7 +15,7 @@ use crate::core::Bound;
 use crate::core::message::Msg;
 use crate::driver::{Accept, Foreign, Hub, Parcel};
 use crate::identity::SeededRandom;
-use crate::tls::handshake::{Established, HandshakeSettings, Handshakes, Incoming};
+use crate::tls::handshake::{Established, HandshakeSettings, HandshakeStats, Handshakes, Incoming};
 use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
 
 /// Pipes to bypass targets at once, and the time to reach one: see [`BypassSettings`].
@@ -84,6 +84,11 @@ impl Guests {
         }))
     }
 
+    /// How handshakes ended; none without TLS.
+    pub(super) fn handshake_stats(&self) -> Option<Arc<HandshakeStats>> {
+        self.handshakes.as_ref().map(|handshakes| Arc::clone(handshakes.stats()))
+    }
+
     /// What becomes of other protocols: piped on from the edge port if it is so configured, else closed.
     pub(super) fn foreign(&self) -> Foreign {
         let bypass = self.bypass.clone();
@@ -116,8 +121,8 @@ fn certificates(name: &'static str, listen: &Listen) -> anyhow::Result<Option<Ar
 
 /// Hands a connection to the shard with the fewest.
 fn deliver(hub: &Hub, established: Established<Bound>) {
-    let Established { socket, peer, tls, plain, subject, tag, .. } = established;
+    let Established { socket, peer, accepted, tls, plain, subject, tag } = established;
     let addr: SocketAddr = peer;
-    let parcel = Parcel::Established { socket, bound: tag, addr, tls, plain, subject };
+    let parcel = Parcel::Established { socket, bound: tag, addr, accepted, tls, plain, subject };
     hub.post(hub.lightest(), vec![Msg::Connection(Box::new(parcel))]);
 }

@@ -16,6 +16,7 @@ use crate::metrics::{Family, Metrics, Process};
 use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
+use crate::tls::handshake::{HandshakeStats, Outcome};
 use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
 
 /// See the module documentation.
@@ -37,6 +38,7 @@ impl Operators {
         plane: &Plane,
         readiness: &Readiness,
         telemetry: &Telemetry,
+        handshakes: Option<Arc<HandshakeStats>>,
     ) -> anyhow::Result<Self> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut control = None;
@@ -51,7 +53,8 @@ impl Operators {
         let listener = listen(&config.observability.addr).context("observability.addr")?;
         let admin = listener.local_addr()?;
         let router =
-            Admin::new(metrics(plane, telemetry), readiness.clone(), telemetry.level(), config).router();
+            Admin::new(metrics(plane, telemetry, handshakes), readiness.clone(), telemetry.level(), config)
+                .router();
         tasks.spawn(serve(listener, None, router, stop.clone()));
         tasks.close();
         Ok(Self { control, admin, tasks, stop })
@@ -65,7 +68,7 @@ impl Operators {
 }
 
 /// The metrics of this process and its shards.
-fn metrics(plane: &Plane, telemetry: &Telemetry) -> Metrics {
+fn metrics(plane: &Plane, telemetry: &Telemetry, handshakes: Option<Arc<HandshakeStats>>) -> Metrics {
     let metrics = Metrics::new();
     metrics.register(Process::start());
     metrics.register(Arc::new(plane.clone()));
@@ -76,7 +79,16 @@ fn metrics(plane: &Plane, telemetry: &Telemetry) -> Metrics {
                 .row(&[], lost()),
         ]
     });
+    if let Some(stats) = handshakes {
+        metrics.register(move || vec![tls_handshakes(&stats)]);
+    }
     metrics
+}
+
+fn tls_handshakes(stats: &HandshakeStats) -> Family {
+    let family = Family::counter("frontier_tls_handshakes", "TLS handshakes by how they ended");
+    let outcomes = Outcome::ALL.into_iter();
+    outcomes.fold(family, |family, outcome| family.row(&[("outcome", outcome.name())], stats.get(outcome)))
 }
 
 fn listen(addr: &crate::config::ListenAddr) -> anyhow::Result<TcpListener> {

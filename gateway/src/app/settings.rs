@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, HashBy};
-use crate::core::Settings;
+use crate::config::{Config, HashBy, Listen, Protocol};
 use crate::core::exchange::Policy;
+use crate::core::{Protocols, Settings};
 
 /// The services that admit an edge have this part of `limits.handshake`: 8 s of 10.
 const ADMISSION_OF_TEN: u64 = 8;
@@ -37,10 +37,16 @@ pub(super) fn settings(config: &Config) -> Settings {
             HashBy::Random => Policy::Random,
             HashBy::LeastInFlight => Policy::LeastInFlight,
         },
+        protocols: [&config.edgebound.listen, &config.servicebound.listen].map(protocols),
         allocate_ids: config.edgebound.edgeid_alloc_when_no_idservice_on,
         wait_for_id_service: micros(config.edgebound.wait_for_id_service),
         ..Settings::default()
     }
+}
+
+fn protocols(listen: &Listen) -> Protocols {
+    let takes = |protocol| listen.protocols.as_ref().is_none_or(|listed| listed.contains(&protocol));
+    Protocols { native: takes(Protocol::Native) }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -10,6 +10,7 @@ use super::{
     value::{ListenAddr, split_host_port},
     yaml::Node,
 };
+use crate::tls::server::Files;
 
 /// A protocol that a port can be limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -270,30 +271,20 @@ impl Tls {
                 "mtls needs at least one authority to verify the other side with",
             );
         }
-        for path in &self.ca_certs {
-            if let Err(error) = std::fs::File::open(path) {
-                problems.error(format!("{key}.ca_certs"), format!("{}: {error}", path.display()));
-            }
+        if let Err(error) = Files::read(self).authorities(self) {
+            problems.error(format!("{key}.ca_certs"), error.to_string());
         }
     }
 
-    /// A pair that cannot be read is left out with a warning, as in the Go system; none at all is an error.
+    /// A pair that cannot be used is left out with a warning, as in the Go system; none at all is an error.
     fn validate_certs(&self, key: &str, problems: &mut Problems) {
-        let mut readable = 0;
-        for (index, pair) in self.certs.iter().enumerate() {
-            let unreadable = [&pair.cert, &pair.key].into_iter().find_map(|path| {
-                std::fs::File::open(path).err().map(|error| format!("{}: {error}", path.display()))
-            });
-            match unreadable {
-                None => readable += 1,
-                Some(message) => {
-                    problems.warn(format!("{key}.certs[{index}]"), format!("left out: {message}"))
-                }
-            }
+        let unusable = Files::read(self).unusable(self);
+        for (index, error) in &unusable {
+            problems.warn(format!("{key}.certs[{index}]"), format!("left out: {error}"));
         }
-        if readable == 0 {
+        if unusable.len() == self.certs.len() {
             problems
-                .error(format!("{key}.certs"), "TLS needs at least one certificate and key that can be read");
+                .error(format!("{key}.certs"), "TLS needs at least one certificate and key that can be used");
         }
     }
 }

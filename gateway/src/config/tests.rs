@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
+use crate::tls::testing::{Ca, Dir};
 
 const FILE_KEYS: &str = "\
 edgebound:
@@ -389,23 +390,33 @@ fn keys_without_effect_warn_unless_they_are_zero() {
 
 #[test]
 fn tls_needs_a_certificate_that_can_be_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let pem = dir.path().join("a.pem");
-    fs::write(&pem, "x").unwrap();
-    let pem = pem.display();
-    let pair = format!("{{cert: {pem}, key: {pem}}}");
+    let (ca, dir) = (Ca::new("ca"), Dir::new());
+    let good = dir.pair("a", &ca.issue("a", &["a.example"]));
+    let other = dir.pair("b", &ca.issue("b", &["b.example"]));
+    let [pem, key, other, authority] =
+        [good.cert, good.key, other.key, dir.write("ca.crt", &ca.pem)].map(|path| path.display().to_string());
+    let pair = format!("{{cert: {pem}, key: {key}}}");
     let on = |rest: &str| format!("edgebound: {{listen: {{tls: {{enable: true, {rest}}}}}}}\n");
 
     assert_eq!(only_error(&on("certs: []")).1, "edgebound.listen.tls.certs");
     assert!(load_text(&on(&format!("certs: [{pair}]"))).is_ok());
-    let partly = warnings(&on(&format!("certs: [{{cert: /nowhere, key: {pem}}}, {pair}]")));
-    assert_eq!(partly[0].0, "edgebound.listen.tls.certs[0]");
-    assert!(partly[0].1.starts_with("left out: /nowhere: "), "{partly:?}");
+    for (bad, why) in [
+        (format!("{{cert: /nowhere, key: {key}}}"), "left out: /nowhere: "),
+        (format!("{{cert: {key}, key: {key}}}"), "no certificate found"),
+        (format!("{{cert: {pem}, key: {other}}}"), "keys may not be consistent"),
+    ] {
+        let partly = warnings(&on(&format!("certs: [{bad}, {pair}]")));
+        assert_eq!(partly[0].0, "edgebound.listen.tls.certs[0]");
+        assert!(partly[0].1.starts_with("left out: ") && partly[0].1.contains(why), "{partly:?}");
+        assert!(load_text(&on(&format!("certs: [{bad}]"))).is_err(), "nothing is left");
+    }
 
     assert_eq!(only_error(&on(&format!("mtls: true, certs: [{pair}]"))).1, "edgebound.listen.tls.ca_certs");
     let missing = on(&format!("mtls: true, certs: [{pair}], ca_certs: [/nowhere]"));
     assert!(only_error(&missing).2.starts_with("/nowhere: "));
-    assert!(load_text(&on(&format!("mtls: true, certs: [{pair}], ca_certs: [{pem}]"))).is_ok());
+    let garbled = on(&format!("mtls: true, certs: [{pair}], ca_certs: [{key}]"));
+    assert!(only_error(&garbled).2.contains("no certificate found"));
+    assert!(load_text(&on(&format!("mtls: true, certs: [{pair}], ca_certs: [{authority}]"))).is_ok());
 }
 
 #[test]

@@ -34,6 +34,7 @@ use frontier_wire::native::reader::{Frame, Piece};
 use frontier_wire::sniff::{Sniff, sniff};
 use frontier_wire::yamux::{Config, StreamId};
 
+use crate::core::complaints::Complaints;
 use crate::core::exchange::mix;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Body, Msg};
@@ -48,9 +49,6 @@ use crate::core::{Bound, Now};
 
 /// Bytes handed to the transport at a time: beyond it a frame that arrives later could no longer overtake.
 pub const WRITE_BUDGET: usize = 128 << 10;
-
-/// Lines about misbehaving peers per second and shard.
-const COMPLAINTS: u32 = 10;
 
 /// Fault point: a call of this method panics while its session is handled.
 #[cfg(any(test, feature = "testing"))]
@@ -126,8 +124,7 @@ pub struct Shard {
     /// Sessions that may still begin, and when the bucket was filled last.
     tokens: (u32, u64),
     config: Config,
-    /// Lines about misbehaving peers in the current second, and which second that is.
-    complaints: (u32, u64),
+    complaints: Complaints,
     /// Of edges and of services.
     drains: [Option<lifecycle::DrainCursor>; 2],
     /// When the largest holders were looked for last, in microseconds.
@@ -162,7 +159,7 @@ impl Shard {
             random: mix(seed),
             tokens: (0, 0),
             config,
-            complaints: (0, 0),
+            complaints: Complaints::default(),
             drains: [None; 2],
             culled: 0,
             arena: bytes::BytesMut::new(),
@@ -216,6 +213,10 @@ impl Shard {
         let settings = &self.shared.settings;
         if self.shared.sessions.load(Ordering::Relaxed) >= settings.sessions || self.shared.over_budget() {
             self.refused(Refusal::Full);
+            if self.may_complain() {
+                let reason = "no room for another session";
+                tracing::warn!(target: "frontier::session", reason, client.addr = %addr, "refused");
+            }
             return None;
         }
         self.shared.sessions.fetch_add(1, Ordering::Relaxed);
@@ -234,6 +235,15 @@ impl Shard {
         let me = self.sessions.insert(session);
         self.wake_at(me, deadline);
         Some(me)
+    }
+
+    /// So much of the time to Welcome was used before the connection came here.
+    pub fn hasten(&mut self, me: SessionRef, used: u64) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let Some(greeting) = session.greeting.as_mut() else { return };
+        greeting.deadline = greeting.deadline.saturating_sub(used).max(self.now.micros);
+        let deadline = greeting.deadline;
+        self.wake_at(me, deadline);
     }
 
     /// Takes over a session from another shard.
@@ -276,10 +286,10 @@ impl Shard {
                     }
                     return;
                 }
-                Sniff::Native => session.phase = Phase::Greeting,
-                Sniff::Geminio | Sniff::Tls | Sniff::Http | Sniff::Mqtt | Sniff::Unknown => {
-                    return self.foreign(me, bytes);
+                first if self.shared.settings.protocols(session.bound).takes(first) => {
+                    session.phase = Phase::Greeting;
                 }
+                _ => return self.foreign(me, bytes),
             }
         }
         self.drive(me, Input::new(bytes));
@@ -356,6 +366,7 @@ impl Shard {
                 Ok(())
             }
             Event::Ended => {
+                self.note_early_end(me);
                 self.end(me, "peer closed");
                 Ok(())
             }
@@ -559,11 +570,25 @@ impl Shard {
         if session.phase == Phase::Closing {
             self.remove(me);
         } else {
-            if matches!(session.phase, Phase::New | Phase::Greeting) {
-                self.refused(Refusal::Malformed);
-            }
+            self.note_early_end(me);
             self.end(me, why);
             self.remove(me);
+        }
+    }
+
+    /// The peer went away: if it has never said who it is, nothing else will tell of it.
+    fn note_early_end(&mut self, me: SessionRef) {
+        let Some(session) = self.sessions.get(me) else { return };
+        if !matches!(session.phase, Phase::New | Phase::Greeting) {
+            return;
+        }
+        let (role, addr) = (session.bound.name(), session.addr());
+        self.refused(Refusal::Gone);
+        if let Some(addr) = addr
+            && self.may_complain()
+        {
+            // Not a warning: load balancers that look whether the port is open do the same.
+            tracing::info!(target: "frontier::session", role, client.addr = %addr, "closed before Hello");
         }
     }
 
@@ -619,7 +644,7 @@ impl Shard {
         }
         self.refused(why);
         if greeting {
-            self.reject(me, code, &text, 0);
+            self.turn_away(me, code, &text, 0);
         } else {
             self.send_go_away(me, 0, code, &text);
             self.end(me, "protocol error");
@@ -628,16 +653,7 @@ impl Shard {
 
     /// Whether a line about a misbehaving peer may be written: what peers do must not fill the disk. Refusals are counted anyway.
     fn may_complain(&mut self) -> bool {
-        let second = self.now.micros / 1_000_000;
-        if self.complaints.1 != second {
-            let left_out = self.complaints.0.saturating_sub(COMPLAINTS);
-            if left_out > 0 {
-                tracing::warn!(target: "frontier::session", left_out, "more of the same was not logged");
-            }
-            self.complaints = (0, second);
-        }
-        self.complaints.0 = self.complaints.0.saturating_add(1);
-        self.complaints.0 <= COMPLAINTS
+        self.complaints.admit(self.now.micros)
     }
 
     /// Answers Hello with Reject and closes.
@@ -647,7 +663,15 @@ impl Shard {
         {
             tracing::warn!(target: "frontier::session", code = code.name(), reason = text, client.addr = %addr, "refused");
         }
-        if let Some(session) = self.sessions.get_mut(me) {
+        self.turn_away(me, code, text, retry_after_ms);
+    }
+
+    /// The same without a line in the log.
+    fn turn_away(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
+        // Without a session stream there is nothing to say it on, and waiting for one would keep the connection.
+        if let Some(session) = self.sessions.get_mut(me)
+            && session.conn.engine().can_send(StreamId::FIRST)
+        {
             let error = ErrorRef { code, text, retry_after_ms };
             let mut head = Vec::with_capacity(error.encoded_len());
             error.encode(&mut head);

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use frontier_wire::sniff::Sniff;
+
+use crate::core::Bound;
 use crate::core::exchange::Policy;
 use crate::core::identity::Gatekeeper;
 use crate::core::registry::Registry;
@@ -51,10 +54,19 @@ pub struct Settings {
     pub stream_window_max: u32,
     /// How an instance is chosen.
     pub policy: Policy,
+    /// What edges and what services may speak, in the order of [`Bound`].
+    pub protocols: [Protocols; 2],
     /// Allocate an ID when no service offers `get_edge_id`.
     pub allocate_ids: bool,
     /// Wait so long for a service that offers `get_edge_id` before allocating or refusing.
     pub wait_for_id_service: u64,
+}
+
+/// The protocols that a listener takes, of those that the core speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// The native one.
+    pub native: bool,
 }
 
 /// See the module documentation.
@@ -76,9 +88,37 @@ pub struct Shared {
     epoch: AtomicU64,
 }
 
+// === impl Protocols ===
+
+impl Protocols {
+    /// Whether a connection that begins so is spoken to.
+    #[must_use]
+    pub const fn takes(self, first: Sniff) -> bool {
+        match first {
+            Sniff::Native => self.native,
+            Sniff::NeedMore | Sniff::Geminio | Sniff::Tls | Sniff::Http | Sniff::Mqtt | Sniff::Unknown => {
+                false
+            }
+        }
+    }
+}
+
+impl Default for Protocols {
+    /// All of them.
+    fn default() -> Self {
+        Self { native: true }
+    }
+}
+
 // === impl Settings ===
 
 impl Settings {
+    /// What may be spoken at a listener.
+    #[must_use]
+    pub const fn protocols(&self, bound: Bound) -> Protocols {
+        self.protocols[bound as usize]
+    }
+
     /// Bytes that may wait for one peer in all. Answers, errors, cancels and credits never wait for room in `outbox`; a peer that
     /// makes them pile up a quarter beyond it does not read.
     #[must_use]
@@ -111,6 +151,7 @@ impl Default for Settings {
             stream_window: 64 << 10,
             stream_window_max: 4 << 20,
             policy: Policy::EdgeId,
+            protocols: [Protocols::default(); 2],
             allocate_ids: true,
             wait_for_id_service: 0,
         }

@@ -49,6 +49,8 @@ pub enum Refusal {
     Malformed,
     /// It flooded or did not drain.
     Abuse,
+    /// It went away before it had said who it is: port scans and probes do.
+    Gone,
 }
 
 /// Everything a shard counts.
@@ -57,7 +59,7 @@ pub struct Stats {
     /// Connections taken from listeners.
     pub accepts: Count,
     /// By [`Refusal`].
-    pub refusals: [Count; 7],
+    pub refusals: [Count; Refusal::ALL.len()],
     /// Sessions now: edges, services.
     pub sessions: [Count; 2],
     /// Edge sessions replaced by a newer one.
@@ -153,8 +155,16 @@ impl Outcomes {
 
 impl Refusal {
     /// Every reason, in the order of [`Stats::refusals`].
-    pub const ALL: [Self; 7] =
-        [Self::Full, Self::Rate, Self::Protocol, Self::Timeout, Self::Denied, Self::Malformed, Self::Abuse];
+    pub const ALL: [Self; 8] = [
+        Self::Full,
+        Self::Rate,
+        Self::Protocol,
+        Self::Timeout,
+        Self::Denied,
+        Self::Malformed,
+        Self::Abuse,
+        Self::Gone,
+    ];
 
     /// The word used in logs and metric labels.
     #[must_use]
@@ -167,6 +177,7 @@ impl Refusal {
             Self::Denied => "denied",
             Self::Malformed => "malformed",
             Self::Abuse => "abuse",
+            Self::Gone => "gone",
         }
     }
 }

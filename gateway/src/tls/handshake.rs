@@ -28,12 +28,12 @@ use tokio::{
     time::{timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use self::places::{Place, Places};
 pub use self::stats::{HandshakeStats, Outcome};
 use crate::{
-    core::identity::Subject,
+    core::{complaints::Complaints, identity::Subject},
     identity::subject_of,
     tls::{
         io::{ReadState, TlsError, TlsIo, TlsScratch},
@@ -123,8 +123,16 @@ pub struct Handshakes<T> {
     stop: CancellationToken,
     places: Arc<Places>,
     stats: Arc<HandshakeStats>,
+    complaints: Arc<Log>,
     timeout: Duration,
     sink: Sink<T>,
+}
+
+/// Says which handshakes came to nothing, within the limit on such lines.
+#[derive(Debug)]
+struct Log {
+    start: Instant,
+    complaints: Mutex<Complaints>,
 }
 
 /// Counts how a handshake ended, also when its task is dropped or panics.
@@ -183,6 +191,7 @@ impl<T: Send + 'static> Handshakes<T> {
             stop: CancellationToken::new(),
             places: Arc::new(Places::new(settings.at_once, grace)),
             stats: Arc::default(),
+            complaints: Arc::new(Log { start: Instant::now(), complaints: Mutex::default() }),
             timeout: settings.timeout,
             sink,
         })
@@ -204,10 +213,12 @@ impl<T: Send + 'static> Handshakes<T> {
         let cancel = self.stop.child_token();
         let Some(place) = Places::enter(&self.places, Instant::now(), cancel.clone()) else {
             self.stats.count(Outcome::Full);
+            self.complaints.failed(incoming.peer, Outcome::Full, "no place for another handshake");
             return false;
         };
         let ending = Ending { stats: Arc::clone(&self.stats), outcome: None };
-        let (stop, sink) = (self.stop.clone(), Arc::clone(&self.sink));
+        let (stop, sink, log) = (self.stop.clone(), Arc::clone(&self.sink), Arc::clone(&self.complaints));
+        let peer = incoming.peer;
         let deadline = incoming.accepted + self.timeout;
         self.tasks.spawn_on(
             async move {
@@ -218,6 +229,9 @@ impl<T: Send + 'static> Handshakes<T> {
                     () = cancel.cancelled() => Err(if stop.is_cancelled() { HandshakeError::Stopped } else { HandshakeError::Evicted }),
                     result = timeout_at(deadline.into(), work) => result.unwrap_or(Err(HandshakeError::TimedOut)),
                 };
+                if let Err(error) = &result {
+                    log.failed(peer, error.outcome(), error);
+                }
                 finish(result, place, ending, &sink);
             },
             &self.handle,
@@ -276,9 +290,7 @@ fn finish<T>(
             ending.outcome = Some(Outcome::Established);
         }
         Err(error) => {
-            let outcome = error.outcome();
-            debug!(%error, outcome = outcome.name(), "tls handshake failed");
-            ending.outcome = Some(outcome);
+            ending.outcome = Some(error.outcome());
         }
     }
 }
@@ -337,6 +349,28 @@ fn with_scratch<R>(work: impl FnOnce(&mut TlsScratch) -> R) -> R {
         static SCRATCH: std::cell::RefCell<TlsScratch> = std::cell::RefCell::default();
     }
     SCRATCH.with_borrow_mut(work)
+}
+
+// === impl Log ===
+
+impl Log {
+    fn failed(&self, peer: SocketAddr, end: Outcome, error: impl fmt::Display) {
+        let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let outcome = end.name();
+        match end {
+            Outcome::Stopped => {
+                debug!(target: "frontier::session", outcome, client.addr = %peer, "tls handshake ended with the gateway")
+            }
+            _ if !self.complaints.lock().admit(micros) => {}
+            // Not a warning: load balancers that look whether the port is open do the same.
+            Outcome::Gone => {
+                info!(target: "frontier::session", outcome, client.addr = %peer, "closed before Hello")
+            }
+            _ => {
+                warn!(target: "frontier::session", outcome, client.addr = %peer, %error, "tls handshake failed")
+            }
+        }
+    }
 }
 
 // === impl Ending ===

@@ -2,9 +2,11 @@
 //!
 //! A connection keeps the configuration it began with; new ones get the newest that was good. Files are compared by content, a few
 //! seconds apart. While a change is not usable (a key that does not belong to its certificate yet, a file cut short) the old
-//! certificates stay in force; each such state is logged and counted once.
+//! certificates stay in force; each such state is logged and counted once. A pair that was left out at the start may stay unusable; one
+//! that is in force may not become so.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,10 +36,17 @@ pub struct CertStore {
     tls: Tls,
     alpn: Vec<&'static [u8]>,
     current: ArcSwap<ServerConfig>,
-    /// Of the files as last looked at, good or not.
-    seen: Mutex<Fingerprint>,
+    seen: Mutex<Seen>,
     reloads: AtomicU64,
     failures: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// Of the files as last looked at, good or not.
+    files: Fingerprint,
+    /// The pairs that are not part of what is in force, by their index.
+    left_out: BTreeSet<usize>,
 }
 
 /// What a look at the files found.
@@ -66,7 +75,7 @@ impl CertStore {
             tls: tls.clone(),
             alpn: alpn.to_vec(),
             current: ArcSwap::from_pointee(config),
-            seen: Mutex::new(files.fingerprint()),
+            seen: Mutex::new(Seen { files: files.fingerprint(), left_out: left_out(&files.unusable(tls)) }),
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         })
@@ -96,12 +105,20 @@ impl CertStore {
         let fingerprint = files.fingerprint();
         // Held to the end, so that of two checks at once the one with the older files cannot come last.
         let mut seen = self.seen.lock();
-        if *seen == fingerprint {
+        if seen.files == fingerprint {
             return Check::Unchanged;
         }
-        *seen = fingerprint;
-        match server_config(&self.tls, &files, &self.alpn) {
+        seen.files = fingerprint;
+        let mut unusable = files.unusable(&self.tls);
+        let now_left_out = left_out(&unusable);
+        let lost = unusable.iter().position(|(index, _)| !seen.left_out.contains(index));
+        let config = match lost {
+            Some(lost) => Err(unusable.swap_remove(lost).1),
+            None => server_config(&self.tls, &files, &self.alpn),
+        };
+        match config {
             Ok(config) => {
+                seen.left_out = now_left_out;
                 self.current.store(Arc::new(config));
                 self.reloads.fetch_add(1, Ordering::Relaxed);
                 info!(listener = self.name, "certificates reloaded");
@@ -114,6 +131,10 @@ impl CertStore {
             }
         }
     }
+}
+
+fn left_out(unusable: &[(usize, CertError)]) -> BTreeSet<usize> {
+    unusable.iter().map(|(index, _)| *index).collect()
 }
 
 /// Looks at the files of all stores every `every` until `stop` is cancelled.

@@ -22,7 +22,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::{config::Tls, identity::certificate, tls::provider};
+use crate::{
+    config::{CertKey, Tls},
+    identity::certificate,
+    tls::provider,
+};
 
 /// Largest file read. The largest bundles of public authorities have a quarter of it.
 const MAX_FILE: u64 = 1 << 20;
@@ -159,19 +163,36 @@ impl Files {
         PrivateKeyDer::from_pem_slice(self.get(path)?).map_err(error)
     }
 
-    /// The pairs in the order of the configuration.
+    fn pair(&self, pair: &CertKey) -> Result<Arc<CertifiedKey>, CertError> {
+        let chain = self.chain(&pair.cert)?;
+        let key = self.private_key(&pair.key)?;
+        let unusable = |source| CertError::Pair { cert: pair.cert.clone(), key: pair.key.clone(), source };
+        CertifiedKey::from_der(chain, key, &provider()).map(Arc::new).map_err(unusable)
+    }
+
+    /// The pairs that can be used, in the order of the configuration. The others are left out.
     ///
     /// # Errors
-    /// The first that cannot be used.
+    /// When there are pairs and none can be used: why the first one cannot.
     pub fn pairs(&self, tls: &Tls) -> Result<Vec<Arc<CertifiedKey>>, CertError> {
-        let pair = |pair: &crate::config::CertKey| {
-            let chain = self.chain(&pair.cert)?;
-            let key = self.private_key(&pair.key)?;
-            let unusable =
-                |source| CertError::Pair { cert: pair.cert.clone(), key: pair.key.clone(), source };
-            CertifiedKey::from_der(chain, key, &provider()).map(Arc::new).map_err(unusable)
-        };
-        tls.certs.iter().map(pair).collect()
+        let (mut usable, mut first) = (Vec::new(), None);
+        for pair in &tls.certs {
+            match self.pair(pair) {
+                Ok(key) => usable.push(key),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        match first {
+            Some(error) if usable.is_empty() => Err(error),
+            _ => Ok(usable),
+        }
+    }
+
+    /// The pairs that are left out, by their index, and why.
+    #[must_use]
+    pub fn unusable(&self, tls: &Tls) -> Vec<(usize, CertError)> {
+        let pairs = tls.certs.iter().enumerate();
+        pairs.filter_map(|(index, pair)| Some((index, self.pair(pair).err()?))).collect()
     }
 
     /// The authorities of `ca_certs`.

@@ -1,7 +1,7 @@
 //! The life of a session: its handshake, its silence, its floods and its end.
 
 use frontier_gateway::core::message::{Msg, ScanReply};
-use frontier_gateway::core::{Bound, Settings};
+use frontier_gateway::core::{Bound, Protocols, Settings};
 use frontier_gateway::sim::dialer::Heard;
 use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
 use frontier_gateway::sim::net::{Ending, Quality};
@@ -510,4 +510,18 @@ fn other_protocols_are_handed_over_with_all_their_bytes() {
         assert_eq!(lab.stage.foreign(link), Some(whole));
         lab.close();
     }
+}
+
+#[test]
+fn a_protocol_that_a_listener_is_not_to_take_is_turned_away_there_alone() {
+    let mut protocols = [Protocols::default(); 2];
+    protocols[Bound::Edge as usize].native = false;
+    let mut lab = Lab::new(Settings { protocols, ..settings() });
+    let edge = lab.dial_raw(Bound::Edge, 0);
+    lab.raw(edge, b"\x00\x01\x00\x01");
+    lab.run();
+    let link = lab.dialer(edge).link;
+    assert_eq!(lab.stage.foreign(link), Some(&b"\x00\x01\x00\x01"[..]));
+    lab.service(0, "s", &[], &[]);
+    lab.close();
 }

@@ -198,7 +198,8 @@ impl Shard {
         let Some(session) = self.sessions.get(me) else { return false };
         let Some(greeting) = session.greeting.as_ref() else { return false };
         let settings = &self.shared.settings;
-        let deadline = greeting.deadline - settings.handshake.saturating_sub(settings.admission);
+        let deadline =
+            greeting.deadline.saturating_sub(settings.handshake.saturating_sub(settings.admission));
         let body = match (&session.card, &greeting.hello) {
             (Some(card), _) => encode_card(card),
             (None, Some(hello)) => {

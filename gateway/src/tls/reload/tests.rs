@@ -112,6 +112,22 @@ fn a_key_that_comes_after_its_certificate_is_waited_for() {
 }
 
 #[test]
+fn a_pair_left_out_at_the_start_may_come_later_but_not_go_again() {
+    let (ca, dir) = (Ca::new("ca"), Dir::new());
+    let (good, late) = (ca.issue("good", &["a.example"]), ca.issue("late", &["b.example"]));
+    let certs = vec![dir.pair("good", &good), dir.pair("late", &late)];
+    dir.write("late.crt", "");
+    let store = CertStore::load("test", &block(certs), &[]).unwrap();
+    dir.write("late.crt", "still nothing");
+    assert!(matches!(store.check(), Check::Reloaded), "what is left out holds nobody up");
+    dir.write("late.crt", &late.cert_pem);
+    assert!(matches!(store.check(), Check::Reloaded));
+    dir.write("late.crt", "");
+    let Check::Broken(error) = store.check() else { panic!("a pair in force was dropped") };
+    assert!(error.to_string().contains("late.crt"), "{error}");
+}
+
+#[test]
 fn files_put_back_as_they_were_are_not_in_the_way() {
     let listener = Listener::new();
     let cert = fs::read_to_string(listener.dir.path().join("a.crt")).unwrap();

@@ -155,7 +155,13 @@ fn errors_name_the_file() {
     let absent = dir.path().join("absent");
     let with = |cert: &PathBuf, key: &PathBuf| {
         let bad = CertKey { cert: cert.clone(), key: key.clone() };
-        config(&block(vec![good.clone(), bad])).unwrap_err().to_string()
+        let both = block(vec![good.clone(), bad.clone()]);
+        let left_out = Files::read(&both).unusable(&both);
+        assert_eq!(left_out.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1]);
+        assert!(config(&both).is_ok(), "the good one is enough");
+        let error = config(&block(vec![bad])).unwrap_err().to_string();
+        assert_eq!(error, left_out[0].1.to_string());
+        error
     };
     for (error, file, what) in [
         (with(&absent, &good.key), &absent, "No such file"),
