@@ -8,7 +8,7 @@
     reason = "a test fails by panicking and may print what it measured"
 )]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use frontier_api::controlplane::{
@@ -28,6 +28,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, transport::Channel};
@@ -347,4 +348,24 @@ async fn tls_is_honoured() {
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"), "no plain text on a TLS port");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_never_ask_are_closed() {
+    let port = Port::plain().await;
+    for begun in [
+        "",
+        "G",
+        "GET /v1/edges HTTP/1.1\r\nhost: x\r\n",
+        "PRI * HTTP/2.0\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut socket = TcpStream::connect(port.addr).await.unwrap();
+        socket.write_all(begun.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Time is paused, so an hour passes as soon as nothing else happens.
+        let closed = timeout(Duration::from_secs(3_600), socket.read_to_end(&mut answer)).await;
+        assert!(closed.is_ok(), "{begun:?} stays");
+    }
+    assert!(port.http("GET /v1/edges/7").await.starts_with("HTTP/1.1 200 OK\r\n"));
 }

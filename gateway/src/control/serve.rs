@@ -1,9 +1,17 @@
 //! Serves HTTP/1.1 and HTTP/2 on one listener, plain or by TLS: the control plane and the admin port.
 //!
-//! One task per connection, at most so many, each with a time to send its first byte, to finish its handshake and to
-//! send the head of a request. What happens within a request is bounded by `control::guard`.
+//! One task per connection, at most so many, each with a time to finish its handshake, to send its first request and to
+//! send the head of each. What happens within a request is bounded by `control::guard`.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use http::Request;
@@ -29,7 +37,7 @@ use crate::config::canonical;
 /// Connections at once. People, scrapers and a few programs come here; each holds some tens of KiB.
 const CONNECTIONS: usize = 512;
 
-/// For a TLS handshake, and for the head of a request; also how long a kept connection may stay idle.
+/// For a TLS handshake, for the first request, and for the head of each; also how long a kept connection may stay idle.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Requests at once on one HTTP/2 connection.
@@ -111,7 +119,9 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let asked = AtomicBool::new(false);
         let service = service_fn(|mut request: Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(self.peer);
             self.app.clone().oneshot(request.map(Body::new))
         });
@@ -122,6 +132,14 @@ impl Connection {
         http2.keep_alive_interval(2 * PATIENCE).keep_alive_timeout(PATIENCE);
         let connection = server.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        // What says nothing, or never gets to its first request, must not keep a place from a probe. A program that connects long before
+        // it asks is told in good order and connects again.
+        let silent = async {
+            sleep(PATIENCE).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             // Requests that are there already are better answered than refused.
             biased;
@@ -129,6 +147,10 @@ impl Connection {
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
+            }
+            () = silent => {
+                connection.as_mut().graceful_shutdown();
+                timeout(PATIENCE, connection).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
             }
         }
     }
