@@ -53,7 +53,14 @@ impl Board {
         *slot = state;
         let seen = overall(&links);
         // Under the lock: two links must not publish in the wrong order.
-        self.seen.send_replace(seen);
+        self.seen.send_if_modified(|before| {
+            // Links of a pool come up one by one; the user sees one client, which was ready before.
+            let differs = !before.is_same(&seen);
+            if differs {
+                *before = seen;
+            }
+            differs
+        });
     }
 
     /// ID and epoch of a link's session, while it has one.
@@ -116,6 +123,21 @@ mod tests {
     use super::*;
 
     const READY: State = State::Ready { id: 1, epoch: 1 };
+
+    #[tokio::test]
+    async fn more_links_of_a_ready_client_are_no_change() {
+        let board = Board::new();
+        board.add();
+        board.add();
+        board.set(0, READY);
+        let mut watch = board.watch();
+        board.set(1, READY);
+        board.set(1, lost());
+        board.set(1, READY);
+        board.set(0, State::Draining { id: 1, epoch: 1 });
+        board.set(1, State::Draining { id: 1, epoch: 1 });
+        assert!(matches!(watch.changed().await, Some(State::Draining { .. })));
+    }
 
     fn lost() -> State {
         State::Reconnecting { attempt: 1, error: Arc::new(ConnectError::Closed) }

@@ -77,10 +77,10 @@ pub enum ConnectError {
     },
     /// The gateway refused.
     #[error("refused: {0}")]
-    Rejected(#[source] Error),
+    Rejected(Error),
     /// The gateway sent this client away.
     #[error("sent away: {0}")]
-    SentAway(#[source] Error),
+    SentAway(Error),
     /// The other side does not follow the protocol.
     #[error("the gateway broke the protocol: {0}")]
     Protocol(String),

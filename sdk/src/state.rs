@@ -1,6 +1,6 @@
 //! The state of a client's connection, as its user sees it.
 
-use std::sync::Arc;
+use std::{error::Error as _, fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -69,11 +69,59 @@ impl State {
         matches!(self, Self::Closed { .. })
     }
 
+    /// Whether there is nothing to tell that the other state did not say. Errors are not compared: each is news.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Connecting, Self::Connecting) => true,
+            (Self::Ready { .. }, Self::Ready { .. }) | (Self::Draining { .. }, Self::Draining { .. }) => {
+                self.session() == other.session()
+            }
+            _ => false,
+        }
+    }
+
     /// ID and epoch of the session, while there is one.
     pub(crate) const fn session(&self) -> Option<(u64, u64)> {
         match self {
             Self::Ready { id, epoch } | Self::Draining { id, epoch } => Some((*id, *epoch)),
             Self::Connecting | Self::Reconnecting { .. } | Self::Closed { .. } => None,
+        }
+    }
+}
+
+/// What one would tell a person.
+///
+/// ```
+/// assert_eq!(frontier::State::Connecting.to_string(), "connecting");
+/// ```
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Ready { id, .. } => write!(f, "connected with ID {id}"),
+            Self::Reconnecting { attempt: 0, error } => {
+                write!(f, "connection lost ({}), connecting again", Chain(error))
+            }
+            Self::Reconnecting { attempt, error } => {
+                write!(f, "no connection after {attempt} attempts ({}), connecting again", Chain(error))
+            }
+            Self::Draining { id, .. } => {
+                write!(f, "connected with ID {id} to a gateway that is about to stop")
+            }
+            Self::Closed { reason } => write!(f, "closed: {}", Chain(reason)),
+        }
+    }
+}
+
+/// An error with its cause.
+struct Chain<'a>(&'a ConnectError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)?;
+        match self.0.source() {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
         }
     }
 }
@@ -129,5 +177,27 @@ impl StateWatch {
     pub async fn until(&mut self, wanted: impl Fn(&State) -> bool) -> Option<State> {
         let state = self.0.wait_for(|state| wanted(state) || state.is_closed()).await.ok()?.clone();
         wanted(&state).then_some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn a_state_says_what_happened_and_why() {
+        let source = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let error = Arc::new(ConnectError::Dial { address: "tcp://a:1".into(), source });
+        let lost = State::Reconnecting { attempt: 2, error };
+        assert_eq!(
+            lost.to_string(),
+            "no connection after 2 attempts (no connection to tcp://a:1: connection refused), connecting again"
+        );
+        let reason = Arc::new(ConnectError::Rejected(Error::application("who are you?")));
+        assert_eq!(State::Closed { reason }.to_string(), "closed: refused: application: who are you?");
+        assert_eq!(State::Ready { id: 7, epoch: 1 }.to_string(), "connected with ID 7");
     }
 }

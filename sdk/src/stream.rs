@@ -262,6 +262,28 @@ impl Stream {
         Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 
+    /// Waits until the stream has failed, and says why: the other end has reset it, the connection is gone, or this handle was dropped. A
+    /// stream that ends in good order does not fail. The future is independent of the stream, so that it can be waited for beside work that
+    /// neither reads nor writes.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    ///
+    /// ```no_run
+    /// # async fn next_chunk() -> Vec<u8> { Vec::new() }
+    /// # async fn run(mut stream: frontier::Stream) -> std::io::Result<()> {
+    /// let failed = stream.failed();
+    /// tokio::select! {
+    ///     chunk = next_chunk() => stream.write_bytes(chunk).await,
+    ///     error = failed => Err(error.into()), // nobody is left to prepare it for
+    /// }
+    /// # }
+    /// ```
+    pub fn failed(&self) -> impl Future<Output = Error> + Send + use<> {
+        let shared = self.shared().clone();
+        async move { shared.failed().await }
+    }
+
     /// Ends both directions at once: the other end's reads and writes fail. The same happens when a stream is dropped that was not shut down.
     ///
     /// ```no_run

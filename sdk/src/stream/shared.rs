@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use frontier_wire::yamux::StreamId;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::dialogue::{Delivery, Host};
 use crate::{
@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) slots: Semaphore,
     dispatcher: Arc<Dispatcher>,
     pipe: Mutex<Pipe>,
+    /// Told when the pipe gets its error.
+    over: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +97,7 @@ impl Shared {
             slots: Semaphore::new(IN_FLIGHT),
             dispatcher,
             pipe: Mutex::default(),
+            over: Notify::new(),
         }
     }
 
@@ -130,6 +133,7 @@ impl Shared {
             [pipe.reader.take(), pipe.writer.take()]
         };
         wakers.into_iter().for_each(wake);
+        self.over.notify_waiters();
         self.messages.close(true);
         self.handlers.clear();
     }
@@ -160,6 +164,18 @@ impl Shared {
     }
 
     // --- the user's side
+
+    /// Waits until the stream is over.
+    pub(crate) async fn failed(&self) -> Error {
+        loop {
+            // Listening begins before looking: what happens in between is not missed.
+            let over = self.over.notified();
+            if let Some(error) = &self.pipe.lock().error {
+                return error.clone();
+            }
+            over.await;
+        }
+    }
 
     /// The next bytes, at most `max`; empty at the end.
     pub(crate) fn poll_bytes(&self, cx: &Context<'_>, max: usize) -> Poll<io::Result<Bytes>> {
@@ -239,6 +255,7 @@ impl Shared {
             }
             (dead, pipe.ended)
         };
+        self.over.notify_waiters();
         if !dead {
             self.mailbox.push(if ended { Note::StreamAbandon(self.id) } else { Note::StreamReset(self.id) });
         }

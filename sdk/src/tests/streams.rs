@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
-use super::{code, pattern, trio};
+use super::{code, pattern, settle, trio};
 use crate::{ErrorCode, Peer, Request, Stream};
 
 async fn joined() -> (crate::testing::Gateway, crate::Service, crate::Edge, Stream, Stream) {
@@ -141,6 +144,28 @@ async fn reset_wakes_a_reader_and_a_writer() {
     theirs.read_exact(&mut byte).await.unwrap();
     theirs.reset();
     assert_eq!(task.await.unwrap(), (true, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_noticed_by_who_neither_reads_nor_writes() {
+    let (_gateway, _service, _edge, ours, mut theirs) = joined().await;
+    let mut failed = std::pin::pin!(theirs.failed());
+    theirs.shutdown().await.unwrap();
+    settle().await;
+    assert!(timeout(Duration::ZERO, failed.as_mut()).await.is_err(), "a half-close is no failure");
+    ours.reset();
+    assert_eq!(code(failed.await), "session_closed");
+    assert_eq!(code(theirs.failed().await), "session_closed", "whoever asks later hears it too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_failure_ends_with_the_stream() {
+    let (_gateway, _service, _edge, ours, _theirs) = joined().await;
+    let failed = ours.failed();
+    let task = tokio::spawn(failed);
+    settle().await;
+    drop(ours);
+    assert_eq!(code(task.await.unwrap()), "session_closed");
 }
 
 #[tokio::test(start_paused = true)]
