@@ -3,6 +3,7 @@
 //! - [`gateway`]: the built binary `frontier` as a process of one test, with its configuration, log and `/proc` entry.
 //! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
+//! - [`program`]: a program for people as a process of one test, such as an example.
 //! - [`proxy`]: a TCP proxy that can fall silent without closing anything.
 //! - [`certs`]: certificates, and TLS clients for them.
 //! - [`http`]: the few HTTP requests that tests need.
@@ -16,6 +17,7 @@ pub mod certs;
 pub mod gateway;
 pub mod http;
 pub mod peer;
+pub mod program;
 pub mod proxy;
 pub mod scene;
 pub mod wait;

@@ -35,7 +35,7 @@ pub struct Line {
 
 impl Log {
     /// Reads both outputs on threads that end with the process. With `FRONTIER_E2E_LOG` set the lines are shown, too.
-    pub(super) fn collect(
+    pub(crate) fn collect(
         stdout: Option<impl Read + Send + 'static>,
         stderr: Option<impl Read + Send + 'static>,
     ) -> Self {
@@ -95,7 +95,7 @@ impl Log {
     pub fn tail(&self) -> String {
         let lines = self.shared.lines.lock();
         let last = lines.iter().skip(lines.len().saturating_sub(TAIL));
-        last.fold("the last lines of the log:".to_owned(), |text, line| text + "\n" + &line.text)
+        last.fold("the last lines:".to_owned(), |text, line| text + "\n" + &line.text)
     }
 }
 
