@@ -36,12 +36,14 @@ unit:
 	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --all-targets --features frontier-gateway/testing
 
 doc:
-	$(CARGO) test --locked --workspace --doc
+	$(CARGO) test --locked --workspace --doc --features frontier-sdk/testing
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-examples: ## Run the demo once and check what it shows
+examples: ## Run the demo once and the tests of the other examples
 	$(CARGO) build --locked -p frontier-gateway -p frontier-demo --features frontier-gateway/testing
 	$(TARGET)/debug/frontier-demo --gateway-binary $(TARGET)/debug/frontier --once
+	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --features frontier-gateway/testing \
+	  --test chat --test telemetry --test tunnel
 
 fuzz: ## Run each fuzz target for T seconds (T=60)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
