@@ -3,6 +3,7 @@
 //! Time is paused: it advances only while everything waits, so nothing here sleeps and every timeout is exact.
 
 mod calls;
+mod guide;
 mod messages;
 mod presence;
 mod reconnect;
