@@ -335,7 +335,9 @@ impl Shared {
 
     pub(crate) fn closed_error(&self) -> Error {
         match self.board.current() {
-            State::Closed { reason } => Error::session_closed(format!("the client is closed: {reason}")),
+            State::Closed { reason } => {
+                Error::session_closed(format!("the client is closed: {}", reason.in_full()))
+            }
             _ => Error::session_closed("the client is closed"),
         }
     }

@@ -4,6 +4,9 @@ use std::{borrow::Cow, fmt, io, time::Duration};
 
 pub use frontier_wire::error::ErrorCode;
 use frontier_wire::native::head::ErrorRef;
+use tokio_rustls::rustls;
+
+use crate::address::Address;
 
 /// Longest error text in bytes that is sent to a peer; the rest is cut off. Long enough for a sentence, short enough for a head.
 const MAX_TEXT: usize = 4_096;
@@ -64,6 +67,15 @@ pub enum ConnectError {
         /// Where to.
         address: String,
         /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is a connection and no TLS on it: one side does not trust the other, or the other does not speak TLS.
+    #[error("no TLS with {address}")]
+    Handshake {
+        /// Where to.
+        address: String,
+        /// What TLS said.
         #[source]
         source: io::Error,
     },
@@ -302,6 +314,7 @@ impl ConnectError {
             Self::TooLong { .. } => "too_long",
             Self::Tls(_) => "tls",
             Self::Dial { .. } => "dial",
+            Self::Handshake { .. } => "handshake",
             Self::Timeout { .. } => "timeout",
             Self::Rejected(_) => "rejected",
             Self::SentAway(_) => "sent_away",
@@ -321,7 +334,12 @@ impl ConnectError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Dial { .. } | Self::Timeout { .. } | Self::Lost(_) | Self::Silent { .. } => true,
+            // A certificate may be renewed on the other side.
+            Self::Dial { .. }
+            | Self::Handshake { .. }
+            | Self::Timeout { .. }
+            | Self::Lost(_)
+            | Self::Silent { .. } => true,
             Self::Rejected(error) | Self::SentAway(error) => {
                 error.retry_after().is_some() || error.is_retryable()
             }
@@ -344,6 +362,25 @@ impl ConnectError {
         match self {
             Self::Rejected(error) | Self::SentAway(error) => Some(error.code()),
             _ => None,
+        }
+    }
+
+    /// The same, of a connection that was not welcomed yet: with TLS 1.3 a gateway that does not trust this client says so only behind
+    /// the handshake.
+    pub(crate) fn before_welcome(self, address: &Address) -> Self {
+        match self {
+            Self::Lost(source) if source.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) => {
+                Self::Handshake { address: address.to_string(), source }
+            }
+            other => other,
+        }
+    }
+
+    /// With its cause, for people.
+    pub(crate) fn in_full(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
         }
     }
 

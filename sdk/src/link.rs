@@ -323,7 +323,9 @@ impl Connector {
         let shared = self.shared.clone();
         let io = shared.dialer.dial(address).await?;
         let (hello, rest) = self.hello();
-        let greeted: Greeted = greet(io, &hello, &shared.options.yamux()).await?;
+        let greeted: Greeted = greet(io, &hello, &shared.options.yamux())
+            .await
+            .map_err(|error| error.before_welcome(address))?;
         let (id, epoch, shards) = (greeted.welcome.id, greeted.welcome.epoch, greeted.welcome.shards);
         let ticket = greeted.welcome.ticket.clone();
         let mut session = Box::new(Session::new(shared.clone(), greeted, Instant::now()));

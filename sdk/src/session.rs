@@ -387,7 +387,7 @@ impl Session {
 fn why(error: &ConnectError) -> Error {
     match error {
         ConnectError::Closed => Error::session_closed("the client was closed"),
-        other => Error::session_closed(format!("the session ended: {other}")),
+        other => Error::session_closed(format!("the session ended: {}", other.in_full())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state of a client's connection, as its user sees it.
 
-use std::{error::Error as _, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -100,28 +100,15 @@ impl fmt::Display for State {
             Self::Connecting => f.write_str("connecting"),
             Self::Ready { id, .. } => write!(f, "connected with ID {id}"),
             Self::Reconnecting { attempt: 0, error } => {
-                write!(f, "connection lost ({}), connecting again", Chain(error))
+                write!(f, "connection lost ({}), connecting again", error.in_full())
             }
             Self::Reconnecting { attempt, error } => {
-                write!(f, "no connection after {attempt} attempts ({}), connecting again", Chain(error))
+                write!(f, "no connection after {attempt} attempts ({}), connecting again", error.in_full())
             }
             Self::Draining { id, .. } => {
                 write!(f, "connected with ID {id} to a gateway that is about to stop")
             }
-            Self::Closed { reason } => write!(f, "closed: {}", Chain(reason)),
-        }
-    }
-}
-
-/// An error with its cause.
-struct Chain<'a>(&'a ConnectError);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)?;
-        match self.0.source() {
-            Some(cause) => write!(f, ": {cause}"),
-            None => Ok(()),
+            Self::Closed { reason } => write!(f, "closed: {}", reason.in_full()),
         }
     }
 }

@@ -153,6 +153,13 @@ impl Gateway {
         self.order(|done| Order::SendAway(after, done)).await;
     }
 
+    /// A connection to it for somebody who brings their own client.
+    #[cfg(test)]
+    pub(crate) async fn pipe(&self) -> crate::transport::Io {
+        let here = crate::address::Address { tls: false, host: "memory".into(), port: 1 };
+        self.dialer.dial(&here).await.expect("the gateway runs")
+    }
+
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
         let (done, answer) = oneshot::channel();
         self.orders.send(order(done)).await.ok()?;

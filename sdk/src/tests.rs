@@ -1,6 +1,7 @@
 //! Tests of the whole library: against the gateway within the process, and against a scripted peer where every frame matters.
 //!
-//! Time is paused: it advances only while everything waits, so nothing here sleeps and every timeout is exact.
+//! Time is paused, except where sockets are real: it advances only while everything waits, so nothing here sleeps and every timeout is
+//! exact.
 
 mod calls;
 mod guide;
@@ -9,6 +10,7 @@ mod presence;
 mod reconnect;
 mod script;
 mod streams;
+mod tls;
 
 use std::time::Duration;
 

@@ -72,7 +72,9 @@ impl Dialer {
                 let config = tokio::task::spawn_blocking(move || made.config())
                     .await
                     .map_err(|error| failed(io::Error::other(error)))??;
-                let stream = TlsConnector::from(config).connect(name, socket).await.map_err(failed)?;
+                let handshake = TlsConnector::from(config).connect(name, socket).await;
+                let stream = handshake
+                    .map_err(|source| ConnectError::Handshake { address: address.to_string(), source })?;
                 Ok(Io::Tls(Box::new(stream)))
             }
             #[cfg(any(test, feature = "testing"))]

@@ -310,6 +310,6 @@ fn as_shown(code: &str) -> String {
 fn dedent(code: &str) -> String {
     let code = code.trim_end_matches(' ');
     let margin = code.len() - code.trim_start_matches(' ').len();
-    let lines = code.lines().map(|line| line.get(margin..).unwrap_or(line.trim_start()));
+    let lines = code.lines().map(|line| line.get(margin..).unwrap_or_else(|| line.trim_start()));
     lines.fold(String::new(), |text, line| text + line + "\n")
 }
