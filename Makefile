@@ -5,6 +5,8 @@ TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | s
 T ?= 60
 RUNS ?= 5
 ROW ?=
+# One set for everything that is built for tests, so that nothing is built twice.
+FEATURES := --features frontier-gateway/testing,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .PHONY: help run build test check fmt clippy unit doc examples fuzz bench bench-smoke soak clean
@@ -28,21 +30,21 @@ fmt:
 	$(CARGO) fmt --all --check
 
 clippy:
-	$(CARGO) clippy --locked --workspace --all-targets --features frontier-gateway/testing -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 	@! $(CARGO) tree --locked --workspace -i ring 2>/dev/null | grep -q . || { echo "ring is linked: there must be one crypto provider"; exit 1; }
 
 unit:
-	$(CARGO) build --locked --workspace --features frontier-gateway/testing
-	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --all-targets --features frontier-gateway/testing
+	$(CARGO) build --locked --workspace $(FEATURES)
+	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --all-targets $(FEATURES)
 
 doc:
-	$(CARGO) test --locked --workspace --doc --features frontier-sdk/testing
+	$(CARGO) test --locked --workspace --doc $(FEATURES)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
 examples: ## Run the demo once and the tests of the other examples
-	$(CARGO) build --locked -p frontier-gateway -p frontier-demo --features frontier-gateway/testing
+	$(CARGO) build --locked --workspace $(FEATURES)
 	$(TARGET)/debug/frontier-demo --gateway-binary $(TARGET)/debug/frontier --once
-	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --features frontier-gateway/testing \
+	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace $(FEATURES) \
 	  --test chat --test telemetry --test tunnel
 
 fuzz: ## Run each fuzz target for T seconds (T=60)

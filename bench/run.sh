@@ -23,7 +23,7 @@ fi
 
 # A smoke run measures nothing, so it takes what the tests have built already.
 profile=release what=(-p frontier-gateway -p frontier-bench)
-case " $* " in *" --quick "*) profile=dev what=(--workspace --features frontier-gateway/testing) ;; esac
+case " $* " in *" --quick "*) profile=dev what=(--workspace --features frontier-gateway/testing,frontier-sdk/testing) ;; esac
 echo "Building the gateway and the bench (profile $profile) …" >&2
 cargo build --locked --profile "$profile" "${what[@]}" >&2
 target=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
