@@ -76,24 +76,23 @@ fn a_service_without_a_sign_of_life_is_gone_and_another_takes_over() -> anyhow::
 
 #[test]
 fn without_descriptors_accepting_pauses_and_sessions_live() -> anyhow::Result<()> {
-    let scene = Scene::start(&Config::new().nofile(100).set("limits.handshake", "60s"))?;
+    let scene = Scene::start(&Config::new().shards(1).nofile(100).set("limits.handshake", "60s"))?;
+    let turns = || scene.gateway.metric("frontier_shard_turns_total", &[]);
     let failed = |line: &Line| line.message() == "accept failed, pausing";
+    let (start, before) = (Instant::now(), turns()?);
     let crowd: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(scene.gateway.edges())).collect::<Result<_, _>>()?;
     scene.gateway.log().wait(SOON, failed)?;
-    let (start, before) = (Instant::now(), scene.gateway.log().find(failed).len());
     scene.unnoticed()?;
-    // It tries again, but not in a hot loop.
-    let more = 5;
-    until("further attempts", SOON, || {
-        (scene.gateway.log().find(failed).len() >= before + more).then_some(())
-    })?;
-    ensure!(start.elapsed() > Duration::from_millis(250), "{more} attempts in {:?}", start.elapsed());
+    // It tries on, and says so now and then.
+    until("another line", SOON, || (scene.gateway.log().find(failed).len() >= 2).then_some(()))?;
     scene.unnoticed()?;
     drop(crowd);
-    let dial = Dial::edge(scene.gateway.edges())?;
-    let mut edge: Peer = dial.connect().context("room again")?;
+    let mut edge: Peer = Dial::edge(scene.gateway.edges())?.connect().context("room again")?;
     assert_eq!(edge.call("bystander", b"in", SOON)?, Ok(b"in".to_vec()));
+    // No hot loop: the bystanders alone account for some thousand turns a second.
+    let (took, turned) = (start.elapsed(), turns()? - before);
+    ensure!(turned < took.as_secs_f64() * 20_000.0, "{turned} turns in {took:?}");
     drop(edge);
     scene.end(8)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use frontier_e2e::gateway::Config;
-use frontier_e2e::peer::{Dial, Peer};
+use frontier_e2e::peer::{Dial, Incoming, Peer, Refusal};
 use frontier_e2e::scene::Scene;
 use frontier_e2e::wait::{SOON, pause, until};
 use frontier_wire::error::ErrorCode;
@@ -154,4 +154,33 @@ fn a_service_that_never_answers_runs_into_the_deadline() -> anyhow::Result<()> {
     scene.gateway.metric_reaches("frontier_late_answers_total", &[], 2.0)?;
     drop((edge, service));
     scene.end(8)
+}
+
+#[test]
+fn those_who_hold_the_most_are_cut_when_memory_runs_out() -> anyhow::Result<()> {
+    let scene = Scene::start(&Config::new().set("limits.memory", "16MiB"))?;
+    let dial = Dial::edge(scene.gateway.edges())?;
+    let deaf: Vec<Peer> = (0..10).map(|_| dial.connect()).collect::<Result<_, _>>()?;
+    let mut service = Dial::service(scene.gateway.services(), "s")?.connect()?;
+    // Some 35 MiB, of which no outbox is full.
+    let mut most = 0;
+    for edge in &deaf {
+        for _ in 0..70 {
+            service.request_edge(edge.id(), "sink", &[7; 48 << 10])?;
+        }
+        service.sync(SOON)?;
+        most = most.max(scene.growth()?);
+    }
+    scene.gateway.metric_reaches("frontier_memory_cuts_total", &[], 1.0)?;
+    ensure!(most < 48 << 20, "memory grew by {} KiB", most >> 10);
+    until("the budget is kept", SOON, || {
+        let held = scene.gateway.metric("frontier_memory_held_bytes", &[]);
+        held.is_ok_and(|held| held <= f64::from(16 << 20)).then_some(())
+    })?;
+    // Those who waited for the ones that were cut are told so.
+    let closed = |refusal: &Refusal| refusal.code == ErrorCode::SessionClosed;
+    let told = |incoming: &Incoming| matches!(incoming, Incoming::Answer { answer: Err(refusal), .. } if closed(refusal));
+    service.wait("answers for those who were cut", SOON, |incoming| told(incoming).then_some(()))?;
+    drop((deaf, service));
+    scene.end(16)
 }

@@ -14,6 +14,8 @@ use crate::core::Bound;
 const STEP: usize = 64;
 /// Pause after an error such as EMFILE, in microseconds: retrying at once would only spin.
 const BACKOFF: u64 = 100_000;
+/// Between two lines about such an error, in microseconds: it may last for as long as peers want it to.
+const COMPLAINT: u64 = 1_000_000;
 /// Unsent bytes that the kernel keeps of a session: what is beyond stays with us, where a small frame can still overtake it.
 const NOTSENT_LOWAT: u32 = 128 << 10;
 
@@ -27,6 +29,8 @@ pub struct Listener {
     tls: Option<Accept>,
     queued: bool,
     retry_at: Option<u64>,
+    /// When the next line about an error may be written.
+    quiet_until: u64,
 }
 
 // === impl Listener ===
@@ -47,7 +51,7 @@ impl Listener {
         socket.bind(&addr.into())?;
         socket.listen(4_096)?;
         let socket = mio::net::TcpListener::from_std(socket.into());
-        Ok(Self { socket, bound, tls, queued: false, retry_at: None })
+        Ok(Self { socket, bound, tls, queued: false, retry_at: None, quiet_until: 0 })
     }
 
     /// Where it listens.
@@ -107,7 +111,10 @@ impl Listener {
                 // The peer was gone before we came: the next one may be there.
                 Err(error) if is_peers(&error) => {}
                 Err(error) => {
-                    tracing::warn!(listener = self.bound.name(), %error, "accept failed, pausing");
+                    if now >= self.quiet_until {
+                        self.quiet_until = now + COMPLAINT;
+                        tracing::warn!(listener = self.bound.name(), %error, "accept failed, pausing");
+                    }
                     self.queued = false;
                     self.retry_at = Some(now + BACKOFF);
                     return (accepted, false);
