@@ -10,7 +10,7 @@ macro_rules! common_setters {
         /// # let _ = builder;
         /// ```
         pub fn token(mut self, token: impl Into<bytes::Bytes>) -> Self {
-            self.options.token = token.into();
+            self.options.token = crate::secret::Secret::from(token);
             self
         }
 

@@ -238,7 +238,7 @@ impl Shared {
             closing: CancellationToken::new(),
             home: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
-            ticket: Mutex::new(options.ticket.clone()),
+            ticket: Mutex::new(Bytes::clone(&options.ticket)),
             tasks,
             runtime,
             links: RwLock::default(),

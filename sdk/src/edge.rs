@@ -13,6 +13,7 @@ use crate::{
     error::ConnectError,
     ids::EdgeId,
     options::Options,
+    secret::Secret,
 };
 
 /// An edge: one of many clients of a gateway. A cheap handle; the connection closes when the last one is dropped, streams included.
@@ -165,7 +166,7 @@ impl EdgeBuilder {
     /// # let _ = builder;
     /// ```
     pub fn resume(mut self, ticket: impl Into<Bytes>) -> Self {
-        self.options.ticket = ticket.into();
+        self.options.ticket = Secret::from(ticket);
         self
     }
 

@@ -56,6 +56,7 @@ mod reconnect;
 mod reply;
 mod request;
 mod responder;
+mod secret;
 mod service;
 mod session;
 mod state;

@@ -10,7 +10,7 @@ use frontier_wire::{
 
 use crate::{
     dialogue::Limits, error::ConnectError, handler::Handler, random::Random, reconnect::Reconnect,
-    session::HELLO_MAX, tls::TlsOptions, transport::Dialer,
+    secret::Secret, session::HELLO_MAX, tls::TlsOptions, transport::Dialer,
 };
 
 /// Connections of a service, at most: beyond that more do not help any gateway.
@@ -31,8 +31,8 @@ pub(crate) struct Options {
     pub(crate) addresses: Vec<String>,
     pub(crate) meta: Bytes,
     pub(crate) wished_id: u64,
-    pub(crate) token: Bytes,
-    pub(crate) ticket: Bytes,
+    pub(crate) token: Secret,
+    pub(crate) ticket: Secret,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) name: String,
     pub(crate) version: String,
@@ -69,8 +69,8 @@ impl Options {
             addresses,
             meta: Bytes::new(),
             wished_id: 0,
-            token: Bytes::new(),
-            ticket: Bytes::new(),
+            token: Secret::default(),
+            ticket: Secret::default(),
             labels: BTreeMap::new(),
             name: String::new(),
             version: String::new(),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use frontier::{EdgeId, Message, Service};
+use frontier::{EdgeId, ErrorCode, Message, Service};
 use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -102,6 +102,8 @@ async fn tune(service: Service, edge: EdgeId, name: String, wanted: Duration) {
     let millis = wanted.as_millis().to_string();
     match service.call(edge, SET_INTERVAL, millis.clone()).timeout(TUNING).await {
         Ok(_) => say(format!("{name} (edge {edge}) is now read every {millis} ms")),
+        // Its silence will be told.
+        Err(error) if error.code() == ErrorCode::EdgeNotOnline => {}
         // The next table tries again.
         Err(error) => say(format!("{name} (edge {edge}) cannot be tuned: {error}")),
     }
