@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use frontier_e2e::gateway::{Config, Gateway};
 use frontier_e2e::peer::{Dial, Peer, Refusal, Wire};
-use frontier_e2e::wait::SOON;
+use frontier_e2e::wait::{SOON, until};
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{Flags, FrameType};
 use frontier_wire::native::proto;
@@ -153,5 +153,53 @@ fn the_newest_connection_takes_over_and_services_hear_it_in_order() -> anyhow::R
     assert_eq!(service.answer(call, SOON)?, Ok(b"here".to_vec()));
     gateway.metric_reaches("frontier_takeovers_total", &[], 1.0)?;
     assert_eq!(gateway.metric("frontier_sessions", &["role=\"edge\""])?, 1.0);
+    Ok(())
+}
+
+#[test]
+fn a_session_that_reads_nothing_is_replaced_all_the_same() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().shards(2))?;
+    let deaf = Dial::edge(gateway.edges())?.connect()?;
+    let mut service = Dial::service(gateway.services(), "s")?.connect()?;
+    // More than its sockets take, less than its outbox may hold.
+    let calls = (0..70).map(|_| service.request_edge(deaf.id(), "m", &[7; 48 << 10]));
+    let calls = calls.collect::<Result<Vec<_>, _>>()?;
+    service.sync(SOON)?;
+    let fds = gateway.proc().fds()?;
+    let ticket = deaf.welcome().ticket.clone();
+    let start = Instant::now();
+    let new = Dial::edge(gateway.edges())?.with(|hello| hello.ticket = ticket).connect()?;
+    assert_eq!(new.id(), deaf.id());
+    // One more and one less, though the old one has not even noticed.
+    until("the old connection closed", TAKEOVER, || (gateway.proc().fds().ok()? <= fds).then_some(()))?;
+    ensure!(start.elapsed() < TAKEOVER, "closed after {:?}", start.elapsed());
+    for call in calls {
+        let refusal = service.answer(call, SOON)?.err().context("answered by nobody")?;
+        assert_eq!(refusal.code, ErrorCode::SessionClosed);
+    }
+    drop((deaf, new));
+    Ok(())
+}
+
+#[test]
+fn a_service_that_never_decides_costs_the_edge_a_reject_in_time() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().set("limits.handshake", "1s"))?;
+    for method in ["get_edge_id", "edge_online"] {
+        let mut service = Dial::service(gateway.services(), "s")?.methods(&[method]).connect()?;
+        let start = Instant::now();
+        let refusal = Dial::edge(gateway.edges())?.attempt()?.err().context("welcome")?;
+        assert_eq!(refusal.code, ErrorCode::DeadlineExceeded, "{method}: {refusal:?}");
+        ensure!(
+            start.elapsed() > Duration::from_millis(700),
+            "{method}: refused after {:?}",
+            start.elapsed()
+        );
+        let (asked, name, _) = asked(&mut service)?;
+        assert_eq!(name, method);
+        // The service is told that nobody waits any more; its answer is for nobody and harms nobody.
+        assert_eq!(service.frame(FrameType::Cancel, SOON)?.id, asked);
+        service.respond(asked, &[])?;
+        service.sync(SOON)?;
+    }
     Ok(())
 }
