@@ -1,6 +1,8 @@
 //! The bodies of the fuzz targets, without the fuzzer: `wire/tests/fuzz_corpus.rs` replays the committed corpus through them in the
 //! ordinary test run. A body takes any bytes and panics when something is wrong; most read them as a [`script::Script`].
 
+pub mod geminio_packets;
+pub mod geminio_session;
 pub mod native_connection;
 pub mod native_heads;
 pub mod native_reader;
@@ -12,7 +14,9 @@ pub mod yamux_engine;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
+    ("geminio_packets", geminio_packets::run),
+    ("geminio_session", geminio_session::run),
     ("native_connection", native_connection::run),
     ("native_heads", native_heads::run),
     ("native_reader", native_reader::run),

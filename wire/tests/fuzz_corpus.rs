@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
+use proptest::{collection::vec, prelude::*};
+
 #[path = "../../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "public in the crate of the fuzz targets")]
 mod fuzz;
@@ -50,5 +52,20 @@ fn targets_take_any_input_of_a_pattern() {
             body(&[byte]);
             body(&[byte; 40]);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Two connections of geminio and a link that cuts what they say anywhere.
+    #[test]
+    fn geminio_pairs_get_everything_in_order(script in vec(any::<u8>(), 0..1_500)) {
+        fuzz::geminio_session::run(&[&[2][..], &script].concat());
+    }
+
+    #[test]
+    fn geminio_survives_any_peer(role in 0_u8..2, script in vec(any::<u8>(), 0..1_500)) {
+        fuzz::geminio_session::run(&[&[role][..], &script].concat());
     }
 }

@@ -2,17 +2,20 @@
 
 #![cfg(test)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use frontier_wire::geminio::{
+    connection::Role,
     data::{Content, Data, Object, append_tail},
     limits::PacketLimits,
     packet::{HEADER_LEN, PacketHeader, PacketType},
     reader::{Item, Packet, PacketReader},
     time::Time,
 };
-use transcript::Transcript;
+use transcript::{Line, Transcript};
 
+#[path = "geminio/replay.rs"]
+mod replay;
 #[path = "geminio/sha256.rs"]
 mod sha256;
 #[path = "geminio/transcript.rs"]
@@ -213,4 +216,46 @@ fn known_packets_are_written() {
          303a30305a222c22636f6e74657874223a7b22646561646c696e65223a22303030312d30312d30315430303a30303a30305a\
          227d7d"
     );
+}
+
+/// The packets of each connection of a transcript.
+fn connections(transcript: &Transcript) -> Vec<Vec<&Line>> {
+    let mut connections = Vec::<Vec<&Line>>::new();
+    let legs: BTreeSet<&str> = transcript.lines.iter().map(|line| line.leg.as_str()).collect();
+    for leg in legs {
+        connections.push(Vec::new());
+        for line in transcript.lines.iter().filter(|line| line.leg == leg) {
+            let begins = line.from_client && line.bytes[1] == PacketType::Conn.to_wire();
+            // Only there does somebody say Conn twice on one connection.
+            if begins && !is_of(transcript, &["after_conn_oddities"]) {
+                connections.push(Vec::new());
+            }
+            connections.last_mut().unwrap().push(line);
+        }
+    }
+    connections.retain(|lines| !lines.is_empty());
+    connections
+}
+
+#[test]
+fn our_side_of_every_transcript_keeps_to_the_rules() {
+    let (mut taken, mut sent, mut done) = (0, 0, 0);
+    for transcript in transcript::all() {
+        for (lines, role) in
+            connections(&transcript).into_iter().flat_map(|c| [(c.clone(), Role::Server), (c, Role::Client)])
+        {
+            let place = format!("{} {} as {role:?}", transcript.name, lines[0].place());
+            // Shown only when a rule is broken.
+            println!("{place}");
+            let outcome = replay::replay(role, lines.into_iter());
+            let faulty = outcome.fault.is_some();
+            assert!(!faulty || is_of(&transcript, &SCRIPTED), "{place}: {:?}", outcome.fault);
+            assert_eq!(outcome.missing, [], "{place}");
+            taken += outcome.taken;
+            sent += outcome.sent;
+            done += outcome.done;
+        }
+    }
+    // Nearly everything that was recorded happens again.
+    assert!(taken > 6_300 && sent > 5_800 && done > 3_600, "{taken} taken, {sent} sent, {done} done");
 }

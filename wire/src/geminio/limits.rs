@@ -1,6 +1,11 @@
-//! What is accepted of a peer. Limits are values passed in, never the accident of a buffer's size.
+//! What is accepted of a peer, and how much may wait for it. Limits are values passed in, never the accident of a buffer's size.
 
 use super::packet::{MAX_BODY, PacketHeader, PacketType};
+
+/// Microseconds of a clock that only goes forward; where it starts does not matter.
+pub type Micros = u64;
+
+const SECOND: Micros = 1_000_000;
 
 /// Limits on one packet.
 ///
@@ -15,6 +20,54 @@ pub struct PacketLimits {
     pub control: u32,
     /// Bytes of a method's name in Register (default 255).
     pub name: u32,
+}
+
+/// Limits and times of a connection.
+///
+/// Worst case one connection holds beside its reader and what is queued to be sent: `dialogues` × 200 bytes, `operations` × 40 bytes,
+/// and `waiting_bytes` of messages that wait for a slot per session of the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Limits on one packet.
+    pub packet: PacketLimits,
+    /// Sessions opened by the peer and alive at the same time (default 1,024, `limits.streams`); one more is refused. As many may be
+    /// opened by us.
+    pub dialogues: usize,
+    /// Sessions that wait to be opened because the peer has not answered the one before (default 64).
+    pub opening: usize,
+    /// Sessions opened by us on which the peer has sent nothing yet (default 32: its queue; the 33rd freezes some generations).
+    pub silent: usize,
+    /// Calls and messages of the peer that are not answered yet (default 2,048); one more is answered with `overloaded`.
+    pub operations: usize,
+    /// Messages towards one session of the peer that it has not acknowledged (default 32: its queue; beyond it everything waits).
+    pub unacked: usize,
+    /// Messages that wait for a slot of one session, all senders together (default 1,024).
+    pub waiting: usize,
+    /// Bytes of those (default 4 MiB).
+    pub waiting_bytes: usize,
+    /// Raw bytes handed out and not yet released, all sessions together, from which on the socket should not be read (default 4 MiB):
+    /// the protocol has no windows, so this is the only way to slow a writer.
+    pub unreleased: usize,
+    /// Raw bytes of one session put into one packet (default 256 KiB).
+    pub stream_packet: usize,
+    /// Packets of raw bytes per session and millisecond (default 16): a peer that has 32 unread drops what comes.
+    pub stream_packets_per_ms: u32,
+    /// Until Conn must have come and been answered (default 10 s: what Go clients wait).
+    pub handshake: Micros,
+    /// Between Conn and its answer, at least (default 2 ms): older clients begin to wait only after they have sent.
+    pub answer_after: Micros,
+    /// After a refusal the socket stays open so long, for the peer to read why (default 1 s).
+    pub linger: Micros,
+    /// No socket is closed by us earlier after its handshake (default 2 s): a Go client that is still registering deadlocks.
+    pub youth: Micros,
+    /// For opening and for ending a session (default 30 s).
+    pub session_timeout: Micros,
+    /// For ending the connection, after which the socket is closed whatever the peer does (default 3 s).
+    pub close_timeout: Micros,
+    /// If no slot of a session was freed for so long while the peer reads, one is reopened (default 30 s).
+    pub reopen_slot: Micros,
+    /// Between heartbeats of a dialer (default 20 s).
+    pub heartbeat: Micros,
 }
 
 /// A packet that breaks the limits or the layout. The peer is broken or hostile: the connection ends.
@@ -79,6 +132,34 @@ impl PacketLimits {
 impl Default for PacketLimits {
     fn default() -> Self {
         Self { body: MAX_BODY, control: 65_536, name: 255 }
+    }
+}
+
+// === impl Limits ===
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            packet: PacketLimits::default(),
+            dialogues: 1_024,
+            opening: 64,
+            silent: 32,
+            operations: 2_048,
+            unacked: 32,
+            waiting: 1_024,
+            waiting_bytes: 4 << 20,
+            unreleased: 4 << 20,
+            stream_packet: 256 << 10,
+            stream_packets_per_ms: 16,
+            handshake: 10 * SECOND,
+            answer_after: 2_000,
+            linger: SECOND,
+            youth: 2 * SECOND,
+            session_timeout: 30 * SECOND,
+            close_timeout: 3 * SECOND,
+            reopen_slot: 30 * SECOND,
+            heartbeat: 20 * SECOND,
+        }
     }
 }
 

@@ -1,0 +1,249 @@
+//! Sessions of a connection beside the first: *dialogues*, as the Go multiplexer calls them, so that nobody confuses them with the
+//! gateway's sessions. They carry raw bytes, messages and calls.
+//!
+//! ```text
+//!  peer opens:  Offered ── accept ──▶ Open ─┐         we open:  Waiting ─ Session ─▶ Opening ─ SessionAck ─▶ Open
+//!                  └─ refuse: SessionAck and Dismiss in one write, and forgotten
+//!  end:  Dismiss out and acknowledged, Dismiss in and acknowledged, in any order. Until then what comes is delivered: older peers
+//!        send their Dismiss before the data that was queued.
+//! ```
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use super::limits::Micros;
+use super::window::Window;
+
+/// The ID of a dialogue on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialogueId(pub u64);
+
+/// Where a dialogue is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Opened by the peer; the user has not decided. The packet to answer, and the negotiate ID in it.
+    Offered { packet: u64, negotiate: u64 },
+    /// Opened by us; another one has to be answered first.
+    Waiting,
+    /// Session was sent in this packet; once nobody waits any more, only to know that the peer is still busy with it.
+    Opening { packet: u64, abandoned: bool },
+    /// Both ends know it.
+    Open,
+}
+
+/// One dialogue.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    pub(super) state: State,
+    pub(super) ours: bool,
+    /// The peer has sent something on it.
+    pub(super) heard: bool,
+    /// The user has closed it: what still comes is dropped.
+    pub(super) closed: bool,
+    /// We are to send Dismiss, after what is queued.
+    pub(super) ending: bool,
+    /// Dismiss was sent.
+    pub(super) sent: bool,
+    /// And acknowledged.
+    pub(super) acked: bool,
+    /// The peer's Dismiss came and was acknowledged.
+    pub(super) received: bool,
+    /// For opening or ending.
+    pub(super) deadline: Micros,
+    /// Raw bytes handed out and not released.
+    pub(super) unreleased: usize,
+    /// Session's JSON while it waits.
+    pub(super) offer: Option<Box<[u8]>>,
+    pub(super) raw: Option<Box<Raw>>,
+}
+
+/// Raw bytes that wait to be sent, and how fast they may go.
+#[derive(Debug, Default)]
+pub(super) struct Raw {
+    /// With each whether to report it once written.
+    pieces: VecDeque<(Bytes, bool)>,
+    bytes: usize,
+    /// In the list of turns.
+    pub(super) queued: bool,
+    /// The millisecond of the last packet, and how many there were in it.
+    pace: (Micros, u32),
+}
+
+/// All dialogues of a connection; absent when there is nothing to keep.
+#[derive(Debug, Default)]
+pub(super) struct Dialogues {
+    pub(super) table: HashMap<u64, Dialogue>,
+    /// Windows of messages, the first session's too.
+    pub(super) windows: HashMap<u64, Window>,
+    /// Those with raw bytes to send, in turn.
+    pub(super) turns: VecDeque<u64>,
+    /// Those in [`State::Waiting`], the oldest first.
+    pub(super) waiting: VecDeque<u64>,
+    /// The one in [`State::Opening`].
+    pub(super) opening: Option<u64>,
+    /// Raw bytes that wait to be sent, all together.
+    pub(super) raw: usize,
+    /// Raw bytes handed out and not released, all together.
+    pub(super) unreleased: usize,
+}
+
+// === impl Dialogue ===
+
+impl Dialogue {
+    pub(super) fn new(state: State, ours: bool, deadline: Micros) -> Self {
+        Self {
+            state,
+            ours,
+            heard: false,
+            closed: false,
+            ending: false,
+            sent: false,
+            acked: false,
+            received: false,
+            deadline,
+            unreleased: 0,
+            offer: None,
+            raw: None,
+        }
+    }
+
+    /// Whether calls, messages and raw bytes of the peer are taken.
+    pub(super) fn takes(&self) -> bool {
+        self.state == State::Open && !self.closed
+    }
+
+    /// Whether something may still be sent.
+    pub(super) fn sends(&self) -> bool {
+        self.state == State::Open && !self.ending
+    }
+
+    /// Whether both ends are through.
+    pub(super) fn is_over(&self) -> bool {
+        self.acked && self.received
+    }
+}
+
+// === impl Raw ===
+
+impl Raw {
+    pub(super) fn push(&mut self, bytes: Bytes, report: bool) {
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        self.pieces.push_back((bytes, report));
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the next packet may go.
+    pub(super) fn ready_at(&self, now: Micros, per_ms: u32) -> Micros {
+        let (ms, packets) = self.pace;
+        if now / 1_000 > ms || packets < per_ms { now } else { ms.saturating_add(1).saturating_mul(1_000) }
+    }
+
+    /// The pieces of the next packet, at most `max` bytes together.
+    pub(super) fn take(&mut self, max: usize, now: Micros) -> Vec<(Bytes, bool)> {
+        let ms = now / 1_000;
+        self.pace = if self.pace.0 == ms { (ms, self.pace.1.saturating_add(1)) } else { (ms, 1) };
+        let mut taken = Vec::new();
+        let mut left = max.max(1);
+        while let Some((piece, report)) = self.pieces.front_mut() {
+            let part = piece.split_to(piece.len().min(left));
+            left = left.saturating_sub(part.len());
+            self.bytes = self.bytes.saturating_sub(part.len());
+            taken.push((part, *report));
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        taken
+    }
+}
+
+// === impl Dialogues ===
+
+impl Dialogues {
+    /// Forgets a dialogue and everything that waits on it.
+    pub(super) fn remove(&mut self, id: u64) -> Option<Dialogue> {
+        let dialogue = self.table.remove(&id)?;
+        self.windows.remove(&id);
+        self.waiting.retain(|waiting| *waiting != id);
+        if self.opening == Some(id) {
+            self.opening = None;
+        }
+        self.unreleased = self.unreleased.saturating_sub(dialogue.unreleased);
+        if let Some(raw) = &dialogue.raw {
+            self.raw = self.raw.saturating_sub(raw.bytes());
+            if raw.queued {
+                self.turns.retain(|turn| *turn != id);
+            }
+        }
+        Some(dialogue)
+    }
+
+    /// Opened by us, known to the peer, and never heard on.
+    pub(super) fn silent(&self) -> usize {
+        self.table
+            .values()
+            .filter(|dialogue| dialogue.ours && dialogue.state == State::Open && !dialogue.heard)
+            .count()
+    }
+
+    /// Opened by this side or the other.
+    pub(super) fn count(&self, ours: bool) -> usize {
+        self.table.values().filter(|dialogue| dialogue.ours == ours).count()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_empty() && self.windows.is_empty()
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn held(&self) -> usize {
+        let windows = self.windows.values().fold(0, |sum, window| window.bytes().saturating_add(sum));
+        let offers = self.waiting.iter().filter_map(|id| self.table.get(id)?.offer.as_ref());
+        let offers = offers.fold(0, |sum, offer| offer.len().saturating_add(sum));
+        let entry = size_of::<(u64, Dialogue)>().saturating_add(1);
+        let table = self.table.capacity().saturating_mul(entry);
+        self.raw.saturating_add(windows).saturating_add(offers).saturating_add(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_at_hand_go_into_one_packet_up_to_its_size() {
+        let mut raw = Raw::default();
+        for _ in 0..5 {
+            raw.push(Bytes::from_static(b"abcdef"), true);
+        }
+        let len =
+            |pieces: Vec<(Bytes, bool)>| pieces.iter().map(|(piece, _)| piece.len()).collect::<Vec<_>>();
+        assert_eq!(len(raw.take(20, 0)), [6, 6, 6, 2]);
+        assert_eq!(raw.bytes(), 10);
+        assert_eq!(len(raw.take(20, 0)), [4, 6]);
+        assert_eq!(raw.bytes(), 0);
+        assert!(raw.take(20, 0).is_empty());
+    }
+
+    #[test]
+    fn so_many_packets_go_in_a_millisecond() {
+        let mut raw = Raw::default();
+        raw.push(Bytes::from(vec![0; 100]), false);
+        for _ in 0..3 {
+            assert_eq!(raw.ready_at(5_999, 3), 5_999);
+            raw.take(1, 5_999);
+        }
+        assert_eq!(raw.ready_at(5_999, 3), 6_000);
+        assert_eq!(raw.ready_at(6_000, 3), 6_000);
+        raw.take(1, 6_000);
+        assert_eq!(raw.ready_at(6_500, 3), 6_500);
+    }
+}
