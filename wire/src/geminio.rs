@@ -6,6 +6,7 @@
 //! - [`base64`] and [`time`]: the encodings inside the JSON.
 //! - [`dialogue`]: one multiplexed session of a connection (a *stream* for its users), its unacknowledged messages included.
 //! - [`connection`]: one connection of either role, [`outbox`]: what waits to be written on it.
+//! - [`text`]: the error texts that applications compare.
 //! - [`limits`]: what is accepted, and how much may wait.
 //!
 //! `docs/geminio.md` says what of the protocol is spoken and where each rule comes from. Peers of three generations exist and cannot be
@@ -19,6 +20,7 @@ pub mod limits;
 pub mod outbox;
 pub mod packet;
 pub mod reader;
+pub mod text;
 pub mod time;
 
 mod json;

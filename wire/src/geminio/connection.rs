@@ -259,6 +259,21 @@ pub struct Connection {
     cancels: bool,
 }
 
+// === impl Fault ===
+
+impl Fault {
+    /// The name used in metric labels.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Packet(error) => error.kind(),
+            Self::Data { .. } => "data",
+            Self::Unexpected(_) => "unexpected",
+            Self::Unread => "unread",
+        }
+    }
+}
+
 // === impl DialogueId ===
 
 impl DialogueId {
@@ -632,7 +647,7 @@ impl Connection {
                 self.outbox().push_raw(packet, id, pieces.into_iter(), len);
             }
             if empty {
-                self.dismiss_when_drained(id);
+                self.dismiss_when_drained(id, now);
             }
         }
     }

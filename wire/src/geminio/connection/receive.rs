@@ -4,15 +4,16 @@ use std::mem;
 
 use super::{Connection, Ending, Event, Fault, Micros, Operation, Phase, Role, Unanswered};
 use crate::chunk::{Chunk, Piece};
+use crate::error::ErrorCode;
 use crate::geminio::data::{Data, Object};
 use crate::geminio::dialogue::{Dialogue, DialogueId, State};
 use crate::geminio::packet::{ACQUIRE, FIRST_SESSION, PacketHeader, PacketType};
 use crate::geminio::reader::{Item, Packet};
+use crate::geminio::text;
 
-/// Error texts as the Go system has them: applications compare them.
-pub(super) const FORCE_CLOSED: &str = "force closed";
-const TOO_LARGE: &str = "packet payload too large";
-const OVERLOADED: &str = "overloaded";
+pub(super) const FORCE_CLOSED: &str = text::of(ErrorCode::SessionClosed);
+const TOO_LARGE: &str = text::of(ErrorCode::PayloadTooLarge);
+const OVERLOADED: &str = text::of(ErrorCode::Overloaded);
 
 /// Seconds between heartbeats, by the code in Conn's flags.
 const INTERVALS: [u64; 4] = [5, 20, 80, 320];
@@ -303,9 +304,10 @@ impl Connection {
             return Ok(self.dismissed_early(session, ours));
         }
         if !mem::replace(&mut dialogue.ending, true) {
+            // So long the peer waits, whatever is queued.
             dialogue.deadline = deadline;
             self.arm(deadline);
-            self.dismiss_when_drained(session);
+            self.dismiss_when_drained(session, now);
         }
         Ok(None)
     }

@@ -6,11 +6,13 @@ use bytes::Bytes;
 
 use super::receive::FORCE_CLOSED;
 use super::{Connection, EMPTY, Ending, Event, Micros, Phase, Role};
+use crate::error::ErrorCode;
 use crate::geminio::data::{Content, Object};
 use crate::geminio::dialogue::{Dialogue, DialogueId, Dialogues, State};
 use crate::geminio::limits::Limits;
 use crate::geminio::outbox::{Encoded, TooLarge};
 use crate::geminio::packet::{ACQUIRE, CLIENT_FLAGS, FIRST_SESSION, PacketHeader, PacketType};
+use crate::geminio::text;
 use crate::geminio::window::Offer;
 
 /// Why nothing was sent.
@@ -233,6 +235,11 @@ impl Connection {
     pub(super) fn send_waiting(&mut self, session: u64, now: Micros) {
         let limits = Arc::clone(&self.limits);
         let Some(dialogues) = self.dialogues.as_mut() else { return };
+        let ends = session != FIRST_SESSION && !dialogues.table.get(&session).is_some_and(Dialogue::sends);
+        if ends {
+            // Nothing may follow a Dismiss: what waits ends with the dialogue.
+            return;
+        }
         let Some(window) = dialogues.windows.get_mut(&session) else { return };
         while let Some(packet) = window.next(&limits, now) {
             self.outbox.get_or_insert_default().push(packet);
@@ -261,8 +268,8 @@ impl Connection {
         if outbox.put(kind, unanswered.packet, unanswered.session, answer).is_ok() {
             return Answered::Sent;
         }
-        let error = TooLarge.to_string();
-        let refusal = Object { error: &error, ..Object::default() };
+        let error = text::of(ErrorCode::PayloadTooLarge);
+        let refusal = Object { error, ..Object::default() };
         // A text of a few bytes fits.
         let _ = outbox.put(kind, unanswered.packet, unanswered.session, &refusal);
         Answered::TooLarge
@@ -398,7 +405,6 @@ impl Connection {
     /// Ends a dialogue after what is queued for it; what still comes on it is dropped. [`Event::Closed`] follows. One that was not
     /// opened yet is given up.
     pub fn close(&mut self, dialogue: DialogueId, now: Micros) {
-        let deadline = now.saturating_add(self.limits.session_timeout);
         let Some(dialogues) = self.dialogues.as_mut() else { return };
         let Some(entry) = dialogues.table.get_mut(&dialogue.0) else { return };
         match &mut entry.state {
@@ -413,22 +419,23 @@ impl Connection {
                 let unreleased = std::mem::take(&mut entry.unreleased);
                 dialogues.unreleased = dialogues.unreleased.saturating_sub(unreleased);
                 if !std::mem::replace(&mut entry.ending, true) {
-                    entry.deadline = deadline;
-                    self.arm(deadline);
-                    self.dismiss_when_drained(dialogue.0);
+                    self.dismiss_when_drained(dialogue.0, now);
                 }
             }
         }
     }
 
-    /// Sends our Dismiss if it is due and nothing is queued before it.
-    pub(super) fn dismiss_when_drained(&mut self, session: u64) {
+    /// Sends our Dismiss if it is due and nothing is queued before it. From then on the peer has its time to answer.
+    pub(super) fn dismiss_when_drained(&mut self, session: u64, now: Micros) {
+        let deadline = now.saturating_add(self.limits.session_timeout);
         let entry = self.dialogues.as_mut().and_then(|all| all.table.get_mut(&session));
         let Some(entry) = entry else { return };
         let drained = entry.raw.as_ref().is_none_or(|raw| raw.bytes() == 0);
         if entry.ending && drained && !std::mem::replace(&mut entry.sent, true) {
+            entry.deadline = entry.deadline.min(deadline);
             let id = self.take_id();
             self.send_empty(PacketType::Dismiss, id, session);
+            self.arm(deadline);
         }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::geminio::data::{Content, Object, decode};
+use crate::geminio::limits::PacketLimits;
 use crate::geminio::packet::number_at;
 use crate::geminio::reader::{Item, Packet};
 
@@ -138,8 +139,6 @@ impl Scene {
         }
     }
 }
-
-use crate::geminio::limits::PacketLimits;
 
 const NEGOTIATE: u64 = 0x6b03_3153_8710_52e2;
 
@@ -590,6 +589,31 @@ fn a_close_goes_behind_what_is_queued_and_waits_for_both_dismisses() {
     let events = scene.take_on(PacketType::Dismiss, 10, NEGOTIATE, b"{}");
     assert!(matches!(events[..], [Event::Closed { dialogue: closed }] if closed == dialogue));
     assert_eq!(kinds(&scene.read()), [PacketType::DismissAck]);
+}
+
+#[test]
+fn no_message_follows_our_dismiss() {
+    let mut scene = Scene::ready_with(Limits { unacked: 1, ..Limits::default() });
+    let dialogue = scene.dialogue();
+    let sent = [0, 1].map(|_| scene.connection.publish(dialogue, 1, &value(b"x"), scene.now).unwrap());
+    scene.connection.close(dialogue, scene.now);
+    assert_eq!(kinds(&scene.read()), [PacketType::Message, PacketType::Dismiss]);
+    scene.take_on(PacketType::MessageAck, sent[0].packet, NEGOTIATE, b"{}");
+    assert_eq!(scene.read(), []);
+}
+
+#[test]
+fn what_is_queued_may_take_longer_than_the_peers_time_to_answer() {
+    let mut scene = Scene::ready();
+    let dialogue = scene.dialogue();
+    scene.connection.send_raw(dialogue, bytes::Bytes::from(vec![b'x'; 100]), true);
+    scene.connection.close(dialogue, scene.now);
+    // The peer reads slowly.
+    scene.pass(35 * SECOND);
+    assert_eq!(kinds(&scene.read()), [PacketType::Stream, PacketType::Dismiss]);
+    scene.take(PacketType::Heartbeat, 1, b"");
+    assert!(scene.pass(29 * SECOND).is_empty());
+    assert!(matches!(scene.pass(SECOND)[..], [Event::Closed { .. }]));
 }
 
 #[test]
