@@ -308,6 +308,8 @@ impl Driver {
 
     /// Registers a connection; false if that failed and the session is gone.
     fn attach(&mut self, io: Io, session: SessionRef, bound: Bound) -> bool {
+        // The slot may be that of a session that ended in this turn: its socket goes where it belongs first.
+        self.act();
         let slot = session.slot as usize;
         let mut conn = Conn::new(io, session, bound);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -347,6 +349,8 @@ impl Driver {
                     return false;
                 }
             }
+            // If the core has just let go of the session, what else is in the socket is for whoever gets it next.
+            self.act();
         }
         true
     }
@@ -469,3 +473,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

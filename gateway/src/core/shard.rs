@@ -50,7 +50,7 @@ use crate::core::{Bound, Now};
 /// Bytes handed to the transport at a time: beyond it a frame that arrives later could no longer overtake.
 pub const WRITE_BUDGET: usize = 128 << 10;
 
-/// Fault point: a call of this method panics while its session is handled.
+/// Fault point: a call of this method panics while its session is handled. The message of that panic tells a binary that has it.
 #[cfg(any(test, feature = "testing"))]
 pub const PANIC: &str = "frontier.fault.panic";
 

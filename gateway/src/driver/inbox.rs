@@ -118,6 +118,12 @@ impl Hub {
         }
     }
 
+    /// Connections of a shard.
+    #[cfg(test)]
+    pub(super) fn connections(&self, shard: u16) -> usize {
+        self.inboxes[usize::from(shard)].connections.load(Ordering::Relaxed)
+    }
+
     /// Messages waiting, by shard.
     #[must_use]
     pub fn depths(&self) -> Vec<usize> {

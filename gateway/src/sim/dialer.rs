@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use bytes::{BufMut, Bytes, BytesMut};
 use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, HEADER_LEN};
-use frontier_wire::native::hello::{Hello, Welcome};
+use frontier_wire::native::hello::{DEFAULT_STREAM_WINDOW, Hello, Welcome};
 use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::reader::Frame;
 use frontier_wire::yamux::{Config, StreamId};
@@ -51,6 +51,8 @@ pub struct Dialer {
     pub conn: Connection,
     /// Where it goes.
     pub link: LinkId,
+    /// What it said in Hello: the window that user streams towards it start with.
+    stream_window: u32,
     /// Of a thousand writes, so many have one byte changed.
     pub garbage: u32,
     /// Whether a byte was changed.
@@ -63,19 +65,16 @@ impl Dialer {
     /// Connects.
     pub fn new(stage: &mut Stage, bound: Bound, shard: u16, path: Path) -> Self {
         let link = stage.dial(bound, shard, path);
-        Self { conn: Connection::dial(&Config::default()), link, garbage: 0, spoilt: false }
+        let conn = Connection::dial(&Config::default());
+        Self { conn, link, stream_window: DEFAULT_STREAM_WINDOW, garbage: 0, spoilt: false }
     }
 
     /// Says hello; user streams towards this peer start with the window it names.
     pub fn hello(&mut self, hello: &Hello) {
+        self.stream_window = hello.stream_window;
         let mut head = Vec::with_capacity(hello.encoded_len());
         hello.encode(&mut head);
         self.send(FrameType::Hello, 0, Flags::NONE, &head, &[]);
-    }
-
-    /// Sets what both sides agreed on.
-    pub fn welcomed(&mut self, hello: &Hello, welcome: &Welcome) {
-        self.conn.engine_mut().set_stream_windows(hello.stream_window, welcome.stream_window);
     }
 
     /// Sends a small frame.
@@ -112,6 +111,13 @@ impl Dialer {
         if n > 0 {
             let mut input = Input::new(Bytes::from(bytes));
             while let Some(event) = self.conn.receive(&mut input, &FrameLimits::DIALER)? {
+                // At once: a stream opened right behind Welcome starts with the windows agreed in it.
+                if let Event::Frame(frame) = &event
+                    && frame.header.kind == FrameType::Welcome
+                    && let Ok(welcome) = Welcome::decode(&frame.head)
+                {
+                    self.conn.engine_mut().set_stream_windows(self.stream_window, welcome.stream_window);
+                }
                 heard.push(Heard::from(event));
             }
         }

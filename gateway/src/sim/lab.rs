@@ -98,18 +98,16 @@ impl Lab {
     /// If it is not.
     pub fn join(&mut self, peer: Peer, hello: &Hello) -> Welcome {
         let answer = self.greet(peer, hello);
-        self.welcome(peer, hello, &answer)
+        Self::welcome(&answer)
     }
 
-    /// Takes a Welcome that came later.
+    /// Reads a Welcome.
     ///
     /// # Panics
     /// If it is none.
-    pub fn welcome(&mut self, peer: Peer, hello: &Hello, answer: &Note) -> Welcome {
+    pub fn welcome(answer: &Note) -> Welcome {
         assert_eq!(answer.header.kind, FrameType::Welcome, "{answer:?}");
-        let welcome = Welcome::decode(&answer.head).expect("a gateway's Welcome can be read");
-        self.peers[peer.0].dialer.welcomed(hello, &welcome);
-        welcome
+        Welcome::decode(&answer.head).expect("a gateway's Welcome can be read")
     }
 
     /// An edge at a shard that was welcomed under this ID.

@@ -65,7 +65,7 @@ fn the_id_service_decides_on_the_id() {
         lab.answer(service, &question, &edge_info(77));
         lab.run();
         let answer = lab.expect(edge);
-        assert_eq!(lab.welcome(edge, &hello, &answer).id, 77);
+        assert_eq!(Lab::welcome(&answer).id, 77);
         lab.close();
     }
 }
@@ -192,7 +192,7 @@ fn an_edge_comes_in_when_the_service_says_so_and_goes_with_an_event() {
         lab.answer(service, &online, &[]);
         lab.run();
         let answer = lab.expect(edge);
-        assert_eq!(lab.welcome(edge, &edge_hello(5), &answer).epoch, epoch);
+        assert_eq!(Lab::welcome(&answer).epoch, epoch);
         lab.hang_up(edge, Ending::Closed);
         lab.run();
         assert_eq!(event(&lab.expect(service)), ("edge_offline".to_owned(), 5, epoch));

@@ -250,8 +250,6 @@ impl World {
         assert_eq!(state.phase, Phase::Greeted, "{agent} is welcomed twice");
         state.phase = Phase::Ready;
         (state.id, state.epoch) = (welcome.id, welcome.epoch);
-        let hello = state.hello.clone();
-        state.dialer.welcomed(&hello, &welcome);
         self.note(|| format!("{agent} is welcome as {}, epoch {}", welcome.id, welcome.epoch));
         if self.agents[agent].bound == Bound::Edge {
             let holder = self.ledger.holders.entry(welcome.id).or_insert((agent, 0, now));

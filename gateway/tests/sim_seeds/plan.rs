@@ -31,9 +31,10 @@ pub(crate) enum Act {
     Kick,
     Ask,
     Nonsense,
+    Panic,
 }
 
-pub(crate) const ACTS: [Act; 19] = [
+pub(crate) const ACTS: [Act; 20] = [
     Act::Edge,
     Act::Service,
     Act::Call,
@@ -53,6 +54,7 @@ pub(crate) const ACTS: [Act; 19] = [
     Act::Kick,
     Act::Ask,
     Act::Nonsense,
+    Act::Panic,
 ];
 
 /// How a receiver answers.
@@ -133,6 +135,7 @@ impl Plan {
                 Act::Drain | Act::Nonsense | Act::Kick | Act::HangUp | Act::CutCable | Act::GoAway => {
                     *weight /= 3
                 }
+                Act::Panic => *weight /= 10,
                 _ => {}
             }
         }

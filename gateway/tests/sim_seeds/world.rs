@@ -13,6 +13,7 @@ use std::sync::Arc;
 use frontier_gateway::core::Bound;
 use frontier_gateway::core::exchange::Policy;
 use frontier_gateway::core::message::Msg;
+use frontier_gateway::core::shard::PANIC;
 use frontier_gateway::core::stats::{OpKind, Outcomes, Refusal};
 use frontier_gateway::sim::dialer::{Dialer, Heard};
 use frontier_gateway::sim::gate::{BAD_TOKEN, Gate};
@@ -22,7 +23,7 @@ use frontier_gateway::sim::rng::Rng;
 use frontier_gateway::sim::stage::{LinkId, Notice, Path, Stage};
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{Flags, FrameType};
-use frontier_wire::native::head::{ErrorRef, GoAway, Locate, Names};
+use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway, Locate, Names};
 use frontier_wire::native::hello::Hello;
 use frontier_wire::yamux::StreamId;
 
@@ -66,6 +67,8 @@ pub(crate) struct World {
     /// Nobody does anything new, and everybody reads and gives back.
     pub calm: bool,
     keeper: Option<usize>,
+    /// Asked for.
+    panics: u64,
     loud: bool,
 }
 
@@ -91,6 +94,7 @@ impl World {
             acts: plan.count,
             calm: false,
             keeper: None,
+            panics: 0,
             loud,
             plan,
         }
@@ -221,7 +225,7 @@ impl World {
 
     fn check_turn(&self) {
         self.stage.check_books();
-        assert_eq!(self.stage.panics(), 0, "the core panicked");
+        assert!(self.stage.panics() <= self.panics, "the core panicked");
         if self.stage.inboxes_are_empty() {
             self.check_flights();
         }
@@ -368,6 +372,7 @@ impl World {
             }
             Act::Ask => self.ask(agent),
             Act::Nonsense => self.nonsense(agent),
+            Act::Panic => self.panic(agent),
             Act::Edge | Act::Service | Act::Drain => {}
         }
         self.flush(agent);
@@ -378,7 +383,14 @@ impl World {
         let here: Vec<usize> = self.agents.iter().enumerate().filter(ready).map(|(at, _)| at).collect();
         let harmful = matches!(
             act,
-            Act::HangUp | Act::CutCable | Act::GoAway | Act::Mood | Act::Kick | Act::Nonsense | Act::Names
+            Act::HangUp
+                | Act::CutCable
+                | Act::GoAway
+                | Act::Mood
+                | Act::Kick
+                | Act::Nonsense
+                | Act::Panic
+                | Act::Names
         );
         let here: Vec<usize> = here.into_iter().filter(|at| !harmful || Some(*at) != self.keeper).collect();
         (!here.is_empty()).then(|| *self.rng.pick(&here))
@@ -598,6 +610,18 @@ impl World {
             }
         }
         state.names.insert(id, (add, names));
+    }
+
+    /// Makes the gateway panic while it handles this session, which must be the end of it and of nobody else.
+    fn panic(&mut self, agent: usize) {
+        self.note(|| format!("{agent} makes the gateway panic"));
+        self.panics += 1;
+        let mut head = Vec::new();
+        CallBuilder::new(PANIC).encode(&mut head);
+        let state = &mut self.agents[agent];
+        let id = state.fresh();
+        state.dialer.send(FrameType::Request, id, Flags::NONE, &head, &[]);
+        self.after(1_000_000, Later::HangUp(agent));
     }
 
     /// Breaks the rules in some way; the gateway ends it.

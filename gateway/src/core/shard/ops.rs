@@ -102,7 +102,7 @@ impl Shard {
         }
         let call = CallHead::parse(&frame.head)?;
         #[cfg(any(test, feature = "testing"))]
-        assert!(call.name != super::PANIC, "fault point");
+        assert!(call.name != super::PANIC, "fault point: frontier.fault.panic");
         if let Err((code, text)) =
             self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))?
         {

@@ -107,7 +107,13 @@ impl Stage {
         ready.dedup();
         self.rng.shuffle(&mut ready);
         for link in ready {
-            if (0..READS).all(|_| self.read_once(at, link)) {
+            let read = |stage: &mut Self| {
+                let more = stage.read_once(at, link);
+                // As the mio driver does: what else comes is for whoever gets the connection next.
+                stage.act(at);
+                more
+            };
+            if (0..READS).all(|_| read(self)) {
                 self.shards[at].readable.push(link);
             }
         }

@@ -1,0 +1,261 @@
+//! The rules of the module documentation, one test each, with room for 2 events per wait and budgets of 1 read.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use frontier_wire::native::frame::{FrameHeader, FrameType};
+use frontier_wire::native::hello::{Hello, InstanceId, Role};
+use mio::{Poll, Token};
+use parking_lot::Mutex;
+
+use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Tuning};
+use crate::core::message::Msg;
+use crate::core::{Bound, Settings, Shard, Shared};
+use crate::sim::gate::Gate;
+
+/// What the driver handed over as not the core's: the bytes it had read and the socket.
+type HandedOver = Arc<Mutex<Vec<(Vec<u8>, TcpStream)>>>;
+
+/// A driver that runs only when it is told to.
+struct Bench {
+    driver: Driver,
+    addr: SocketAddr,
+    foreign: HandedOver,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    fn new() -> Self {
+        let shared = Arc::new(Shared::new(Settings::default(), 1, Arc::new(Gate)));
+        let poll = Poll::new().unwrap();
+        let hub = Hub::new(vec![Inbox::new(&poll).unwrap()]);
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Bound::Edge, None).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let foreign = HandedOver::default();
+        let sink = Arc::clone(&foreign);
+        let hand_over: Foreign = Arc::new(move |_, socket, _, bytes| sink.lock().push((bytes, socket)));
+        let start = Instant::now();
+        let shard = Shard::new(0, shared, Driver::clock(start), 1);
+        let tuning = Tuning { events: 2, reads: 1 };
+        let driver = Driver::new(shard, poll, hub, vec![listener], Some(hand_over), start, tuning).unwrap();
+        Self { driver, addr, foreign }
+    }
+
+    fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.addr).unwrap()
+    }
+
+    /// Turns until something holds.
+    fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A wake-up ends the wait of a turn that would otherwise last until a handshake times out.
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "{what}");
+            self.driver.hub.post(0, vec![Msg::Drain { edges: true, spread_ms: 0 }]);
+            self.driver.turn().unwrap();
+        }
+    }
+
+    /// Turns while the driver says itself that it must not wait.
+    fn run_on(&mut self) -> usize {
+        let mut turns = 0;
+        while self.driver.timeout() == Some(Duration::ZERO) {
+            self.driver.turn().unwrap();
+            turns += 1;
+            assert!(turns < 10_000, "a driver that never comes to rest");
+        }
+        turns
+    }
+
+    /// Takes what the poller has now without handling it.
+    fn poll(&mut self) {
+        self.driver.poll.poll(&mut self.driver.events, Some(Duration::from_secs(20))).unwrap();
+        self.driver.shard.set_now(Driver::clock(self.driver.start));
+        self.driver.note_events();
+    }
+
+    fn sessions(&self) -> usize {
+        self.driver.shard.len()
+    }
+
+    fn bytes_in(&self) -> u64 {
+        self.driver.shard.stats().bytes_in.get()
+    }
+
+    fn load(&self) -> usize {
+        self.driver.hub.connections(0)
+    }
+}
+
+/// A yamux frame of the session stream; the first one opens it.
+fn on_session(first: bool, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[0, 0, 0, u8::from(first), 0, 0, 0, 1], &len[..], payload].concat()
+}
+
+fn hello() -> Vec<u8> {
+    let mut head = Vec::new();
+    Hello::new(Role::Edge, InstanceId::new([9; 16])).encode(&mut head);
+    let mut frame = Vec::new();
+    FrameHeader::new(FrameType::Hello, 0).put_frame(&mut frame, &head, &[]).unwrap();
+    on_session(true, &frame)
+}
+
+/// Frames that a gateway skips, `count` times 50,000 bytes.
+fn skipped(count: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    FrameHeader::new(FrameType::Unknown(0x7f), 0).put_frame(&mut frame, &[], &[0; 50_000 - 28]).unwrap();
+    on_session(false, &frame).repeat(count)
+}
+
+/// An edge that is welcome.
+fn welcome(bench: &mut Bench) -> TcpStream {
+    let mut peer = bench.connect();
+    peer.write_all(&hello()).unwrap();
+    bench.until("welcome", |bench| bench.driver.shard.stats().sessions[0].get() == 1);
+    bench.run_on();
+    peer
+}
+
+#[test]
+fn more_events_than_fit_come_with_the_next_waits() {
+    let mut bench = Bench::new();
+    let mut peers: Vec<TcpStream> = (0..9).map(|_| bench.connect()).collect();
+    bench.until("all are accepted", |bench| bench.sessions() == 9);
+    for peer in &mut peers {
+        peer.write_all(&hello()).unwrap();
+    }
+    bench.until("all are welcome", |bench| bench.driver.shard.stats().sessions[0].get() == 9);
+}
+
+#[test]
+fn a_socket_that_used_up_its_budget_is_read_on_without_a_further_event() {
+    let mut bench = Bench::new();
+    let mut peer = welcome(&mut bench);
+    let before = bench.bytes_in();
+    let bytes = skipped(20);
+    let len = bytes.len() as u64;
+    let writer = std::thread::spawn(move || {
+        peer.write_all(&bytes).unwrap();
+        peer
+    });
+    bench.poll();
+    bench.driver.read_ready();
+    assert!(bench.bytes_in() - before <= BUFFER as u64, "one read per turn");
+    bench.until("everything is read", |bench| bench.bytes_in() - before == len);
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn while_something_is_ready_or_an_inbox_has_mail_nobody_waits() {
+    let mut bench = Bench::new();
+    let _peer = welcome(&mut bench);
+    assert_ne!(bench.driver.timeout(), Some(Duration::ZERO), "nothing to do");
+    bench.driver.hub.post(0, vec![Msg::Drain { edges: true, spread_ms: 0 }]);
+    assert_eq!(bench.driver.timeout(), Some(Duration::ZERO), "mail");
+    bench.run_on();
+    bench.driver.ready.push_back(Token(0));
+    assert_eq!(bench.driver.timeout(), Some(Duration::ZERO), "a socket that may have more");
+}
+
+#[test]
+fn a_short_read_clears_readiness() {
+    let mut bench = Bench::new();
+    let mut peer = welcome(&mut bench);
+    peer.write_all(&on_session(false, &[])).unwrap();
+    bench.poll();
+    bench.driver.read_ready();
+    assert!(bench.driver.ready.is_empty(), "no second read to learn that there is nothing");
+    assert!(bench.driver.conns.get(0).is_some_and(|conn| !conn.readable));
+    // And the next bytes make an event again.
+    let before = bench.bytes_in();
+    peer.write_all(&on_session(false, &[])).unwrap();
+    bench.until("the next bytes", |bench| bench.bytes_in() > before);
+}
+
+#[test]
+fn a_short_read_of_a_socket_whose_peer_has_closed_is_read_to_the_end() {
+    let mut bench = Bench::new();
+    let mut peer = welcome(&mut bench);
+    peer.write_all(&on_session(false, &[])).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
+    // Both are there before the driver looks: one event says everything, and there will be no other.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !bench.driver.conns.get(0).is_some_and(|conn| conn.ended) {
+        assert!(Instant::now() < deadline);
+        bench.poll();
+    }
+    bench.driver.read_ready();
+    bench.run_on();
+    assert_eq!(bench.sessions(), 0, "the end was read, too");
+}
+
+#[test]
+fn a_listener_that_used_up_its_step_accepts_on_without_a_further_event() {
+    let mut bench = Bench::new();
+    let peers: Vec<TcpStream> = (0..100).map(|_| bench.connect()).collect();
+    bench.poll();
+    bench.driver.read_ready();
+    assert_eq!(bench.sessions(), 64, "a bounded step");
+    assert_eq!(bench.driver.ready.iter().filter(|token| token.0 == LISTENERS).count(), 1);
+    bench.run_on();
+    assert_eq!(bench.sessions(), peers.len());
+}
+
+#[test]
+fn a_slot_used_again_in_the_same_turn_costs_nobody_its_socket() {
+    let mut bench = Bench::new();
+    let mut first = bench.connect();
+    bench.until("accepted", |bench| bench.sessions() == 1);
+    bench.run_on();
+    first.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let second = bench.connect();
+    // Both in one turn, the one that goes before the one that comes.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while bench.driver.ready.len() < 2 {
+        assert!(Instant::now() < deadline);
+        bench.poll();
+    }
+    bench.driver.ready = [Token(0), Token(LISTENERS)].into();
+    bench.driver.read_ready();
+    bench.driver.act();
+    let taken = bench.foreign.lock().pop();
+    let (bytes, _socket) = taken.expect("the foreign connection was handed over");
+    assert_eq!(bytes, b"GET / HTTP/1.1\r\n\r\n");
+    assert_eq!((bench.sessions(), bench.load()), (1, 1), "the newcomer alone is counted");
+    assert_eq!(
+        bench.driver.conns.get(0).map(|conn| conn.session.generation),
+        Some(1),
+        "it has the slot of the first"
+    );
+    drop(second);
+    bench.until("the newcomer has left", |bench| bench.sessions() == 0);
+    assert_eq!(bench.load(), 0);
+}
+
+#[test]
+fn no_byte_of_a_foreign_protocol_is_lost_behind_the_first_read() {
+    let mut bench = Bench::new();
+    // With a budget of more than one read the second one follows at once.
+    bench.driver.reads = 4;
+    let mut peer = bench.connect();
+    bench.until("accepted", |bench| bench.sessions() == 1);
+    bench.run_on();
+    let sent: Vec<u8> = b"GET ".iter().copied().chain((0..150_000u32).map(|n| n as u8)).collect();
+    let bytes = sent.clone();
+    let writer = std::thread::spawn(move || {
+        peer.write_all(&bytes).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        peer
+    });
+    bench.until("handed over", |bench| !bench.foreign.lock().is_empty());
+    let (mut got, mut socket) = bench.foreign.lock().pop().unwrap();
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket.read_to_end(&mut got).unwrap();
+    assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    drop(writer.join().unwrap());
+}
