@@ -459,6 +459,11 @@ impl Connection {
                 self.begin_close(now);
                 None
             }
+            Phase::Ready if now >= self.dead_at() && !self.wants_read() => {
+                // It is not heard because it is not read.
+                self.last_rx = now;
+                None
+            }
             Phase::Ready if now >= self.dead_at() => {
                 self.begin_close(now);
                 self.leaving()

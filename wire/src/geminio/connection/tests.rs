@@ -291,6 +291,16 @@ fn heartbeats_are_answered_and_any_packet_shows_life() {
 }
 
 #[test]
+fn a_peer_that_is_not_read_is_not_dead() {
+    let mut scene = Scene::ready_with(Limits { unreleased: 10, ..Limits::default() });
+    let dialogue = scene.dialogue();
+    scene.take_on(PacketType::Stream, 9, NEGOTIATE, &[0; 10]);
+    assert!(scene.pass(100 * SECOND).is_empty());
+    scene.connection.release(dialogue, 10);
+    assert!(matches!(scene.pass(60 * SECOND)[..], [Event::Leaving, Event::Over(_)]));
+}
+
+#[test]
 fn a_client_sends_heartbeats_and_notices_a_dead_server() {
     let mut scene = Scene::client();
     scene.pass(20 * SECOND);
