@@ -4,6 +4,7 @@ CARGO ?= cargo
 TARGET := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 T ?= 60
 RUNS ?= 5
+SEEDS ?= 200000
 ROW ?=
 # One set for everything that is built for tests, so that nothing is built twice.
 FEATURES := --features frontier-gateway/testing,frontier-sdk/testing
@@ -21,6 +22,7 @@ run: ## Start the gateway with a demo service and edges, and show what happens u
 
 build: ## Build the release binary
 	$(CARGO) build --locked --release -p frontier-gateway
+	@! grep -qa 'fault point:' $(TARGET)/release/frontier || { echo "the release binary contains fault points"; exit 1; }
 
 test: check unit doc examples bench-smoke ## Everything CI runs
 
@@ -58,8 +60,9 @@ bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 bench-smoke: ## Every row of the table once, for as long as it takes to see that it works
 	bench/run.sh --quick
 
-soak: ## Longer runs: the shard core's tests in release mode, then each fuzz target for T seconds
+soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, then each fuzz target for T seconds
 	$(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_core
+	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_seeds
 	$(MAKE) fuzz T=$(T)
 
 clean: ## Remove what was built
