@@ -65,7 +65,8 @@ macro_rules! common_setters {
         }
 
         /// How long one attempt to connect may take, until the gateway has welcomed this client (default 15 s: a gateway may ask a service
-        /// whether to admit an edge, and answers within 10 s).
+        /// whether to admit an edge, and answers within 10 s). Of a name with several network addresses, the next one is tried when one has
+        /// failed or not answered within 250 ms.
         ///
         /// ```
         #[doc = concat!("let builder = frontier::", $new, ".connect_timeout(std::time::Duration::from_secs(3));")]

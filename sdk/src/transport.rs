@@ -1,5 +1,7 @@
 //! Byte pipes to a gateway: TCP, TLS over TCP, and pipes within a process for tests.
 
+mod staggered;
+
 use std::{
     io,
     pin::Pin,
@@ -60,8 +62,9 @@ impl Dialer {
         let failed = |source| ConnectError::Dial { address: address.to_string(), source };
         match self {
             Self::Net { tls, always_tls } => {
-                let socket =
-                    TcpStream::connect((address.host.as_str(), address.port)).await.map_err(failed)?;
+                let found =
+                    tokio::net::lookup_host((address.host.as_str(), address.port)).await.map_err(failed)?;
+                let socket = staggered::first(found, TcpStream::connect).await.map_err(failed)?;
                 // Frames are batched before they are written, so waiting for more would only delay them.
                 socket.set_nodelay(true).map_err(failed)?;
                 if !(address.tls || *always_tls) {
