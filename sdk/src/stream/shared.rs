@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use frontier_wire::yamux::StreamId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -32,6 +32,9 @@ pub(crate) const WRITE_MAX: usize = 256 * 1024;
 
 /// Bytes read by the user are reported to the session in steps of so many: a small part of every window.
 const CONSUMED_STEP: u32 = 16 * 1024;
+
+/// Pieces below this many bytes are copied together.
+const JOIN_MAX: usize = 4 * 1024;
 
 /// Calls and messages of ours that may be unanswered on one stream; more wait. The default of what a peer accepts.
 const IN_FLIGHT: usize = 1_024;
@@ -64,6 +67,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct Pipe {
     inbound: VecDeque<Bytes>,
+    /// Small pieces behind those, joined.
+    tail: BytesMut,
     /// The peer sends nothing more.
     finished: bool,
     /// The stream was reset, by the peer or by the end of the session.
@@ -107,7 +112,7 @@ impl Shared {
     pub(crate) fn received(&self, bytes: Bytes) {
         let waker = {
             let mut pipe = self.pipe.lock();
-            pipe.inbound.push_back(bytes);
+            pipe.push(bytes);
             pipe.reader.take()
         };
         wake(waker);
@@ -129,7 +134,7 @@ impl Shared {
         let wakers = {
             let mut pipe = self.pipe.lock();
             pipe.error.get_or_insert(error);
-            pipe.inbound.clear();
+            pipe.clear();
             [pipe.reader.take(), pipe.writer.take()]
         };
         wakers.into_iter().for_each(wake);
@@ -183,7 +188,7 @@ impl Shared {
         if let Some(error) = &pipe.error {
             return Poll::Ready(Err(error.clone().into()));
         }
-        let Some(front) = pipe.inbound.front_mut() else {
+        let Some(front) = pipe.front() else {
             if pipe.finished {
                 return Poll::Ready(Ok(Bytes::new()));
             }
@@ -251,7 +256,7 @@ impl Shared {
             let dead = pipe.error.is_some();
             if !dead {
                 pipe.error = Some(Error::session_closed("the stream was dropped"));
-                pipe.inbound.clear();
+                pipe.clear();
             }
             (dead, pipe.ended)
         };
@@ -261,6 +266,40 @@ impl Shared {
         }
         self.messages.close(true);
         self.handlers.clear();
+    }
+}
+
+// === impl Pipe ===
+
+impl Pipe {
+    /// Takes bytes of the peer. Small pieces are joined: each alone would cost more than its bytes, and keep the whole buffer in memory
+    /// that it was read into, of which the window says nothing.
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() < JOIN_MAX {
+            self.tail.extend_from_slice(&bytes);
+        } else {
+            self.join();
+            self.inbound.push_back(bytes);
+        }
+    }
+
+    fn join(&mut self) {
+        if !self.tail.is_empty() {
+            self.inbound.push_back(self.tail.split().freeze());
+        }
+    }
+
+    /// The next piece for the user.
+    fn front(&mut self) -> Option<&mut Bytes> {
+        if self.inbound.is_empty() {
+            self.join();
+        }
+        self.inbound.front_mut()
+    }
+
+    fn clear(&mut self) {
+        self.inbound.clear();
+        self.tail = BytesMut::new();
     }
 }
 
@@ -309,5 +348,27 @@ impl Host for Shared {
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_are_joined_and_all_keep_their_order() {
+        let mut pipe = Pipe::default();
+        for _ in 0..1_000 {
+            pipe.push(Bytes::from_static(b"1"));
+        }
+        pipe.push(vec![2; JOIN_MAX].into());
+        pipe.push(Bytes::from_static(b"3"));
+        pipe.push(Bytes::from_static(b"3"));
+        let mut lens = Vec::new();
+        while let Some(front) = pipe.front() {
+            lens.push((front[0], front.len()));
+            pipe.inbound.pop_front();
+        }
+        assert_eq!(lens, [(b'1', 1_000), (2, JOIN_MAX), (b'3', 2)]);
     }
 }
