@@ -29,16 +29,14 @@ pub(super) struct StreamReader {
     header: Vec<u8>,
     /// Bytes of a Data frame that are still to come.
     data_left: usize,
-    /// Bytes of a frame of an unknown type that are still to come.
+    /// Bytes that are for nobody and still to come: a frame of an unknown type, or the head of a Data frame, before its data.
     skip_left: usize,
 }
 
 /// How a frame begins.
 enum Start {
-    /// So many bytes of data follow.
-    Data(usize),
-    /// So many bytes are not for us.
-    Skip(usize),
+    /// So many bytes are not for us, then so many bytes of data follow.
+    Data { skip: usize, len: usize },
     /// Any other frame, header included.
     Frame,
 }
@@ -96,8 +94,10 @@ impl StreamReader {
 
     const fn go_on(&mut self, start: &Start) {
         match start {
-            Start::Data(len) => self.data_left = *len,
-            Start::Skip(len) => self.skip_left = *len,
+            Start::Data { skip, len } => {
+                self.skip_left = *skip;
+                self.data_left = *len;
+            }
             Start::Frame => {}
         }
     }
@@ -112,8 +112,9 @@ fn start(bytes: &[u8]) -> Result<Start, DecodeError> {
     };
     LIMITS.check(&header)?;
     Ok(match header.kind {
-        FrameType::Data if header.head_len == 0 => Start::Data(header.body_len as usize),
-        FrameType::Unknown(_) => Start::Skip(header.rest_len()),
+        // Data has no head yet; one that a later version gives it is not for us, and its body must not get around the window.
+        FrameType::Data => Start::Data { skip: header.head_len.into(), len: header.body_len as usize },
+        FrameType::Unknown(_) => Start::Data { skip: header.rest_len(), len: 0 },
         _ => Start::Frame,
     })
 }
@@ -148,7 +149,7 @@ mod tests {
         wire.extend(frame(FrameType::Data, b"", b""));
         wire.extend(frame(FrameType::Cancel, b"", b""));
         wire.extend(frame(FrameType::Unknown(0x77), b"zz", b"skipped"));
-        wire.extend(frame(FrameType::Data, b"", b"world"));
+        wire.extend(frame(FrameType::Data, b"head", b"world"));
         for step in 1..=wire.len() {
             let mut reader = StreamReader::default();
             let (mut data, mut frames) = (Vec::new(), Vec::new());
@@ -161,6 +162,14 @@ mod tests {
             let expected = [(FrameType::Request, b"body".to_vec()), (FrameType::Cancel, vec![])];
             assert_eq!(frames, expected, "step {step}");
         }
+    }
+
+    #[test]
+    fn a_head_does_not_make_a_frame_of_data() {
+        // What comes as data counts against the window until the user has read it.
+        let mut reader = StreamReader::default();
+        let (data, frames) = read(&mut reader, &frame(FrameType::Data, b"head", b"body"));
+        assert_eq!((data.as_slice(), frames.len()), (&b"body"[..], 0));
     }
 
     #[test]
