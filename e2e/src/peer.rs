@@ -230,8 +230,9 @@ impl Peer {
     pub fn sent_away(&mut self, within: Duration) -> anyhow::Result<Refusal> {
         let frame = self.frame(FrameType::GoAway, within)?;
         self.closed(within)?;
-        let reason = frame.head_as::<proto::GoAway>()?.reason.context("GoAway without a reason")?;
-        Ok(Refusal::from_proto(&reason))
+        let away = frame.head_as::<proto::GoAway>()?;
+        let reason = away.reason.context("GoAway without a reason")?;
+        Ok(Refusal { retry_after_ms: away.reconnect_in_ms, ..Refusal::from_proto(&reason) })
     }
 
     /// Sends a frame on the session stream.

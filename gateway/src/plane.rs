@@ -62,8 +62,7 @@ impl Plane {
 
     /// Ends a session because an operator wants it.
     fn kick(&self, session: SessionRef) {
-        let (code, text) = (ErrorCode::SessionClosed, "kicked by an operator");
-        self.hub.post(session.shard, vec![Msg::Cut { session, code, text }]);
+        self.hub.post(session.shard, vec![Msg::Kick { session }]);
     }
 }
 

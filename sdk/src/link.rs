@@ -180,7 +180,11 @@ impl Link {
                 After::Over(ConnectError::TakenOver)
             }
             Turn::Ended(error) => After::Lost(error),
-            Turn::SentAway(error) => self.replace(session, error).await,
+            Turn::SentAway(error) if error.code() == ErrorCode::GatewayDraining => {
+                self.replace(session, error).await
+            }
+            // Kicked, or at fault: the connection is closed already.
+            Turn::SentAway(error) => After::Lost(ConnectError::SentAway(error)),
         }
     }
 

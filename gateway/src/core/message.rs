@@ -118,6 +118,8 @@ pub enum Msg {
     Leg { to: LegRef, what: LegMsg },
     /// End a session.
     Cut { session: SessionRef, code: ErrorCode, text: &'static str },
+    /// End a session because an operator wants it.
+    Kick { session: SessionRef },
     /// A service connection moves to this shard.
     Adopt(Box<Adopt>),
     /// Describe the sessions of a role in so many slots.
@@ -198,7 +200,8 @@ impl Msg {
             | Self::OpenFailed { to: LegRef { session, .. }, .. }
             | Self::Joined { to: LegRef { session, .. }, .. }
             | Self::Leg { to: LegRef { session, .. }, .. }
-            | Self::Cut { session, .. } => Some(*session),
+            | Self::Cut { session, .. }
+            | Self::Kick { session } => Some(*session),
             Self::Adopt(_) | Self::Scan { .. } | Self::Drain { .. } | Self::Connection(_) => None,
         }
     }

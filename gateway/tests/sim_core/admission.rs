@@ -443,15 +443,39 @@ fn locate_tells_the_epoch_of_an_edge_that_is_here() {
 }
 
 #[test]
+fn a_kicked_session_is_told_when_it_may_come_again_and_a_replaced_one_that_it_may_not() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(1, "svc", &[], &[]);
+    let (edge, replaced) = (lab.edge(0, 5), lab.edge(0, 6));
+    let kicked = [edge, service].map(|peer| (peer, lab.dialer(peer).link));
+    for (_, link) in kicked {
+        let session = lab.stage.session(link).unwrap();
+        lab.stage.post(session.shard, Msg::Kick { session });
+    }
+    lab.edge(1, 6);
+    lab.run();
+    let told = [(edge, ErrorCode::Cancelled, 3_000), (service, ErrorCode::Cancelled, 3_000)];
+    for (peer, code, wait) in told.into_iter().chain([(replaced, ErrorCode::SessionClosed, 0)]) {
+        let note = lab.expect(peer);
+        let away = GoAway::parse(&note.head).unwrap();
+        assert_eq!((away.reason.unwrap().code, away.reconnect_in_ms), (code, wait));
+        assert!(lab.ended(peer).is_some());
+    }
+    lab.close();
+}
+
+#[test]
 fn an_edge_kicked_while_it_is_admitted_is_turned_away() {
     let mut lab = Lab::new(settings());
     let service = lab.service(1, "presence", &PRESENCE, &[]);
     let edge = knock(&mut lab, 0, 5);
     lab.expect(service);
     let session = lab.stage.shared().registry.edge(5).unwrap();
-    lab.stage.post(session.shard, Msg::Cut { session, code: ErrorCode::PermissionDenied, text: "kicked" });
+    lab.stage.post(session.shard, Msg::Kick { session });
     lab.run();
-    assert_eq!(reject(&lab.expect(edge)), (ErrorCode::PermissionDenied, "kicked".to_owned()));
+    let refused = lab.expect(edge);
+    assert_eq!(reject(&refused), (ErrorCode::Cancelled, "kicked by an operator".to_owned()));
+    assert_eq!(ErrorRef::parse(&refused.head).unwrap().retry_after_ms, 3_000);
     assert_eq!(event(&lab.expect(service)).0, "edge_offline");
     lab.close();
 }

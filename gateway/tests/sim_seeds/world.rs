@@ -366,8 +366,7 @@ impl World {
             Act::Kick => {
                 if let Some(session) = self.stage.session(self.agents[agent].dialer.link) {
                     self.note(|| format!("{agent} is kicked"));
-                    let msg = Msg::Cut { session, code: ErrorCode::SessionClosed, text: "kicked" };
-                    self.stage.post(session.shard, msg);
+                    self.stage.post(session.shard, Msg::Kick { session });
                 }
             }
             Act::Ask => self.ask(agent),

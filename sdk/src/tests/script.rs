@@ -386,6 +386,41 @@ async fn another_client_with_the_same_id_ends_this_one() {
     assert!(again.is_err(), "it must not come again");
 }
 
+/// What a gateway says to a client that an operator kicks.
+async fn kick(mut script: Script) -> Instant {
+    script.go_away(3_000, ErrorCode::Cancelled).await;
+    Instant::now()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kicked_edge_comes_again_when_it_may() {
+    let (mut acceptor, builder) = edge();
+    let (edge, script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let kicked = kick(script).await;
+    edge.watch().until(|state| matches!(state, State::Reconnecting { .. })).await.unwrap();
+    let _script = acceptor
+        .welcome(Welcome { epoch: 2, ..welcome() }, |hello| assert_eq!(hello.ticket, b"ticket-1"))
+        .await;
+    let away = kicked.elapsed();
+    assert!((Duration::from_secs(3)..Duration::from_secs(4)).contains(&away), "{away:?}");
+    edge.watch().until(|state| matches!(state, State::Ready { id: 7, epoch: 2 })).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kicked_service_comes_again_with_what_it_offers() {
+    let (pipes, incoming) = mpsc::channel(8);
+    let mut acceptor = Acceptor(incoming);
+    let builder = Service::builder("one:1").dialer(Dialer::Memory(pipes)).topics(["t"]);
+    let (service, script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let service = service.unwrap();
+    let kicked = kick(script).await;
+    let look = |hello: &Hello| assert_eq!((hello.wished_id, &hello.topics[..]), (7, &["t".to_owned()][..]));
+    let _script = acceptor.welcome(Welcome { epoch: 2, ..welcome() }, look).await;
+    assert!(kicked.elapsed() >= Duration::from_secs(3), "{:?}", kicked.elapsed());
+    service.watch().until(|state| matches!(state, State::Ready { id: 7, epoch: 2 })).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_is_broken_by_pings_and_a_silent_gateway_is_left() {
     let (mut acceptor, builder) = edge();

@@ -15,6 +15,8 @@ use frontier_wire::native::head::CallHead;
 
 /// Slots looked at per message of a scan.
 const SCAN_STEP: u32 = 2_048;
+/// A kicked peer may come again after so many milliseconds: long enough to be seen gone, short enough to be no ban.
+const BACK_AFTER_KICK: u32 = 3_000;
 
 impl Shard {
     /// A message; the two that carry a connection are the driver's and come back.
@@ -41,6 +43,7 @@ impl Shard {
             Msg::Joined { to, peer } => self.on_joined(to, peer),
             Msg::Leg { to, what } => self.on_leg(to, what),
             Msg::Cut { session, code, text } => self.cut_here(session, code, text),
+            Msg::Kick { session } => self.kick(session),
             Msg::Scan { from, slots, bound, reply } => (reply.0)(self.scan(from, slots, bound)),
             Msg::Drain { edges, spread_ms } => {
                 self.start_drain(if edges { Bound::Edge } else { Bound::Service }, spread_ms);
@@ -69,6 +72,22 @@ impl Shard {
         let none = (ErrorCode::ServiceNotOnline, "service not online");
         let instance = pick(&targets, choice, &[]).ok_or(none)?;
         connection(instance, choice).ok_or(none)
+    }
+
+    /// An operator wants the session to end. Not `session_closed`, which tells the peer that a newer session has its place and that it
+    /// must not come again: this one may.
+    fn kick(&mut self, me: SessionRef) {
+        const TEXT: &str = "kicked by an operator";
+        let Some(session) = self.sessions.get(me) else { return };
+        match session.phase {
+            Phase::Ready => {
+                self.send_go_away(me, BACK_AFTER_KICK, ErrorCode::Cancelled, TEXT);
+                self.end(me, TEXT);
+            }
+            Phase::Admitting => self.reject(me, ErrorCode::Cancelled, TEXT, BACK_AFTER_KICK),
+            Phase::New | Phase::Greeting => self.end(me, TEXT),
+            Phase::Closing => {}
+        }
     }
 
     fn scan(&self, from: u32, slots: u32, bound: Bound) -> Page {
