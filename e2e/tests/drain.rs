@@ -61,8 +61,24 @@ fn edges_go_first_and_what_is_in_flight_finishes() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_unused_gateway_ends_at_once() -> anyhow::Result<()> {
-    let mut gateway = Gateway::start(&draining(30))?;
+fn an_unused_gateway_still_takes_whom_a_load_balancer_sends() -> anyhow::Result<()> {
+    let mut gateway = Gateway::start(&draining(30).set("drain.accept_for", "3s"))?;
+    gateway.signal(Signal::TERM)?;
+    until("not ready", SOON, || {
+        http::get(gateway.admin().ok()?, "/readyz").is_ok_and(|answer| answer.status == 503).then_some(())
+    })?;
+    let mut late = Dial::edge(gateway.edges())?.connect()?;
+    told_to_go(&mut late)?;
+    drop(late);
+    until("listeners closed", SOON, || TcpStream::connect(gateway.edges()).is_err().then_some(()))?;
+    let status = gateway.wait_exit(SOON)?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+#[test]
+fn an_unused_gateway_that_is_interrupted_ends_at_once() -> anyhow::Result<()> {
+    let mut gateway = Gateway::start(&draining(600).set("drain.accept_for", "600s"))?;
     gateway.signal(Signal::INT)?;
     let status = gateway.wait_exit(SOON)?;
     ensure!(status.success(), "{status}");

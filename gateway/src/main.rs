@@ -55,17 +55,17 @@ async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> any
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
     let mut app = App::start(config, telemetry)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let hurry = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
         failure = app.failed() => anyhow::bail!(failure),
-    }
+    };
     tracing::info!("stopping; a second signal ends at once");
     tokio::select! {
         biased;
         _ = terminate.recv() => tracing::warn!("second signal"),
         _ = interrupt.recv() => tracing::warn!("second signal"),
-        () = app.drain() => {}
+        () = app.drain(hurry) => {}
     }
     app.stop().await;
     Ok(ExitCode::SUCCESS)

@@ -24,6 +24,8 @@ impl Config {
             "controlplane": {"enable": true, "listen": {"addr": "127.0.0.1:0"}},
             "observability": {"addr": "127.0.0.1:0"},
             "log": {"format": "json", "level": "info"},
+            // No load balancer has to notice anything.
+            "drain": {"accept_for": "100ms"},
         });
         Self { tree, args: Vec::new(), envs: Vec::new(), nofile: None }
     }

@@ -21,16 +21,17 @@ const LOOK: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
 
 impl App {
-    /// Lets peers go in order; returns when all are gone or the time is over.
-    pub async fn drain(&mut self) {
+    /// Lets peers go in order; returns when all are gone or the time is over. With `hurry` (a person waits at the terminal) a gateway
+    /// without edges does not wait for load balancers that have not noticed yet and may still send some.
+    pub async fn drain(&mut self, hurry: bool) {
         let _not_ready = self.readiness.guard("draining");
         let start = Instant::now();
         let deadline = start + self.drain.total();
         self.shared.draining.store(true, Ordering::Release);
         let accept_until = (start + self.drain.accept_for).min(deadline);
-        // A gateway that nobody uses needs no window.
-        let idle = timeout_at(accept_until, self.gone(Bound::Edge)).await.is_ok();
-        if !idle {
+        if hurry {
+            drop(timeout_at(accept_until, self.gone(Bound::Edge)).await);
+        } else {
             sleep_until(accept_until).await;
         }
         self.broadcast(|| Msg::Connection(Box::new(Parcel::CloseListeners)));
