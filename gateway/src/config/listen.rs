@@ -278,7 +278,13 @@ impl Tls {
 
     /// A pair that cannot be used is left out with a warning, as in the Go system; none at all is an error.
     fn validate_certs(&self, key: &str, problems: &mut Problems) {
-        let unusable = Files::read(self).unusable(self);
+        let files = Files::read(self);
+        for index in files.first_version(self) {
+            let message =
+                "certificate of X.509 version 1, which many clients refuse; issue it again as version 3";
+            problems.warn(format!("{key}.certs[{index}]"), message);
+        }
+        let unusable = files.unusable(self);
         for (index, error) in &unusable {
             problems.warn(format!("{key}.certs[{index}]"), format!("left out: {error}"));
         }

@@ -79,6 +79,23 @@ pub fn names(cert: &CertificateDer<'_>) -> Result<Names, Malformed> {
     Ok(names)
 }
 
+/// Whether a certificate of X.509 version 1 holds this public key (a DER SubjectPublicKeyInfo); `None` if it is of another version.
+/// Rustls reads version 3 only.
+///
+/// # Errors
+/// When it is malformed where it was looked at.
+pub fn first_version_fits(cert: &CertificateDer<'_>, key: &[u8]) -> Result<Option<bool>, Malformed> {
+    let mut tbs = Der(Der(cert).expect(SEQUENCE)?).enter(SEQUENCE)?;
+    if tbs.0.first() == Some(&VERSION) {
+        return Ok(None);
+    }
+    tbs.expect(INTEGER)?; // serial number
+    for _ in ["signature algorithm", "issuer", "validity", "subject"] {
+        tbs.expect(SEQUENCE)?;
+    }
+    Ok(Some(tbs.expect(SEQUENCE)? == Der(key).expect(SEQUENCE)?))
+}
+
 /// RDNSequence: sets of (type, value).
 fn common_name(mut subject: Der<'_>) -> Result<Option<String>, Malformed> {
     let mut found = None;

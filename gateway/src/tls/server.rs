@@ -9,7 +9,7 @@ use std::{
 
 use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
 use rustls::{
-    RootCertStore, ServerConfig, SignatureScheme,
+    InconsistentKeys, RootCertStore, ServerConfig, SignatureScheme,
     crypto::aws_lc_rs::Ticketer,
     pki_types::{
         CertificateDer, PrivateKeyDer,
@@ -167,7 +167,18 @@ impl Files {
         let chain = self.chain(&pair.cert)?;
         let key = self.private_key(&pair.key)?;
         let unusable = |source| CertError::Pair { cert: pair.cert.clone(), key: pair.key.clone(), source };
-        CertifiedKey::from_der(chain, key, &provider()).map(Arc::new).map_err(unusable)
+        certified(chain, key).map(Arc::new).map_err(unusable)
+    }
+
+    /// The usable pairs whose certificate is of X.509 version 1, by their index.
+    #[must_use]
+    pub fn first_version(&self, tls: &Tls) -> Vec<usize> {
+        let old = |pair: &CertKey| {
+            let certified = self.pair(pair).ok()?;
+            certificate::first_version_fits(certified.cert.first()?, &public_key(&certified)?).ok()?
+        };
+        let pairs = tls.certs.iter().enumerate();
+        pairs.filter_map(|(index, pair)| old(pair).map(|_| index)).collect()
     }
 
     /// The pairs that can be used, in the order of the configuration. The others are left out.
@@ -215,6 +226,29 @@ impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.files.iter().map(|(path, _)| path)).finish()
     }
+}
+
+/// A chain with its key. `openssl x509 -req` without extensions makes certificates of version 1, which rustls does not read; it need
+/// not, to show them, so whether the key belongs to one is looked up here.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, rustls::Error> {
+    let certified = CertifiedKey::new(chain, provider().key_provider.load_private_key(key)?);
+    let (cert, public) = (certified.end_entity_cert()?, public_key(&certified));
+    match public.map(|public| certificate::first_version_fits(cert, &public)) {
+        Some(Ok(Some(true))) => Ok(certified),
+        Some(Ok(Some(false))) => Err(InconsistentKeys::KeyMismatch.into()),
+        // As rustls does it: a key that cannot say its public half is believed.
+        Some(Ok(None) | Err(_)) | None => match certified.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+fn public_key(certified: &CertifiedKey) -> Option<Vec<u8>> {
+    certified.key.public_key().map(|key| key.as_ref().to_vec())
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, io::Error> {

@@ -182,6 +182,24 @@ fn errors_name_the_file() {
 }
 
 #[test]
+fn a_certificate_of_version_1_is_shown_if_the_key_is_its_own() {
+    let dir = Dir::new();
+    let cert = dir.write("v1.crt", include_str!("../testdata/v1.crt"));
+    let key = dir.write("v1.key", include_str!("../testdata/v1.key"));
+    let v3 = dir.pair("v3", &Ca::new("ca").issue("a", &["a.example"]));
+    let tls = block(vec![v3.clone(), CertKey { cert: cert.clone(), key }]);
+    let files = Files::read(&tls);
+    assert_eq!((files.unusable(&tls).len(), files.first_version(&tls)), (0, vec![1]));
+    let alone = block(tls.certs[1..].to_vec());
+    assert!(config(&alone).is_ok());
+    let resolver = ByName::new(Files::read(&alone).pairs(&alone).unwrap()).unwrap();
+    let shown = resolver.pick(Some("old.example"), &[SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap();
+    assert_eq!(shown.cert, files.chain(&cert).unwrap());
+    let error = config(&block(vec![CertKey { cert, key: v3.key }])).unwrap_err().to_string();
+    assert!(error.contains("keys may not be consistent"), "{error}");
+}
+
+#[test]
 fn a_file_without_end_is_refused() {
     let error = read_file(Path::new("/dev/zero")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
