@@ -10,6 +10,7 @@ mod operators;
 mod settings;
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -146,10 +147,13 @@ fn spawn_shards(
         let driver = Driver::new(shard, poll, hub, own, foreign, start, Tuning::default())?;
         let failed = failed.clone();
         let thread = std::thread::Builder::new().name(format!("shard-{id}")).spawn(move || {
-            if let Err(error) = driver.run() {
-                // The receiver ends the process; if it is gone the process ends already.
-                drop(failed.try_send(format!("shard {id} failed: {error}")));
-            }
+            let why = match catch_unwind(AssertUnwindSafe(|| driver.run())) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "panic".to_owned(),
+            };
+            // The receiver ends the process: the others would wait for this shard for ever. If it is gone the process ends already.
+            drop(failed.try_send(format!("shard {id} failed: {why}")));
         });
         threads.push(thread.context("shard thread")?);
     }

@@ -33,7 +33,7 @@ use self::conn::{Conn, Io, Outcome};
 use self::conns::Conns;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Msg};
-use crate::core::shard::{Action, Shard};
+use crate::core::shard::{Action, Moved, Shard};
 use crate::core::table::SessionRef;
 use crate::core::{Bound, Now};
 use crate::tls::io::{TlsIo, TlsScratch};
@@ -196,7 +196,7 @@ impl Driver {
         self.note_events();
         self.read_ready();
         self.take_inbox();
-        self.shard.on_tick();
+        self.tick();
         self.write_dirty();
         self.act();
         self.post();
@@ -207,7 +207,7 @@ impl Driver {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.hub.has_mail(self.shard.id()) {
+        if !self.ready.is_empty() || self.shard.has_dirty() || self.hub.has_mail(self.shard.id()) {
             return Some(Duration::ZERO);
         }
         let now = Self::clock(self.start).micros;
@@ -386,9 +386,22 @@ impl Driver {
 
     fn adopt(&mut self, adopt: Adopt) {
         let Ok(io) = adopt.io.downcast::<Io>() else { return };
-        let session = self.shard.adopt(adopt.moved);
+        let Moved { session, said } = adopt.moved;
+        let session = self.shard.adopt(session);
         // Only service connections move.
-        self.attach(*io, session, Bound::Service);
+        if self.attach(*io, session, Bound::Service) {
+            self.guarded(session, |shard| shard.on_moved(session, &said));
+        }
+    }
+
+    fn tick(&mut self) {
+        while let Some(session) = self.shard.next_timer() {
+            self.guarded(session, |shard| shard.on_timer(session));
+        }
+        let shard = &mut self.shard;
+        if catch_unwind(AssertUnwindSafe(|| shard.on_tick())).is_err() {
+            tracing::error!("panic outside of any session; a drain may not be complete");
+        }
     }
 
     fn parcel(&mut self, parcel: Box<dyn Any + Send>) {

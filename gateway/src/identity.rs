@@ -10,22 +10,22 @@
 //! - [`authority`]: the decision.
 //! - [`grants`]: what tokens and certificate subjects are entitled to.
 //! - [`ticket`]: resume tickets, which grant an edge the ID it had.
-//! - [`allocator`]: new IDs.
+//! - [`random`]: numbers for new IDs.
 //! - [`certificate`], [`subject`]: the names in a certificate.
 //!
 //! Nothing here reads a clock or a file; both come in as values.
 
-pub mod allocator;
 pub mod authority;
 pub mod certificate;
 pub mod grants;
+pub mod random;
 pub mod subject;
 pub mod ticket;
 
 pub use self::{
-    allocator::{IdAllocator, Random, SeededRandom},
     authority::{Authority, Refusal},
     grants::{Entry, GrantError, Grants, IdSet, SubjectPattern, TokenHash},
+    random::{Random, SeededRandom},
     subject::subject_of,
     ticket::{Ticket, TicketError, TicketKeys},
 };

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::identity::SeededRandom;
 use crate::identity::authority::Authority;
 use crate::identity::ticket::{DEFAULT_LIFE, TicketKeys};
 use crate::tokens::{TokenFile, watch};
@@ -34,7 +35,8 @@ pub(super) fn authority(config: &Config) -> anyhow::Result<(Arc<Authority>, Opti
         }
         None => (None, None),
     };
-    Ok((Arc::new(Authority::new(grants, TicketKeys::new(&key, &[]), DEFAULT_LIFE)), file))
+    let ids = SeededRandom::from_system().context("no randomness")?;
+    Ok((Arc::new(Authority::new(grants, TicketKeys::new(&key, &[]), DEFAULT_LIFE, ids)), file))
 }
 
 /// Follows the tokens file, and reads it again at once on SIGHUP. Without a file the signal only does not end the process.

@@ -137,7 +137,8 @@ impl Limits {
     }
 
     fn validate_sizes(&self, problems: &mut Problems) {
-        range(problems, "head", self.head.bytes(), 1024, 65_535);
+        // Every client takes heads of this length; none need take longer ones (docs/protocol.md).
+        range(problems, "head", self.head.bytes(), 1024, 16_384);
         range(problems, "meta", self.meta.bytes(), 0, 65_535);
         range(problems, "body", self.body.bytes(), 65_536, 1 << 30);
         range(problems, "outbox", self.outbox.bytes(), 262_144, 1 << 30);

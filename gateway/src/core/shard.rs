@@ -54,6 +54,10 @@ pub const WRITE_BUDGET: usize = 128 << 10;
 #[cfg(any(test, feature = "testing"))]
 pub const PANIC: &str = "frontier.fault.panic";
 
+/// Fault point: after a call of this method the session's timer panics, once.
+#[cfg(any(test, feature = "testing"))]
+pub const PANIC_IN_TIMER: &str = "frontier.fault.timer";
+
 /// What the driver has to do for the core.
 #[derive(Debug)]
 pub enum Action {
@@ -77,6 +81,13 @@ pub enum Action {
 pub struct Moved {
     /// The session.
     pub session: Session,
+    /// What it has said.
+    pub said: Said,
+}
+
+/// What a session had said when it moved.
+#[derive(Debug)]
+pub struct Said {
     /// Its Hello.
     pub hello: Vec<u8>,
     /// Payload of the session stream not handled yet.
@@ -114,6 +125,10 @@ pub struct Shard {
     stats: Arc<Stats>,
     sessions: Table<Session>,
     wheel: Wheel,
+    /// Sessions whose timers have fired, the next one last.
+    due: Vec<SessionRef>,
+    #[cfg(any(test, feature = "testing"))]
+    faulty: Option<SessionRef>,
     now: Now,
     dirty: VecDeque<SessionRef>,
     actions: VecDeque<Action>,
@@ -121,6 +136,8 @@ pub struct Shard {
     names: NameCache,
     interner: Interner,
     random: u64,
+    /// Keeps what peers choose apart, see `ops::flow`.
+    secret: u64,
     /// Sessions that may still begin, and when the bucket was filled last.
     tokens: (u32, u64),
     config: Config,
@@ -150,6 +167,9 @@ impl Shard {
             stats: Arc::clone(&shared.stats[usize::from(id)]),
             sessions: Table::new(id),
             wheel: Wheel::new(now.micros),
+            due: Vec::new(),
+            #[cfg(any(test, feature = "testing"))]
+            faulty: None,
             now,
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
@@ -157,6 +177,7 @@ impl Shard {
             names: NameCache::default(),
             interner: Interner::default(),
             random: mix(seed),
+            secret: mix(seed ^ 0xa076_1d64_78bd_642f),
             tokens: (0, 0),
             config,
             complaints: Complaints::default(),
@@ -246,22 +267,23 @@ impl Shard {
         self.wake_at(me, deadline);
     }
 
-    /// Takes over a session from another shard.
-    pub fn adopt(&mut self, moved: Moved) -> SessionRef {
-        let me = self.sessions.insert(moved.session);
-        self.sessions.get_mut(me).expect("just inserted").dirty = false;
-        let deadline = self.now.micros + self.shared.settings.handshake;
-        if let Some(session) = self.sessions.get_mut(me) {
-            session.wake = u64::MAX;
-        }
-        self.wake_at(me, deadline);
-        let outcome = self.on_hello(me, &moved.hello);
+    /// Takes over a session from another shard. What it has said goes to [`Shard::on_moved`] as soon as the driver has its socket.
+    pub fn adopt(&mut self, mut session: Session) -> SessionRef {
+        session.dirty = false;
+        session.wake = u64::MAX;
+        let me = self.sessions.insert(session);
+        self.wake_at(me, self.now.micros + self.shared.settings.handshake);
+        me
+    }
+
+    /// What an adopted session has said already.
+    pub fn on_moved(&mut self, me: SessionRef, said: &Said) {
+        let outcome = self.on_hello(me, &said.hello);
         self.outcome(me, outcome);
         if self.sessions.get(me).is_some() {
-            self.drive(me, Input::resume(moved.frames.as_slice(), moved.raw.as_slice()));
+            self.drive(me, Input::resume(said.frames.as_slice(), said.raw.as_slice()));
         }
         self.settle(me);
-        me
     }
 
     /// Bytes from a peer.
@@ -722,7 +744,7 @@ impl Shard {
         self.stats.outbox_bytes.sub(u64::from(std::mem::take(&mut session.queued)));
         let (frames, raw) = input.rest();
         let frames = frames.unwrap_or_default().to_vec();
-        let moved = Box::new(Moved { session, hello, frames, raw: raw.to_vec() });
+        let moved = Box::new(Moved { session, said: Said { hello, frames, raw: raw.to_vec() } });
         self.actions.push_back(Action::Move { session: me, shard, moved });
     }
 

@@ -85,9 +85,10 @@ impl Hub {
         if inbox.depth.load(Ordering::Relaxed) == 0 {
             return Vec::new();
         }
-        let mail = std::mem::take(&mut *inbox.mail.lock());
+        let mut mail = inbox.mail.lock();
+        // Under the lock: behind it a message that has just come would be counted away, and nobody woken for it.
         inbox.depth.store(0, Ordering::Relaxed);
-        mail
+        std::mem::take(&mut *mail)
     }
 
     /// Whether a shard has messages.

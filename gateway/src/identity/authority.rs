@@ -21,6 +21,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use frontier_wire::{error::ErrorCode, native::hello::Role};
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
     },
     identity::{
         grants::{Entry, Grants, IdSet},
+        random::{Random, SeededRandom},
         ticket::{Ticket, TicketError, TicketKeys},
     },
 };
@@ -58,6 +60,7 @@ pub struct Authority {
     grants: ArcSwapOption<Grants>,
     keys: ArcSwap<TicketKeys>,
     ticket_life: Duration,
+    ids: Mutex<SeededRandom>,
     resumed: AtomicU64,
     tickets_ignored: [AtomicU64; 3],
 }
@@ -100,11 +103,12 @@ impl Authority {
     /// Without `grants` everybody is admitted. Tickets are good for `ticket_life` (default
     /// [`DEFAULT_LIFE`](crate::identity::ticket::DEFAULT_LIFE)).
     #[must_use]
-    pub fn new(grants: Option<Grants>, keys: TicketKeys, ticket_life: Duration) -> Self {
+    pub fn new(grants: Option<Grants>, keys: TicketKeys, ticket_life: Duration, ids: SeededRandom) -> Self {
         Self {
             grants: ArcSwapOption::from_pointee(grants),
             keys: ArcSwap::from_pointee(keys),
             ticket_life,
+            ids: Mutex::new(ids),
             resumed: AtomicU64::new(0),
             tickets_ignored: Default::default(),
         }
@@ -180,6 +184,10 @@ impl Gatekeeper for Authority {
     fn ticket(&self, edge: u64, epoch: u64, now: u64) -> Vec<u8> {
         let expires = now.saturating_add(self.ticket_life.as_secs());
         self.keys.load().mint(&Ticket { edge, epoch, expires }).to_vec()
+    }
+
+    fn random(&self, _: u64) -> u64 {
+        self.ids.lock().next_u64()
     }
 }
 

@@ -322,6 +322,29 @@ fn a_panic_ends_the_session_it_happened_in_and_no_other() {
 }
 
 #[test]
+fn a_panic_in_a_timer_takes_no_timer_from_the_others() {
+    let mut lab = Lab::new(settings());
+    let services = ["a", "b", "c"].map(|name| lab.service(0, name, &[name], &[]));
+    let edge = lab.edge(0, 5);
+    lab.run();
+    lab.call(services[1], 1, frontier_gateway::core::shard::PANIC_IN_TIMER, 0, b"");
+    // All of them are due in the same tick, and the one in the middle must not cost those around it their timers.
+    for (id, method) in [(1, "a"), (2, "b"), (3, "c")] {
+        lab.call(edge, id, method, 500, b"");
+    }
+    lab.run();
+    lab.advance(SECOND);
+    assert_eq!(lab.stage.panics(), 1);
+    let ended = services.map(|service| lab.ended(service).is_some());
+    assert_eq!(ended, [false, true, false]);
+    let mut codes: Vec<_> = lab.frames(edge).iter().map(|note| (note.header.id, note.error())).collect();
+    codes.sort_unstable_by_key(|(id, _)| *id);
+    let (late, gone) = (Some(ErrorCode::DeadlineExceeded), Some(ErrorCode::SessionClosed));
+    assert_eq!(codes, [(1, late), (2, gone), (3, late)]);
+    lab.close();
+}
+
+#[test]
 fn an_idle_session_holds_nothing() {
     let mut lab = Lab::new(settings());
     let service = lab.service(0, "svc", &["echo"], &["t"]);

@@ -130,10 +130,10 @@ impl Shard {
         let elapsed = self.now.micros - self.tokens.1;
         if elapsed >= 10_000 {
             let fresh = u64::from(share) * elapsed / 1_000_000;
-            // At a low rate a token takes longer than a look: the time already waited must count on.
+            // The time already waited for the next token counts on, or a look between two would cost it.
             if fresh > 0 {
                 let tokens = self.tokens.0.saturating_add(fresh.min(u64::from(share)) as u32).min(share);
-                self.tokens = (tokens, self.now.micros);
+                self.tokens = (tokens, self.tokens.1 + fresh * 1_000_000 / u64::from(share));
             }
         }
         if self.tokens.0 == 0 {
@@ -177,10 +177,11 @@ impl Shard {
     }
 
     /// 63 random bits: with ten million edges online the chance that any two of a cluster's gateways ever made the same is one in
-    /// two hundred thousand, and nobody can guess another edge's.
+    /// two hundred thousand, and with the gatekeeper's numbers nobody can guess another edge's.
     fn new_id(&mut self) -> u64 {
         loop {
-            let id = self.random() >> 1;
+            let drawn = self.random();
+            let id = self.shared.gatekeeper.random(drawn) >> 1;
             if id != 0 && self.shared.registry.edge(id).is_none() {
                 return id;
             }
@@ -240,7 +241,7 @@ impl Shard {
         let call = CallBuilder::new(method);
         let mut head = Vec::with_capacity(call.encoded_len());
         call.encode(&mut head);
-        let flow = mix(from.to_bits() ^ mix(from_id)) ^ 1;
+        let flow = super::ops::flow(self.secret, from, from_id) ^ 1;
         let (kind, body) = (OpKind::Call, Body::Slice(body));
         let place = Place { from, from_id, sender, kind, more: false, head: &head, body, deadline, flow };
         if target.shard != self.id {
@@ -325,12 +326,17 @@ impl Shard {
             targets.as_ref().and_then(|targets| pick(targets, choice, &[])).map(|instance| instance.key);
         if let Some((session, old)) = old {
             self.stats.takeovers.add(1);
-            if old.announced.swap(false, Ordering::AcqRel) {
+            if old.announced.swap(false, Ordering::SeqCst) {
                 self.notify_offline(&old, online);
             }
             self.cut(session, ErrorCode::SessionClosed, "replaced by a newer session");
         }
-        card.announced.store(true, Ordering::Release);
+        card.announced.store(true, Ordering::SeqCst);
+        if self.shared.registry.edge(id) != Some(me) {
+            // Replaced already, by somebody who may have come before the line above: then nobody would report this one gone.
+            card.announced.store(false, Ordering::SeqCst);
+            return;
+        }
         self.set_step(me, Step::Online);
         let asked = targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, "edge_online", &targets, choice));
         if !asked {

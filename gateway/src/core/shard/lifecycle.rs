@@ -49,13 +49,18 @@ impl Shard {
         self.wheel.next_due().into_iter().chain(cull).min()
     }
 
-    /// Runs everything that is due.
-    pub fn on_tick(&mut self) {
-        while let Some(due) = self.wheel.expire(self.now.micros) {
-            for me in due {
-                self.on_timer(me);
-            }
+    /// The next session that may have something due, for [`Shard::on_timer`]. They come one by one, so that a panic over one of them
+    /// takes no timer from the others.
+    pub fn next_timer(&mut self) -> Option<SessionRef> {
+        while self.due.is_empty() {
+            self.due = self.wheel.expire(self.now.micros)?;
+            self.due.reverse();
         }
+        self.due.pop()
+    }
+
+    /// What is not about one session: steps of a drain, and the memory budget.
+    pub fn on_tick(&mut self) {
         self.drain_step(Bound::Edge);
         self.drain_step(Bound::Service);
         if self.shared.over_budget() && self.now.micros >= self.culled + CULL_PERIOD {
@@ -63,7 +68,10 @@ impl Shard {
         }
     }
 
-    fn on_timer(&mut self, me: SessionRef) {
+    /// Looks at a session and does what is due.
+    pub fn on_timer(&mut self, me: SessionRef) {
+        #[cfg(any(test, feature = "testing"))]
+        assert!(self.faulty.take_if(|faulty| *faulty == me).is_none(), "fault point: frontier.fault.timer");
         let now = self.now.micros;
         let silence = self.shared.settings.heartbeat * 5 / 2;
         let ceiling = self.shared.settings.outbox_ceiling();
@@ -300,8 +308,7 @@ impl Shard {
     /// Cuts the largest holders of this shard until the budget is kept.
     fn cull(&mut self) {
         self.culled = self.now.micros;
-        let mut over =
-            self.shared.held.load(Ordering::Relaxed).saturating_sub(self.shared.settings.memory / 10 * 9);
+        let all = self.shared.held.load(Ordering::Relaxed);
         let slots = 0..self.sessions.slots();
         let held = slots.filter_map(|slot| {
             let session = self.sessions.at(slot)?;
@@ -309,6 +316,10 @@ impl Shard {
         });
         let mut holders: Vec<(u32, u32)> = held.collect();
         holders.sort_unstable();
+        // Every shard gives its share, or each of them would cut for all.
+        let own: u64 = holders.iter().map(|(held, _)| u64::from(*held)).sum();
+        let excess = all.saturating_sub(self.shared.settings.memory / 10 * 9);
+        let mut over = (u128::from(excess) * u128::from(own) / u128::from(all.max(1))) as u64;
         while over > 0
             && let Some((held, slot)) = holders.pop()
         {

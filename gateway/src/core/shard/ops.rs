@@ -102,7 +102,12 @@ impl Shard {
         }
         let call = CallHead::parse(&frame.head)?;
         #[cfg(any(test, feature = "testing"))]
-        assert!(call.name != super::PANIC, "fault point: frontier.fault.panic");
+        {
+            assert!(call.name != super::PANIC, "fault point: frontier.fault.panic");
+            if call.name == super::PANIC_IN_TIMER {
+                self.faulty = Some(me);
+            }
+        }
         if let Err((code, text)) =
             self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))?
         {
@@ -151,8 +156,8 @@ impl Shard {
             if call.timeout_ms == 0 { settings.default_timeout } else { u64::from(call.timeout_ms) * 1_000 };
         let sender = session.sender();
         let flow = match kind {
-            OpKind::Call | OpKind::Stream => mix(me.to_bits() ^ mix(header.id)),
-            OpKind::Message => mix(me.to_bits() ^ hash_name(call.name)),
+            OpKind::Call | OpKind::Stream => flow(self.secret, me, header.id),
+            OpKind::Message => flow(self.secret, me, hash_name(call.name)),
         };
         let deadline = self.now.micros + timeout;
         let (left, credit) = (total - body.len() as u64, u64::from(INITIAL_CREDIT) - body.len() as u64);
@@ -499,6 +504,10 @@ impl Shard {
         {
             return Err(Fault::Overrun);
         }
+        if header.flags.abort() {
+            // Why it ends. What the receiver reads is read here first: whoever writes nonsense is at fault, not the gateway.
+            CallHead::parse(&frame.head)?;
+        }
         outgoing.left -= len;
         outgoing.credit -= len;
         outgoing.sending = !ends;
@@ -744,7 +753,7 @@ impl Shard {
         }
         let Some(session) = self.sessions.get_mut(to) else { return };
         let header = FrameHeader::new(kind.answer(), id).with_flags(flags);
-        append(&mut session.conn, answer_flow(to, id), header, head, None, body);
+        append(&mut session.conn, !flow(self.secret, to, id), header, head, None, body);
         self.touch(to);
     }
 
@@ -792,7 +801,7 @@ impl Shard {
         // After fragments of the answer the error must say that the rest will not come.
         let flags = if replying { Flags::ABORT } else { Flags::default() };
         if replying {
-            session.conn.drop_flow(FlowKey::Operation(answer_flow(to, id)));
+            session.conn.drop_flow(FlowKey::Operation(!flow(self.secret, to, id)));
         }
         session.conn.send(FrameHeader::new(kind.answer(), id).with_flags(flags), &head, &[]);
         self.touch(to);
@@ -940,13 +949,15 @@ pub(super) fn choice_key(session: &Session, policy: Policy) -> u64 {
     }
 }
 
-/// FNV-1a (Fowler, Noll and Vo): names are short, and the result is mixed with what an attacker does not know.
+/// FNV-1a (Fowler, Noll and Vo): names are short. Two names of one sender that collide only share an order.
 fn hash_name(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-fn answer_flow(to: SessionRef, id: u64) -> u64 {
-    !mix(to.to_bits() ^ mix(id))
+/// The number of a flow in somebody's outbox. Two flows with one number would be cut together, so an attacker, who chooses IDs and
+/// names freely and can guess handles, must not be able to work one out: only the shard knows the secret.
+pub(super) const fn flow(secret: u64, of: SessionRef, what: u64) -> u64 {
+    mix(mix(of.to_bits() ^ secret) ^ mix(what.wrapping_add(secret)))
 }

@@ -8,7 +8,12 @@ const NOW: u64 = 1_800_000_000;
 const LIFE: u64 = 24 * 3600;
 
 fn authority(grants: Option<Grants>) -> Authority {
-    Authority::new(grants, TicketKeys::new(&[1; 32], &[]), Duration::from_secs(LIFE))
+    Authority::new(
+        grants,
+        TicketKeys::new(&[1; 32], &[]),
+        Duration::from_secs(LIFE),
+        SeededRandom::new(&[3; 32]),
+    )
 }
 
 fn open() -> Authority {
@@ -154,8 +159,13 @@ fn bad_tickets_are_ignored_and_counted() {
     let ticket = open.ticket(9, 40, NOW);
     assert_eq!(open.decide(&Claim { ticket: &ticket, now: NOW + LIFE, ..claim(Role::Edge) }), id(0));
     assert_eq!(open.decide(&Claim { ticket: b"garbage", ..claim(Role::Edge) }), id(0));
-    let forged =
-        Authority::new(None, TicketKeys::new(&[2; 32], &[]), Duration::from_secs(LIFE)).ticket(9, 40, NOW);
+    let forged = Authority::new(
+        None,
+        TicketKeys::new(&[2; 32], &[]),
+        Duration::from_secs(LIFE),
+        SeededRandom::new(&[3; 32]),
+    )
+    .ticket(9, 40, NOW);
     assert_eq!(open.decide(&Claim { ticket: &forged, ..claim(Role::Edge) }), id(0));
     for why in [TicketError::Expired, TicketError::Malformed, TicketError::Forged] {
         assert_eq!(open.tickets_ignored(why), 1, "{why}");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Event, LinkId, Stage, UNIX_MS};
 use crate::core::message::{Adopt, Msg};
 use crate::core::shard::audit::Audit;
-use crate::core::shard::{Action, Shard};
+use crate::core::shard::{Action, Moved, Shard};
 use crate::core::table::SessionRef;
 use crate::core::{Now, Shared};
 use crate::sim::net::Ending;
@@ -75,7 +75,7 @@ impl Stage {
         if !mail_first {
             self.take_inbox(at);
         }
-        self.shards[at].core.on_tick();
+        self.tick(at);
         self.write_dirty(at);
         self.act(at);
         self.deliver_posts(at);
@@ -227,8 +227,25 @@ impl Stage {
 
     fn adopt(&mut self, at: usize, adopt: Adopt) {
         let Ok(link) = adopt.io.downcast::<LinkId>() else { return };
-        let session = self.shards[at].core.adopt(adopt.moved);
+        let Moved { session, said } = adopt.moved;
+        let session = self.shards[at].core.adopt(session);
         self.attach(at, link.0, session);
+        let core = &mut self.shards[at].core;
+        if catch_unwind(AssertUnwindSafe(|| core.on_moved(session, &said))).is_err() {
+            self.panics += 1;
+            self.shards[at].core.on_panic(session);
+        }
+    }
+
+    fn tick(&mut self, at: usize) {
+        while let Some(session) = self.shards[at].core.next_timer() {
+            let core = &mut self.shards[at].core;
+            if catch_unwind(AssertUnwindSafe(|| core.on_timer(session))).is_err() {
+                self.panics += 1;
+                self.shards[at].core.on_panic(session);
+            }
+        }
+        self.shards[at].core.on_tick();
     }
 
     fn attach(&mut self, at: usize, link: usize, session: SessionRef) {

@@ -1,14 +1,8 @@
-//! New edge IDs: random, so that gateways need not agree on them.
-//!
-//! IDs have 63 bits, which every language has a type for. Among a million IDs of one fleet the odds that a new one is taken are one
-//! in nine million million; the allocator asks about those it can know of.
+//! Random numbers for edge IDs and for choices that nobody may foresee.
 
 use std::fmt;
 
 use aws_lc_rs::hmac;
-
-/// A draw that is taken is drawn again so often; even with half of all IDs taken this is enough in all but one of 2^64 cases.
-const DRAWS: usize = 64;
 
 /// A source of numbers that nobody can guess from earlier ones.
 pub trait Random: Send {
@@ -28,12 +22,6 @@ pub struct SeededRandom {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the system gave no random bytes")]
 pub struct NoEntropy;
-
-/// See the module documentation.
-#[derive(Debug)]
-pub struct IdAllocator<R> {
-    random: R,
-}
 
 // === impl SeededRandom ===
 
@@ -76,59 +64,20 @@ impl fmt::Debug for SeededRandom {
     }
 }
 
-// === impl IdAllocator ===
-
-impl<R: Random> IdAllocator<R> {
-    /// Drawing from `random`.
-    pub const fn new(random: R) -> Self {
-        Self { random }
-    }
-
-    /// A new ID, from 1 to 2^63 − 1, for which `taken` is false; `None` if practically all are taken.
-    pub fn allocate(&mut self, mut taken: impl FnMut(u64) -> bool) -> Option<u64> {
-        let mut draw = || self.random.next_u64() >> 1;
-        (0..DRAWS).map(|_| draw()).find(|id| *id != 0 && !taken(*id))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
 
-    /// Gives these, then starts over.
-    struct Script(Vec<u64>, usize);
-
-    impl Random for Script {
-        fn next_u64(&mut self) -> u64 {
-            self.1 += 1;
-            self.0[(self.1 - 1) % self.0.len()]
-        }
-    }
-
     #[test]
-    fn zero_and_taken_ids_are_drawn_again() {
-        let mut allocator = IdAllocator::new(Script(vec![0, 1, 5 << 1, u64::MAX], 0));
-        assert_eq!(allocator.allocate(|_| false), Some(5), "0 and 1 >> 1 are no IDs");
-        assert_eq!(allocator.allocate(|_| false), Some((1 << 63) - 1), "63 bits");
-        assert_eq!(allocator.allocate(|id| id == 5), Some((1 << 63) - 1));
-    }
-
-    #[test]
-    fn a_full_space_ends_the_search() {
-        let mut allocator = IdAllocator::new(SeededRandom::new(&[1; 32]));
-        assert_eq!(allocator.allocate(|_| true), None);
-    }
-
-    #[test]
-    fn a_seed_gives_the_same_ids_and_another_seed_others() {
-        let ids = |seed: u8| {
-            let mut allocator = IdAllocator::new(SeededRandom::new(&[seed; 32]));
-            (0..1000).map(|_| allocator.allocate(|_| false).unwrap()).collect::<Vec<_>>()
+    fn a_seed_gives_the_same_numbers_and_another_seed_others() {
+        let numbers = |seed: u8| {
+            let mut random = SeededRandom::new(&[seed; 32]);
+            (0..1000).map(|_| random.next_u64()).collect::<Vec<_>>()
         };
-        assert_eq!(ids(1), ids(1));
-        let all: HashSet<u64> = ids(1).into_iter().chain(ids(2)).collect();
+        assert_eq!(numbers(1), numbers(1));
+        let all: HashSet<u64> = numbers(1).into_iter().chain(numbers(2)).collect();
         assert_eq!(all.len(), 2000);
     }
 
