@@ -25,7 +25,7 @@ use std::{
 use bytes::Bytes;
 use frontier_wire::native::{
     frame::{FrameHeader, FrameType, HEADER_LEN},
-    head::{Credit, HeadError},
+    head::Credit,
     reader::Frame,
 };
 use tokio::time::Instant;
@@ -122,15 +122,15 @@ impl Dialogue {
 
     /// Takes a frame of the peer. Frames that belong to no dialogue are ignored.
     ///
-    /// # Errors
-    /// When its head is malformed: the peer is broken.
+    /// A malformed head fails its own operation alone: on a user stream every byte is the other end's, and on the session stream a
+    /// gateway may pass on heads as they came, so it says nothing about who carries them.
     pub(crate) fn on_frame(
         &mut self,
         frame: Frame<Bytes>,
         now: Instant,
         sink: &mut impl Sink,
         host: &impl Host,
-    ) -> Result<(), HeadError> {
+    ) {
         self.now = now;
         match frame.header.kind {
             FrameType::Request | FrameType::Publish => self.on_operation(frame, sink, host),
@@ -138,17 +138,15 @@ impl Dialogue {
             FrameType::Ack => self.on_ack(&frame, sink),
             FrameType::Locate => self.on_locate(&frame),
             FrameType::Presence => self.on_presence(&frame),
-            FrameType::Cancel => {
-                self.on_cancel(frame.header.id, sink);
-                Ok(())
-            }
+            FrameType::Cancel => self.on_cancel(frame.header.id, sink),
             FrameType::Credit => {
-                let credit = Credit::parse(&frame.head)?;
-                self.transfers.credit(frame.header.flags.reply(), frame.header.id, credit.bytes);
-                self.pump(sink);
-                Ok(())
+                // One that grants nothing readable grants nothing: its body waits until its deadline.
+                if let Ok(credit) = Credit::parse(&frame.head) {
+                    self.transfers.credit(frame.header.flags.reply(), frame.header.id, credit.bytes);
+                    self.pump(sink);
+                }
             }
-            _ => Ok(()),
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use frontier_wire::native::{
     frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME},
-    head::{CallHead, HeadError, ReplyBuilder},
+    head::{CallHead, ReplyBuilder},
     limits::MAX_HEAD,
     reader::Frame,
 };
@@ -73,12 +73,7 @@ struct Partial {
 // === impl Dialogue ===
 
 impl Dialogue {
-    pub(super) fn on_operation(
-        &mut self,
-        frame: Frame<Bytes>,
-        sink: &mut impl Sink,
-        host: &impl Host,
-    ) -> Result<(), HeadError> {
+    pub(super) fn on_operation(&mut self, frame: Frame<Bytes>, sink: &mut impl Sink, host: &impl Host) {
         let FrameHeader { id, flags, .. } = frame.header;
         // A small operation may overtake the first fragment of a large one, so a lower id is not always a fragment: only what has no
         // head is.
@@ -89,10 +84,15 @@ impl Dialogue {
         self.last_in = self.last_in.max(id);
         let kind =
             if frame.header.kind == FrameType::Publish { SendKind::Publish } else { SendKind::Request };
-        let head = CallHead::parse(&frame.head)?;
+        let head = match CallHead::parse(&frame.head) {
+            Ok(head) => head,
+            Err(error) => {
+                let error = Error::invalid(format!("malformed head: {error}"));
+                return self.put_answer(kind, id, self.now, Err(error), sink);
+            }
+        };
         if let Err(error) = self.admit(kind, &head, host) {
-            self.put_answer(kind, id, self.now, Err(error), sink);
-            return Ok(());
+            return self.put_answer(kind, id, self.now, Err(error), sink);
         }
         let timeout = match head.timeout_ms {
             0 => DEFAULT_TIMEOUT,
@@ -103,19 +103,16 @@ impl Dialogue {
             let body = detach(frame.body.into_bytes());
             host.deliver(incoming.delivery(head, body, self.responder(kind, id)));
             self.incoming.insert(id, incoming);
-            return Ok(());
+            return;
         }
         match Assembly::new(head.total_len, self.limits.recv_body, &self.budget) {
             Ok(assembly) => {
                 let head = Bytes::copy_from_slice(&frame.head);
                 incoming.stage = Stage::Partial(Box::new(Partial { head, assembly: Box::new(assembly) }));
                 self.incoming.insert(id, incoming);
-                self.on_fragment(frame, sink, host)
+                self.on_fragment(frame, sink, host);
             }
-            Err(error) => {
-                self.put_answer(kind, id, self.now, Err(error), sink);
-                Ok(())
-            }
+            Err(error) => self.put_answer(kind, id, self.now, Err(error), sink),
         }
     }
 
@@ -127,21 +124,16 @@ impl Dialogue {
     }
 
     /// A fragment of a body that is being joined; late ones are skipped.
-    fn on_fragment(
-        &mut self,
-        frame: Frame<Bytes>,
-        sink: &mut impl Sink,
-        host: &impl Host,
-    ) -> Result<(), HeadError> {
+    fn on_fragment(&mut self, frame: Frame<Bytes>, sink: &mut impl Sink, host: &impl Host) {
         let FrameHeader { id, flags, .. } = frame.header;
-        let Some(incoming) = self.incoming.get_mut(&id) else { return Ok(()) };
+        let Some(incoming) = self.incoming.get_mut(&id) else { return };
         let Stage::Partial(partial) = std::mem::replace(&mut incoming.stage, Stage::Delivered(None)) else {
-            return Ok(());
+            return;
         };
         if flags.abort() {
-            let error = CallHead::parse(&frame.head)?.error.map_or_else(Error::cancelled, Error::from_wire);
-            self.answer(id, Err(error), sink);
-            return Ok(());
+            // It is over, whether the reason can be read or not.
+            let error = CallHead::parse(&frame.head).ok().and_then(|head| head.error);
+            return self.answer(id, Err(error.map_or_else(Error::cancelled, Error::from_wire)), sink);
         }
         let Partial { head, mut assembly } = *partial;
         match assembly.push(&frame.body).and_then(|()| assembly.join(flags.more())) {
@@ -151,14 +143,16 @@ impl Dialogue {
             }
             Ok((Joined::Whole(body, charge), _)) => {
                 incoming.stage = Stage::Delivered(Some(charge));
-                let kind = incoming.kind;
-                let responder = responder(self.mailbox.clone(), self.id, kind, id);
-                host.deliver(incoming.delivery(CallHead::parse(&head)?, body, responder));
+                // It was read once before its body was waited for.
+                let Ok(head) = CallHead::parse(&head) else {
+                    return self.answer(id, Err(Error::invalid("malformed head")), sink);
+                };
+                let responder = responder(self.mailbox.clone(), self.id, incoming.kind, id);
+                host.deliver(incoming.delivery(head, body, responder));
             }
             Ok((Joined::Credit(_), None)) => self.answer(id, Err(Error::invalid("incomplete body")), sink),
             Err(error) => self.answer(id, Err(error), sink),
         }
-        Ok(())
     }
 
     fn responder(&self, kind: SendKind, id: u64) -> Responder {

@@ -196,13 +196,13 @@ impl Dialogue {
         }
     }
 
-    pub(super) fn on_response(&mut self, frame: Frame<Bytes>, sink: &mut impl Sink) -> Result<(), HeadError> {
+    pub(super) fn on_response(&mut self, frame: Frame<Bytes>, sink: &mut impl Sink) {
         let (id, flags) = (frame.header.id, frame.header.flags);
-        let Some(Pending::Call { body, .. }) = self.pending.get_mut(&id) else { return Ok(()) };
+        let Some(Pending::Call { body, .. }) = self.pending.get_mut(&id) else { return };
         let step = match body.take() {
-            Some(partial) => (*partial).push(&frame)?,
-            None if flags.more() => PartialReply::begin(&frame, self.limits.recv_body, &self.budget)?,
-            None => ReplyStep::whole(frame)?,
+            Some(partial) => (*partial).push(&frame),
+            None if flags.more() => PartialReply::begin(&frame, self.limits.recv_body, &self.budget),
+            None => ReplyStep::whole(frame),
         };
         match step {
             ReplyStep::Done(outcome) => self.finish_call(id, outcome, flags.more(), sink),
@@ -211,7 +211,6 @@ impl Dialogue {
                 put_credit(sink, id, Flags::REPLY, credit);
             }
         }
-        Ok(())
     }
 
     /// A call has its outcome. With `more_to_come` the responder still has to be stopped.
@@ -227,13 +226,10 @@ impl Dialogue {
         }
     }
 
-    pub(super) fn on_ack(&mut self, frame: &Frame<Bytes>, sink: &mut impl Sink) -> Result<(), HeadError> {
-        let head = ReplyHead::parse(&frame.head)?;
+    pub(super) fn on_ack(&mut self, frame: &Frame<Bytes>, sink: &mut impl Sink) {
         let id = frame.header.id;
-        let outcome = match head.error {
-            Some(error) => Err(Error::from_wire(error)),
-            None => Ok(Reply::with_headers(Bytes::new(), head.headers().collect())),
-        };
+        let outcome =
+            success(&frame.head).map(|head| Reply::with_headers(Bytes::new(), head.headers().collect()));
         match self.pending.remove(&id) {
             Some(Pending::Publish { promise, .. }) => {
                 promise.fulfil(outcome);
@@ -249,37 +245,31 @@ impl Dialogue {
             }
             None => {}
         }
-        Ok(())
     }
 
-    pub(super) fn on_locate(&mut self, frame: &Frame<Bytes>) -> Result<(), HeadError> {
-        let head = head::Locate::parse(&frame.head)?;
+    pub(super) fn on_locate(&mut self, frame: &Frame<Bytes>) {
         if let Some(Pending::Locate(_)) = self.pending.get(&frame.header.id)
             && let Some(Pending::Locate(promise)) = self.pending.remove(&frame.header.id)
         {
-            promise.fulfil(Ok(head.epoch));
+            promise.fulfil(head::Locate::parse(&frame.head).map(|head| head.epoch).map_err(unreadable));
         }
-        Ok(())
     }
 
-    pub(super) fn on_presence(&mut self, frame: &Frame<Bytes>) -> Result<(), HeadError> {
+    pub(super) fn on_presence(&mut self, frame: &Frame<Bytes>) {
         let id = frame.header.id;
-        let Some(Pending::Presence { edges, .. }) = self.pending.get_mut(&id) else { return Ok(()) };
+        let Some(Pending::Presence { edges, .. }) = self.pending.get_mut(&id) else { return };
         // Refused as a whole, for example from an edge: the head says why.
-        let refused = ReplyHead::parse(&frame.head)?.error.map(Error::from_wire);
-        edges.extend(PresencePage::parse(&frame.body)?.map(|info| EdgeInfo::from_wire(&info)));
-        let too_many = edges.len() > PRESENCE_MAX;
-        if frame.header.flags.more() && !too_many && refused.is_none() {
-            return Ok(());
+        let page = success(&frame.head).and_then(|_| PresencePage::parse(&frame.body).map_err(unreadable));
+        let outcome = page.and_then(|page| {
+            edges.extend(page.map(|info| EdgeInfo::from_wire(&info)));
+            if edges.len() > PRESENCE_MAX { Err(Error::overloaded("more edges than fit")) } else { Ok(()) }
+        });
+        if frame.header.flags.more() && outcome.is_ok() {
+            return;
         }
         if let Some(Pending::Presence { promise, edges }) = self.pending.remove(&id) {
-            promise.fulfil(match refused {
-                Some(error) => Err(error),
-                None if too_many => Err(Error::overloaded("more edges than fit")),
-                None => Ok(edges),
-            });
+            promise.fulfil(outcome.map(|()| edges));
         }
-        Ok(())
     }
 }
 
@@ -293,47 +283,45 @@ enum ReplyStep {
 
 impl ReplyStep {
     /// An answer in one frame.
-    fn whole(frame: Frame<Bytes>) -> Result<Self, HeadError> {
-        let head = ReplyHead::parse(&frame.head)?;
-        let outcome = match head.error {
-            Some(error) => Err(Error::from_wire(error)),
-            None => {
-                let headers = head.headers().collect();
-                Ok(Reply::with_headers(detach(frame.body.into_bytes()), headers))
-            }
-        };
-        Ok(Self::Done(outcome))
+    fn whole(frame: Frame<Bytes>) -> Self {
+        let headers = success(&frame.head).map(|head| head.headers().collect());
+        Self::Done(headers.map(|headers| Reply::with_headers(detach(frame.body.into_bytes()), headers)))
     }
+}
+
+/// The head of an answer, unless it says why there is none or cannot be read.
+fn success(head: &[u8]) -> Result<ReplyHead<'_>> {
+    let head = ReplyHead::parse(head).map_err(unreadable)?;
+    match head.error {
+        Some(error) => Err(Error::from_wire(error)),
+        None => Ok(head),
+    }
+}
+
+fn unreadable(error: HeadError) -> Error {
+    Error::new(ErrorCode::Internal, format!("the answer cannot be read: {error}"))
 }
 
 // === impl PartialReply ===
 
 impl PartialReply {
-    fn begin(
-        frame: &Frame<Bytes>,
-        max: usize,
-        budget: &crate::budget::Budget,
-    ) -> Result<ReplyStep, HeadError> {
-        let head = ReplyHead::parse(&frame.head)?;
-        if let Some(error) = head.error {
-            return Ok(ReplyStep::Done(Err(Error::from_wire(error))));
-        }
-        match Assembly::new(head.total_len, max, budget) {
-            Ok(assembly) => {
-                let partial = Self { headers: head.headers().collect(), assembly: Box::new(assembly) };
-                Ok(partial.join(frame))
-            }
-            Err(error) => Ok(ReplyStep::Done(Err(error))),
+    fn begin(frame: &Frame<Bytes>, max: usize, budget: &crate::budget::Budget) -> ReplyStep {
+        let partial = success(&frame.head).and_then(|head| {
+            let assembly = Box::new(Assembly::new(head.total_len, max, budget)?);
+            Ok(Self { headers: head.headers().collect(), assembly })
+        });
+        match partial {
+            Ok(partial) => partial.join(frame),
+            Err(error) => ReplyStep::Done(Err(error)),
         }
     }
 
-    fn push(self, frame: &Frame<Bytes>) -> Result<ReplyStep, HeadError> {
+    fn push(self, frame: &Frame<Bytes>) -> ReplyStep {
         if !frame.header.flags.abort() {
-            return Ok(self.join(frame));
+            return self.join(frame);
         }
-        let error = ReplyHead::parse(&frame.head)?.error.map(Error::from_wire);
-        let error = error.unwrap_or_else(|| Error::new(ErrorCode::Internal, "the answer broke off"));
-        Ok(ReplyStep::Done(Err(error)))
+        let broke_off = || Error::new(ErrorCode::Internal, "the answer broke off");
+        ReplyStep::Done(success(&frame.head).and_then(|_| Err(broke_off())))
     }
 
     fn join(self, frame: &Frame<Bytes>) -> ReplyStep {

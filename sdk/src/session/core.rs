@@ -105,7 +105,10 @@ impl Core {
                 self.streams.opened(id, now);
                 Ok(())
             }
-            Event::StreamData(id, bytes) => self.streams.data(id, bytes.into_bytes(), now, &mut self.conn),
+            Event::StreamData(id, bytes) => {
+                self.streams.data(id, bytes.into_bytes(), now, &mut self.conn);
+                Ok(())
+            }
             Event::StreamFinished(id) => {
                 self.streams.finished(id, &mut self.conn);
                 Ok(())
@@ -148,9 +151,7 @@ impl Core {
             }
             _ => {
                 let mut sink = SessionSink(&mut self.conn);
-                self.dialogue
-                    .on_frame(frame, now, &mut sink, &*self.client)
-                    .map_err(|error| broken(&error))?;
+                self.dialogue.on_frame(frame, now, &mut sink, &*self.client);
             }
         }
         Ok(())

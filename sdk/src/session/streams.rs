@@ -26,7 +26,7 @@ use super::reader::{Item, StreamReader};
 use crate::{
     client::Shared as ClientShared,
     dialogue::{Dialogue, Sink},
-    error::{ConnectError, Error, ErrorCode, Result, millis},
+    error::{Error, ErrorCode, Result, millis},
     mailbox::{DialogueId, Mailbox},
     op::{Open, Outgoing},
     promise::Promise,
@@ -246,14 +246,8 @@ impl Streams {
 
     // --- from the peer
 
-    /// Bytes of a stream.
-    pub(super) fn data(
-        &mut self,
-        id: StreamId,
-        mut bytes: Bytes,
-        now: Instant,
-        conn: &mut Connection,
-    ) -> Result<(), ConnectError> {
+    /// Bytes of a stream. The gateway passes them on unseen, so what is wrong with them ends their stream and nothing else.
+    pub(super) fn data(&mut self, id: StreamId, mut bytes: Bytes, now: Instant, conn: &mut Connection) {
         while !bytes.is_empty() {
             let before = bytes.len();
             let item = match self.by_id.get_mut(&id) {
@@ -261,10 +255,13 @@ impl Streams {
                 Some(Entry::Live(live)) => live.reader.next(&mut bytes),
                 Some(Entry::Closing { .. }) | None => {
                     conn.release(id, as_u32(before));
-                    return Ok(());
+                    return;
                 }
             };
-            let item = item.map_err(|error| ConnectError::Protocol(error.to_string()))?;
+            let item = match item {
+                Ok(item) => item,
+                Err(error) => return self.break_off(id, &error.to_string(), conn),
+            };
             // Bytes for the user come back when the user has read them, all others have been dealt with.
             let held = match &item {
                 Some(Item::Data(data)) => data.len(),
@@ -273,11 +270,18 @@ impl Streams {
             conn.release(id, as_u32(before - bytes.len() - held));
             match item {
                 Some(Item::Data(data)) => self.user_data(id, data, conn),
-                Some(Item::Frame(frame)) => self.frame(id, frame, now, conn)?,
+                Some(Item::Frame(frame)) => self.frame(id, frame, now, conn),
                 None => {}
             }
         }
-        Ok(())
+    }
+
+    /// Ends a stream whose other end does not keep to the protocol.
+    fn break_off(&mut self, id: StreamId, fault: &str, conn: &mut Connection) {
+        tracing::debug!(stream = id.get(), fault, "stream reset");
+        let error = format!("the stream was reset: the other end broke the protocol: {fault}");
+        self.end(id, &Error::session_closed(error));
+        conn.reset_stream(id);
     }
 
     fn user_data(&mut self, id: StreamId, data: Bytes, conn: &mut Connection) {
@@ -285,20 +289,13 @@ impl Streams {
             Some(Entry::Live(live)) if matches!(live.stage, Stage::Open) => live.shared.received(data),
             // The opener sends nothing before OpenAck, the acceptor nothing before the opener's Open.
             Some(Entry::Live(_) | Entry::Unopened { .. }) => {
-                self.end(id, &Error::session_closed("the peer sent bytes before the stream was open"));
-                conn.reset_stream(id);
+                self.break_off(id, "bytes before the stream was open", conn);
             }
             Some(Entry::Closing { .. }) | None => conn.release(id, as_u32(data.len())),
         }
     }
 
-    fn frame(
-        &mut self,
-        id: StreamId,
-        frame: Frame<Bytes>,
-        now: Instant,
-        conn: &mut Connection,
-    ) -> Result<(), ConnectError> {
+    fn frame(&mut self, id: StreamId, frame: Frame<Bytes>, now: Instant, conn: &mut Connection) {
         match self.by_id.get_mut(&id) {
             Some(Entry::Unopened { reader, .. }) => {
                 let reader = std::mem::take(&mut **reader);
@@ -306,39 +303,31 @@ impl Streams {
             }
             Some(Entry::Live(live)) => match &live.stage {
                 Stage::Opening(_) if frame.header.kind == FrameType::OpenAck => {
-                    self.open_acked(id, &frame, now, conn)?;
-                }
-                Stage::Open if frame.header.kind == FrameType::Data => {
-                    let data = frame.body.into_bytes();
-                    live.shared.received(data);
+                    self.open_acked(id, &frame, now, conn);
                 }
                 Stage::Open => {
                     let Live { dialogue, shared, out, .. } = &mut **live;
                     let host = shared.clone();
                     let mut sink = StreamSink { conn, shared, out };
-                    dialogue
-                        .on_frame(frame, now, &mut sink, &*host)
-                        .map_err(|error| ConnectError::Protocol(error.to_string()))?;
+                    dialogue.on_frame(frame, now, &mut sink, &*host);
                     self.dirty.push(id);
                 }
-                Stage::Opening(_) | Stage::Offered => {}
+                // The opener sends nothing before OpenAck, the acceptor nothing before its own.
+                Stage::Opening(_) | Stage::Offered => {
+                    self.break_off(id, "a frame before the stream was open", conn);
+                }
             },
             Some(Entry::Closing { .. }) | None => {}
         }
-        Ok(())
     }
 
-    fn open_acked(
-        &mut self,
-        id: StreamId,
-        frame: &Frame<Bytes>,
-        now: Instant,
-        conn: &mut Connection,
-    ) -> Result<(), ConnectError> {
-        let head =
-            ReplyHead::parse(&frame.head).map_err(|error| ConnectError::Protocol(error.to_string()))?;
-        let Some(Entry::Live(live)) = self.by_id.get_mut(&id) else { return Ok(()) };
-        let Stage::Opening(promise) = std::mem::replace(&mut live.stage, Stage::Open) else { return Ok(()) };
+    fn open_acked(&mut self, id: StreamId, frame: &Frame<Bytes>, now: Instant, conn: &mut Connection) {
+        let head = match ReplyHead::parse(&frame.head) {
+            Ok(head) => head,
+            Err(error) => return self.break_off(id, &error.to_string(), conn),
+        };
+        let Some(Entry::Live(live)) = self.by_id.get_mut(&id) else { return };
+        let Stage::Opening(promise) = std::mem::replace(&mut live.stage, Stage::Open) else { return };
         match head.error {
             None => promise.fulfil(Ok(Handle::new(live.shared.clone()))),
             Some(error) => {
@@ -347,7 +336,6 @@ impl Streams {
                 self.close(id, now);
             }
         }
-        Ok(())
     }
 
     /// The peer sends nothing more on a stream.

@@ -12,7 +12,7 @@ use frontier_wire::{
         limits::{FrameLimits, HelloLimits},
         reader::Frame,
     },
-    yamux::Config,
+    yamux::{Config, StreamId},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -80,6 +80,40 @@ impl Script {
         lead.extend_from_slice(head);
         self.conn.outbox().push_frame(1, lead.into(), Bytes::copy_from_slice(body));
         self.flush().await;
+    }
+
+    async fn stream_bytes(&mut self, id: StreamId, bytes: &[u8]) {
+        self.conn.outbox().push_stream(id, Bytes::copy_from_slice(bytes), false);
+        self.flush().await;
+    }
+
+    /// The next event, pings aside.
+    async fn stream_event(&mut self) -> Event<Bytes> {
+        loop {
+            match self.event().await.unwrap() {
+                Event::Frame(frame) if frame.header.kind == FrameType::Ping => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn stream_opened(&mut self) -> StreamId {
+        match self.stream_event().await {
+            Event::StreamOpened(id) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn stream_data(&mut self, stream: StreamId) -> Bytes {
+        match self.stream_event().await {
+            Event::StreamData(id, bytes) if id == stream => bytes.into_bytes(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn stream_reset(&mut self, stream: StreamId) {
+        let event = self.stream_event().await;
+        assert!(matches!(event, Event::StreamReset(id) if id == stream), "{event:?}");
     }
 
     async fn flush(&mut self) {
@@ -649,6 +683,108 @@ async fn broken_announcements_and_aborts_fail_their_operation_alone() {
     assert_eq!(edge.budget_left(), 64 << 20);
     script.request(100, "echo", b"fine").await;
     assert_eq!(script.expect(FrameType::Response).await.body.as_ref(), b"fine");
+}
+
+/// A head that is no protobuf message.
+const GARBAGE: &[u8] = b"\xff\xff\xff";
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_cannot_be_read_fails_its_operation_alone() {
+    let (mut acceptor, builder) = edge();
+    let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let service = tokio::task::spawn(async move {
+        edge.register("echo", |req: Request| async move { Ok(req.into_body()) }).await.unwrap();
+        edge
+    });
+    let register = script.expect(FrameType::Register).await;
+    script.ack(register.header.id).await;
+    let edge = service.await.unwrap();
+    let code_of = async |script: &mut Script, kind: FrameType, id: u64| {
+        let answer = script.expect(kind).await;
+        assert_eq!(answer.header.id, id);
+        ReplyHead::parse(&answer.head).unwrap().error.unwrap().code
+    };
+    // Theirs: a call, a message, one whose further fragments must be skipped, one that breaks off.
+    script.send(FrameHeader::new(FrameType::Request, 1), GARBAGE, b"body").await;
+    assert_eq!(code_of(&mut script, FrameType::Response, 1).await, ErrorCode::InvalidArgument);
+    script.send(FrameHeader::new(FrameType::Publish, 2).with_flags(Flags::MORE), GARBAGE, b"body").await;
+    assert_eq!(code_of(&mut script, FrameType::Ack, 2).await, ErrorCode::InvalidArgument);
+    script.send(FrameHeader::new(FrameType::Publish, 2), b"", b"the rest").await;
+    let mut head = Vec::new();
+    CallBuilder::new("echo").timeout_ms(5_000).total_len(5_000).encode(&mut head);
+    script.send(FrameHeader::new(FrameType::Request, 3).with_flags(Flags::MORE), &head, &[1; 100]).await;
+    script.send(FrameHeader::new(FrameType::Request, 3).with_flags(Flags::ABORT), GARBAGE, b"").await;
+    assert_eq!(code_of(&mut script, FrameType::Response, 3).await, ErrorCode::Cancelled);
+    script.send(FrameHeader::new(FrameType::Credit, 3), GARBAGE, b"").await;
+    // Ours: an answer, one in fragments, one that breaks off, an acknowledgement.
+    for flags in [Flags::NONE, Flags::MORE, Flags::ABORT] {
+        let call = tokio::task::spawn(edge.call("m", "").into_future());
+        let id = script.expect(FrameType::Request).await.header.id;
+        script.send(FrameHeader::new(FrameType::Response, id).with_flags(flags), GARBAGE, b"body").await;
+        assert_eq!(call.await.unwrap().unwrap_err().code(), ErrorCode::Internal);
+        if flags.more() {
+            script.expect(FrameType::Cancel).await;
+        }
+    }
+    let message = tokio::task::spawn(edge.publish("t", "").into_future());
+    let id = script.expect(FrameType::Publish).await.header.id;
+    script.send(FrameHeader::new(FrameType::Ack, id), GARBAGE, b"").await;
+    assert_eq!(message.await.unwrap().unwrap_err().code(), ErrorCode::Internal);
+    script.request(4, "echo", b"fine").await;
+    assert_eq!(script.expect(FrameType::Response).await.body.as_ref(), b"fine");
+    assert_eq!(edge.budget_left(), 64 << 20);
+}
+
+/// Whether the session of `edge` still carries a call.
+async fn still_calls(edge: &Edge, script: &mut Script) {
+    let call = tokio::task::spawn(edge.call("m", "").into_future());
+    let id = script.expect(FrameType::Request).await.header.id;
+    script.respond(id, b"fine").await;
+    assert_eq!(call.await.unwrap().unwrap().body(), "fine");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_on_a_stream_resets_that_stream_alone() {
+    let (mut acceptor, builder) = edge();
+    let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let mut too_long = FrameHeader::new(FrameType::Data, 0);
+    too_long.body_len = 65_537;
+    let mut head = Vec::new();
+    CallBuilder::new("svc").encode(&mut head);
+    let mut open = Vec::new();
+    FrameHeader::new(FrameType::Open, 1).put_frame(&mut open, &head, b"").unwrap();
+
+    // Theirs: cannot be read on after a frame that is too long.
+    let id = script.conn.open_stream().unwrap();
+    script.stream_bytes(id, &open).await;
+    let mut stream = edge.accept_stream().await.unwrap();
+    script.stream_data(id).await;
+    script.stream_bytes(id, &too_long.encode()).await;
+    let error = stream.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(error.to_string().contains("broke the protocol"), "{error}");
+    script.stream_reset(id).await;
+    still_calls(&edge, &mut script).await;
+
+    // Theirs: says more before it is accepted.
+    let id = script.conn.open_stream().unwrap();
+    FrameHeader::new(FrameType::Cancel, 1).put_frame(&mut open, b"", b"").unwrap();
+    script.stream_bytes(id, &open).await;
+    script.stream_reset(id).await;
+    still_calls(&edge, &mut script).await;
+
+    // Ours: accepted by a frame that cannot be read.
+    let opening = tokio::task::spawn(edge.open_stream("svc").into_future());
+    let id = script.stream_opened().await;
+    script.stream_data(id).await;
+    let mut ack = Vec::new();
+    FrameHeader::new(FrameType::OpenAck, 0).put_frame(&mut ack, GARBAGE, b"").unwrap();
+    script.stream_bytes(id, &ack).await;
+    assert_eq!(opening.await.unwrap().unwrap_err().code(), ErrorCode::SessionClosed);
+    script.stream_reset(id).await;
+    still_calls(&edge, &mut script).await;
 }
 
 #[tokio::test(start_paused = true)]
