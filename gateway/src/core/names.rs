@@ -7,7 +7,7 @@ use hashbrown::HashSet;
 
 /// A sorted set of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct NameSet(Box<[Arc<str>]>);
+pub struct NameSet(Vec<Arc<str>>);
 
 /// The sets in use in a shard.
 #[derive(Debug, Default)]
@@ -30,6 +30,18 @@ impl NameSet {
         self.0.binary_search_by(|probe| (**probe).cmp(name)).is_ok()
     }
 
+    /// Adds a name; says whether it was not there yet.
+    pub fn insert(&mut self, name: &str) -> bool {
+        let place = self.0.binary_search_by(|probe| (**probe).cmp(name));
+        place.map_err(|at| self.0.insert(at, name.into())).is_err()
+    }
+
+    /// Takes a name out; says whether it was there.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let place = self.0.binary_search_by(|probe| (**probe).cmp(name));
+        place.map(|at| self.0.remove(at)).is_ok()
+    }
+
     /// This set with some names added and some taken out.
     #[must_use]
     pub fn edited<'a>(
@@ -37,18 +49,16 @@ impl NameSet {
         add: impl Iterator<Item = &'a str>,
         remove: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let mut names = self.0.to_vec();
+        let mut set = self.clone();
         for name in remove {
-            if let Ok(at) = names.binary_search_by(|probe| (**probe).cmp(name)) {
-                names.remove(at);
-            }
+            set.remove(name);
         }
         for name in add {
-            if let Err(at) = names.binary_search_by(|probe| (**probe).cmp(name)) {
-                names.insert(at, name.into());
-            }
+            set.insert(name);
         }
-        Self(names.into_boxed_slice())
+        // It is kept for long and changes no more.
+        set.0.shrink_to_fit();
+        set
     }
 }
 
@@ -107,6 +117,9 @@ mod tests {
         assert!(one.contains("a") && !one.contains("c"));
         let less = one.edited([].into_iter(), ["a"].into_iter());
         assert_eq!(less.names(), [Arc::from("b")]);
+        let mut own = less.clone();
+        assert!(own.insert("a") && !own.insert("a") && own == *one, "a change is told from none");
+        assert!(own.remove("a") && !own.remove("a") && own == less);
         interner.release(Some(one));
         assert_eq!(interner.len(), 1);
         interner.release(Some(two));

@@ -124,63 +124,50 @@ impl Registry {
         edges.values().filter(|(_, card)| list(card)).map(|(_, card)| Arc::clone(card)).collect()
     }
 
-    /// A session offers a name.
-    pub fn add_name(&self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) {
-        let mut names = self.names.lock();
-        let counter = names.in_flight.entry(instance.key).or_default();
-        counter.0 += 1;
-        let in_flight = Arc::clone(&counter.1);
-        let key = (kind, Box::from(name));
-        let mut targets = names.targets.get(&key).map_or_else(Vec::new, |targets| targets.to_vec());
-        match targets.iter_mut().find(|target| target.key == instance.key) {
-            Some(target) => {
-                let mut conns = target.conns.clone();
-                conns.push(session);
-                *target =
-                    Arc::new(Instance { conns, in_flight, key: target.key, service_id: target.service_id });
-            }
-            None => {
-                let conns = smallvec![session];
-                let (key, service_id) = (instance.key, instance.service_id);
-                targets.push(Arc::new(Instance { key, service_id, conns, in_flight }));
-            }
-        }
-        names.targets.insert(key, targets.into());
-        self.version.fetch_add(1, Ordering::Release);
+    /// A session offers some names: one change, whatever their number, since every change makes all shards look names up again.
+    pub fn add_names<'a>(
+        &self,
+        session: SessionRef,
+        instance: &InstanceId,
+        names: impl IntoIterator<Item = (NameKind, &'a str)>,
+    ) {
+        self.change(names, |all, kind, name| {
+            all.add(kind, name, session, instance);
+            true
+        });
     }
 
-    /// A session offers a name no longer.
-    pub fn remove_name(&self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) {
-        let mut names = self.names.lock();
-        let key = (kind, Box::from(name));
-        let Some(targets) = names.targets.get(&key) else { return };
-        let mut targets = targets.to_vec();
-        let Some(at) = targets.iter().position(|target| target.conns.contains(&session)) else { return };
-        let conns = targets[at].conns.iter().copied().filter(|conn| *conn != session).collect();
-        let old = &targets[at];
-        let left = Instance {
-            conns,
-            key: old.key,
-            service_id: old.service_id,
-            in_flight: Arc::clone(&old.in_flight),
-        };
-        if left.conns.is_empty() {
-            targets.remove(at);
-        } else {
-            targets[at] = Arc::new(left);
+    /// A session offers some names no longer; those it did not offer do not matter.
+    pub fn remove_names<'a>(
+        &self,
+        session: SessionRef,
+        instance: &InstanceId,
+        names: impl IntoIterator<Item = (NameKind, &'a str)>,
+    ) {
+        self.change(names, |all, kind, name| all.remove(kind, name, session, instance));
+    }
+
+    fn change<'a>(
+        &self,
+        names: impl IntoIterator<Item = (NameKind, &'a str)>,
+        one: impl Fn(&mut Names, NameKind, &str) -> bool,
+    ) {
+        let mut names = names.into_iter().peekable();
+        if names.peek().is_none() {
+            return;
         }
-        if targets.is_empty() {
-            names.targets.remove(&key);
-        } else {
-            names.targets.insert(key, targets.into());
+        let mut all = self.names.lock();
+        let changed = names.fold(false, |changed, (kind, name)| one(&mut all, kind, name) | changed);
+        if changed {
+            // Before the lock is given back: whoever sees the new version finds the new names.
+            self.version.fetch_add(1, Ordering::Release);
         }
-        if let Some(counter) = names.in_flight.get_mut(&instance.key) {
-            counter.0 -= 1;
-            if counter.0 == 0 {
-                names.in_flight.remove(&instance.key);
-            }
-        }
-        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts the changes of names: as long as it stays the same, so does everybody who offers one.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The live instances of a name.
@@ -216,12 +203,73 @@ impl Registry {
     }
 }
 
+// === impl Names ===
+
+impl Names {
+    fn add(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) {
+        let counter = self.in_flight.entry(instance.key).or_default();
+        counter.0 += 1;
+        let in_flight = Arc::clone(&counter.1);
+        let key = (kind, Box::from(name));
+        let mut targets = self.targets.get(&key).map_or_else(Vec::new, |targets| targets.to_vec());
+        match targets.iter_mut().find(|target| target.key == instance.key) {
+            Some(target) => {
+                let mut conns = target.conns.clone();
+                conns.push(session);
+                *target =
+                    Arc::new(Instance { conns, in_flight, key: target.key, service_id: target.service_id });
+            }
+            None => {
+                let conns = smallvec![session];
+                let (key, service_id) = (instance.key, instance.service_id);
+                targets.push(Arc::new(Instance { key, service_id, conns, in_flight }));
+            }
+        }
+        self.targets.insert(key, targets.into());
+    }
+
+    /// Says whether the session had offered the name.
+    fn remove(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) -> bool {
+        let key = (kind, Box::from(name));
+        let Some(targets) = self.targets.get(&key) else { return false };
+        let mut targets = targets.to_vec();
+        let Some(at) = targets.iter().position(|target| target.conns.contains(&session)) else {
+            return false;
+        };
+        let conns = targets[at].conns.iter().copied().filter(|conn| *conn != session).collect();
+        let old = &targets[at];
+        let left = Instance {
+            conns,
+            key: old.key,
+            service_id: old.service_id,
+            in_flight: Arc::clone(&old.in_flight),
+        };
+        if left.conns.is_empty() {
+            targets.remove(at);
+        } else {
+            targets[at] = Arc::new(left);
+        }
+        if targets.is_empty() {
+            self.targets.remove(&key);
+        } else {
+            self.targets.insert(key, targets.into());
+        }
+        if let Some(counter) = self.in_flight.get_mut(&instance.key) {
+            counter.0 -= 1;
+            if counter.0 == 0 {
+                self.in_flight.remove(&instance.key);
+            }
+        }
+        true
+    }
+}
+
 // === impl NameCache ===
 
 impl NameCache {
     /// The live instances of a name, as of the newest change.
     pub fn targets(&mut self, registry: &Registry, kind: NameKind, name: &str) -> Option<Arc<Targets>> {
-        let version = registry.version.load(Ordering::Acquire);
+        let version = registry.version();
         if version != self.version {
             self.version = version;
             self.names = Default::default();
@@ -324,27 +372,41 @@ mod tests {
     }
 
     #[test]
+    fn many_names_are_one_change_and_none_are_no_change() {
+        let registry = Registry::default();
+        let instance = InstanceId { key: 1, service_id: 1 };
+        let names = ["a", "b", "c"].map(|name| (NameKind::Topic, name));
+        registry.add_names(session(1), &instance, names);
+        assert_eq!((registry.version(), registry.offers()), (1, 3));
+        registry.add_names(session(1), &instance, []);
+        registry.remove_names(session(2), &instance, names);
+        assert_eq!((registry.version(), registry.offers()), (1, 3));
+        registry.remove_names(session(1), &instance, names);
+        assert_eq!((registry.version(), registry.offers(), registry.instances()), (2, 0, 0));
+    }
+
+    #[test]
     fn connections_of_a_pool_are_one_instance_and_names_live_as_long_as_their_sessions() {
         let registry = Registry::default();
         let mut cache = NameCache::default();
         let pool = InstanceId { key: 1, service_id: 1 };
         let other = InstanceId { key: 2, service_id: 2 };
         assert!(cache.targets(&registry, NameKind::Method, "echo").is_none());
-        registry.add_name(NameKind::Method, "echo", session(1), &pool);
-        registry.add_name(NameKind::Method, "echo", session(2), &pool);
-        registry.add_name(NameKind::Method, "echo", session(3), &other);
+        registry.add_names(session(1), &pool, [(NameKind::Method, "echo")]);
+        registry.add_names(session(2), &pool, [(NameKind::Method, "echo")]);
+        registry.add_names(session(3), &other, [(NameKind::Method, "echo")]);
         let targets = cache.targets(&registry, NameKind::Method, "echo").unwrap();
         assert_eq!(targets.iter().map(|t| t.conns.len()).collect::<Vec<_>>(), [2, 1]);
         assert!(cache.targets(&registry, NameKind::Topic, "echo").is_none(), "kinds are apart");
         assert!(cache.targets(&registry, NameKind::Method, "Echo").is_none(), "names are exact");
         for slot in [1, 2] {
-            registry.remove_name(NameKind::Method, "echo", session(slot), &pool);
+            registry.remove_names(session(slot), &pool, [(NameKind::Method, "echo")]);
         }
-        registry.remove_name(NameKind::Method, "echo", session(9), &other);
+        registry.remove_names(session(9), &other, [(NameKind::Method, "echo")]);
         assert_eq!(cache.targets(&registry, NameKind::Method, "echo").unwrap().len(), 1);
         assert!(cache.targets(&registry, NameKind::Method, &"x".repeat(LONGEST_NAME + 1)).is_none());
         assert_eq!(cache.names[NameKind::Method as usize].len(), 1, "what cannot be is not remembered");
-        registry.remove_name(NameKind::Method, "echo", session(3), &other);
+        registry.remove_names(session(3), &other, [(NameKind::Method, "echo")]);
         assert!(cache.targets(&registry, NameKind::Method, "echo").is_none());
         assert_eq!(registry.names(), 0);
         assert!(registry.names.lock().in_flight.is_empty());

@@ -18,7 +18,7 @@ use crate::core::exchange::Targets;
 use crate::core::identity::Subject;
 use crate::core::message::LegRef;
 use crate::core::names::NameSet;
-use crate::core::registry::InstanceId;
+use crate::core::registry::{InstanceId, NameKind};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -319,6 +319,18 @@ impl Session {
         if self.legs.as_ref().is_some_and(|legs| legs.is_empty()) {
             self.legs = None;
         }
+    }
+}
+
+// === impl ServiceSide ===
+
+impl ServiceSide {
+    /// Every name it is known by.
+    pub fn offers(&self) -> impl Iterator<Item = (NameKind, &str)> {
+        let methods = self.methods.names().iter().map(|name| (NameKind::Method, &**name));
+        let topics = self.topics.names().iter().map(|name| (NameKind::Topic, &**name));
+        let name = (!self.name.is_empty()).then_some((NameKind::Service, &*self.name));
+        methods.chain(topics).chain(name)
     }
 }
 

@@ -172,6 +172,42 @@ fn control_frames_have_a_limit() {
 }
 
 #[test]
+fn registrations_count_by_the_work_they_make() {
+    let all: Vec<String> = (0..640).map(|n| format!("method {n}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut lab = Lab::new(Settings { control_frames: 1_000, ..settings() });
+    let (loud, calm) = (lab.edge(0, 5), lab.edge(0, 6));
+    let service = lab.service(0, "svc", &all, &[]);
+    for (frame, some) in all.chunks(64).enumerate() {
+        lab.send(loud, FrameType::Register, frame as u64 + 1, &names(some, &[]), &[]);
+    }
+    lab.run();
+    assert_eq!(lab.frames(loud).len(), 10);
+    lab.advance(SECOND);
+    let change = |lab: &mut Lab, peer| {
+        for id in 100..400 {
+            let kind = if id % 2 == 0 { FrameType::Register } else { FrameType::Unregister };
+            lab.send(peer, kind, id, &names(&["one"], &[]), &[]);
+        }
+        lab.run();
+        lab.frames(peer).iter().filter(|frame| frame.header.kind == FrameType::Ack).count()
+    };
+    // The set of an edge is copied as a whole, that of a service is not.
+    assert_eq!(change(&mut lab, calm), 300);
+    assert_eq!(change(&mut lab, service), 300);
+    assert_eq!(change(&mut lab, loud), 1_000 / (1 + 640 / 64));
+    assert!(lab.ended(loud).is_some() && lab.ended(calm).is_none() && lab.ended(service).is_none());
+    // Long lists count as well, also those that change nothing.
+    lab.advance(SECOND);
+    for id in 1..=10 {
+        lab.send(service, FrameType::Register, id, &names(&all[..500], &[]), &[]);
+    }
+    lab.run();
+    assert!(lab.ended(service).is_some());
+    lab.close();
+}
+
+#[test]
 fn yamux_control_counts_as_well() {
     let mut lab = Lab::new(Settings { control_frames: 50, ..settings() });
     let edge = lab.edge(0, 5);

@@ -40,6 +40,13 @@ const ASK_ONLINE: u64 = 2;
 const ID_SERVICE_POLL: u64 = 50_000;
 /// Instances tried for one callback.
 const TRIES: usize = 3;
+/// Names in a Register or Unregister that take about the time of one control frame: each is looked up and copied, and at a service
+/// changed in the registry that all shards share.
+const NAMES_PER_FRAME: usize = 4;
+/// Names an edge has that take about the time of one control frame when one of them changes: its set is shared with others that have
+/// the same, so it is copied and hashed as a whole. An edge that registers 1,024 methods one by one within a second stays below the
+/// default `limits.control_frames`; one that has as many and goes on is cut after 600 changes.
+const SET_PER_FRAME: usize = 64;
 
 /// The place of a service connection in its pool, without reading the whole Hello.
 pub(super) fn pool_index(head: &[u8]) -> Option<u32> {
@@ -451,20 +458,11 @@ impl Shard {
             snapshot: None,
         };
         let addr = side.addr;
-        // From the sets: a name said twice is one registration, as it will be one removal.
-        let (methods, topics) = (side.methods.clone(), side.topics.clone());
         session.service = Some(Box::new(side));
         let epoch = self.shared.next_epoch(self.now.unix_ms, 0);
         self.welcome(me, &hello, service_id, epoch, Vec::new());
-        let registry = &self.shared.registry;
-        for method in methods.names() {
-            registry.add_name(NameKind::Method, method, me, &instance);
-        }
-        for topic in topics.names() {
-            registry.add_name(NameKind::Topic, topic, me, &instance);
-        }
-        if !hello.name.is_empty() {
-            registry.add_name(NameKind::Service, &hello.name, me, &instance);
+        if let Some(side) = self.sessions.get(me).and_then(|session| session.service.as_ref()) {
+            self.shared.registry.add_names(me, &instance, side.offers());
         }
         self.stats.sessions[Bound::Service as usize].add(1);
         tracing::info!(target: "frontier::session", service = %hello.name, id = service_id, client.addr = %addr, "service online");
@@ -472,8 +470,8 @@ impl Shard {
 
     /// Register or Unregister.
     pub(super) fn on_names(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
-        self.control_frame(me)?;
         let names = Names::parse(&frame.head)?;
+        self.control_frames(me, self.names_cost(me, &names))?;
         let add = frame.header.kind == FrameType::Register;
         let refusal = if add { self.names_refusal(me, &names) } else { None };
         let mut head = Vec::new();
@@ -488,6 +486,14 @@ impl Shard {
             session.conn.send(FrameHeader::new(FrameType::Ack, frame.header.id), &head, &[]);
         }
         Ok(())
+    }
+
+    /// What a Register or Unregister counts for among the control frames: by the work it makes.
+    fn names_cost(&self, me: SessionRef, names: &Names<'_>) -> u32 {
+        let set = self.sessions.get(me).and_then(|session| session.methods.as_ref());
+        let set = set.map_or(0, |methods| methods.names().len());
+        let cost = 1 + names.count() / NAMES_PER_FRAME + set / SET_PER_FRAME;
+        u32::try_from(cost).unwrap_or(u32::MAX)
     }
 
     fn names_refusal(&self, me: SessionRef, names: &Names<'_>) -> Option<(ErrorCode, String)> {
@@ -517,31 +523,33 @@ impl Shard {
     fn edit_names(&mut self, me: SessionRef, names: &Names<'_>, add: bool) {
         let registry = &self.shared.registry;
         let Some(session) = self.sessions.get_mut(me) else { return };
-        let edit = |set: &NameSet, names: &mut dyn Iterator<Item = &str>| {
-            let names: Vec<&str> = names.collect();
-            let none = [].into_iter();
-            if add { set.edited(names.into_iter(), none) } else { set.edited(none, names.into_iter()) }
-        };
         let Some(side) = session.service.as_mut() else {
+            let has = |name| session.methods.as_ref().is_some_and(|methods| methods.contains(name));
+            if names.methods().all(|name| has(name) == add) {
+                return;
+            }
             let old = session.methods.take();
-            let none = NameSet::default();
-            let set = edit(old.as_deref().unwrap_or(&none), &mut names.methods());
+            let set = old.as_deref().cloned().unwrap_or_default();
+            let none = [].into_iter();
+            let set =
+                if add { set.edited(names.methods(), none) } else { set.edited(none, names.methods()) };
             session.methods = self.interner.intern(set);
             return self.interner.release(old);
         };
-        let methods = edit(&side.methods, &mut names.methods());
-        let topics = edit(&side.topics, &mut names.topics());
-        let pairs = [(NameKind::Method, &side.methods, &methods), (NameKind::Topic, &side.topics, &topics)];
-        for (kind, before, after) in pairs {
-            for name in after.names().iter().filter(|name| !before.contains(name)) {
-                registry.add_name(kind, name, me, &side.instance);
-            }
-            for name in before.names().iter().filter(|name| !after.contains(name)) {
-                registry.remove_name(kind, name, me, &side.instance);
+        let mut changed = Vec::new();
+        let methods = names.methods().map(|name| (NameKind::Method, name));
+        for (kind, name) in methods.chain(names.topics().map(|name| (NameKind::Topic, name))) {
+            let set = if kind == NameKind::Method { &mut side.methods } else { &mut side.topics };
+            // A name said twice is one registration, as it will be one removal.
+            if if add { set.insert(name) } else { set.remove(name) } {
+                changed.push((kind, name));
             }
         }
-        side.methods = methods;
-        side.topics = topics;
+        if add {
+            registry.add_names(me, &side.instance, changed);
+        } else {
+            registry.remove_names(me, &side.instance, changed);
+        }
     }
 
     /// Ends a session wherever it is.

@@ -8,7 +8,6 @@ use frontier_wire::native::reader::Frame;
 
 use super::{Action, Fault, Shard};
 use crate::core::Bound;
-use crate::core::registry::NameKind;
 use crate::core::session::{Phase, Step};
 use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
@@ -201,15 +200,7 @@ impl Shard {
         let registry = &self.shared.registry;
         let Some(session) = self.sessions.get_mut(me) else { return };
         if let Some(side) = &session.service {
-            for method in side.methods.names() {
-                registry.remove_name(NameKind::Method, method, me, &side.instance);
-            }
-            for topic in side.topics.names() {
-                registry.remove_name(NameKind::Topic, topic, me, &side.instance);
-            }
-            if !side.name.is_empty() {
-                registry.remove_name(NameKind::Service, &side.name, me, &side.instance);
-            }
+            registry.remove_names(me, &side.instance, side.offers());
         }
         if let Some(card) = session.card.clone()
             && registry.release_edge(card.id, me)
