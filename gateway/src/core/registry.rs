@@ -164,6 +164,12 @@ impl Registry {
         }
     }
 
+    /// Tells whether an instance offers anything, by its key. Holds the lock for as long as it lives.
+    pub fn living(&self) -> impl Fn(u64) -> bool {
+        let names = self.names.lock();
+        move |instance| names.in_flight.contains_key(&instance)
+    }
+
     /// Counts the changes of names: as long as it stays the same, so does everybody who offers one.
     #[must_use]
     pub fn version(&self) -> u64 {

@@ -14,7 +14,6 @@ use hashbrown::HashMap;
 
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
-use crate::core::exchange::Targets;
 use crate::core::identity::Subject;
 use crate::core::message::LegRef;
 use crate::core::names::NameSet;
@@ -154,7 +153,19 @@ pub struct Ops {
     /// Of `outgoing`, the messages.
     pub messages: u32,
     /// Where this peer's messages of a topic go while that lives.
-    pub sticky: HashMap<u64, (Arc<Targets>, SessionRef)>,
+    pub sticky: HashMap<u64, Sticky>,
+    /// The registry's version when `sticky` was found full. From then on a new topic's target is not picked but computed, since
+    /// whoever it was before, while there was no room to remember it, was computed as well.
+    pub crowded: Option<u64>,
+}
+
+/// Where a peer's messages of a topic go.
+#[derive(Clone, Copy, Debug)]
+pub struct Sticky {
+    /// The key of the instance.
+    pub instance: u64,
+    /// Its connection.
+    pub target: SessionRef,
 }
 
 /// An operation that this peer is to answer.
@@ -340,7 +351,10 @@ impl Ops {
     /// Nothing in flight and nothing to remember.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.outgoing.is_empty() && self.sticky.is_empty()
+        self.pending.is_empty()
+            && self.outgoing.is_empty()
+            && self.sticky.is_empty()
+            && self.crowded.is_none()
     }
 }
 

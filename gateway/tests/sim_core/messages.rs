@@ -100,6 +100,58 @@ fn a_topic_keeps_its_receiver_under_every_policy() {
 }
 
 #[test]
+fn many_topics_of_one_sender_keep_their_receivers() {
+    const TOPICS: u64 = 600;
+    let topics: Vec<String> = (0..TOPICS).map(|n| format!("t{n}")).collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    for policy in [Policy::EdgeId, Policy::SourceIp, Policy::Random, Policy::LeastInFlight] {
+        let mut lab = Lab::new(Settings { policy, ..settings() });
+        let services = [0, 1].map(|shard| lab.service(shard, "svc", &[], &topics));
+        let edge = lab.edge(0, 5);
+        // Which service got which topics.
+        let round = |lab: &mut Lab, first: u64| {
+            for (id, topic) in (first..).zip(&topics) {
+                publish(lab, edge, id, topic, 0, b"");
+                lab.run();
+            }
+            services.map(|service| {
+                let messages = lab.frames(service);
+                let mut names: Vec<String> =
+                    messages.iter().map(|message| message.call().name.to_owned()).collect();
+                for message in &messages {
+                    lab.answer(service, message, &[]);
+                }
+                lab.run();
+                names.sort_unstable();
+                names
+            })
+        };
+        let [one, two] = round(&mut lab, 1);
+        assert_eq!(one.len() + two.len(), topics.len(), "{policy:?}");
+        assert_eq!(round(&mut lab, 1_001), [one.clone(), two.clone()], "{policy:?}: both still live");
+        let chosen = matches!(policy, Policy::Random | Policy::LeastInFlight);
+        assert!(!chosen || one.len() > 100 && two.len() > 100, "{policy:?}: {} and {}", one.len(), two.len());
+        // Those of the one that goes move, and come to stay as well.
+        lab.hang_up(services[0], Ending::Closed);
+        lab.run();
+        for first in [2_001, 3_001] {
+            for (id, topic) in (first..).zip(&topics) {
+                publish(&mut lab, edge, id, topic, 0, b"");
+            }
+            lab.run();
+            let messages = lab.frames(services[1]);
+            assert_eq!(messages.len(), topics.len(), "{policy:?}");
+            messages.iter().for_each(|message| lab.answer(services[1], message, &[]));
+            lab.run();
+            if first == 2_001 {
+                lab.service(0, "svc", &[], &topics[..400]);
+            }
+        }
+        lab.close();
+    }
+}
+
+#[test]
 fn a_topic_moves_when_its_receiver_takes_it_no_longer() {
     let mut lab = Lab::new(Settings { policy: Policy::Random, ..settings() });
     let one = lab.service(0, "svc", &[], &["t"]);

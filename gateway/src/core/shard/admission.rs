@@ -531,8 +531,7 @@ impl Shard {
             let old = session.methods.take();
             let set = old.as_deref().cloned().unwrap_or_default();
             let none = [].into_iter();
-            let set =
-                if add { set.edited(names.methods(), none) } else { set.edited(none, names.methods()) };
+            let set = if add { set.edited(names.methods(), none) } else { set.edited(none, names.methods()) };
             session.methods = self.interner.intern(set);
             return self.interner.release(old);
         };

@@ -27,7 +27,7 @@ use super::{Fault, Shard, body};
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
 use crate::core::message::{Body, Destination, Msg, NOBODY, Place, PlaceOwned};
 use crate::core::registry::NameKind;
-use crate::core::session::{Outgoing, Pending, Phase, Session};
+use crate::core::session::{Outgoing, Pending, Phase, Session, Sticky};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -35,8 +35,9 @@ use crate::core::table::SessionRef;
 const BULK: usize = 16 << 10;
 /// Targets tried for one operation before it fails.
 const TRIES: usize = 3;
-/// Topics a session remembers the receiver of.
-const STICKY_MAX: usize = 256;
+/// Topics a session remembers the receiver of: what a hash map of 512 places takes, 13 KiB. The receiver of a topic beyond them is
+/// computed, so it stays while the instances do, but a new instance takes its share of them.
+const STICKY_MAX: usize = 448;
 /// The topic that takes what nobody else takes.
 const CATCH_ALL: &str = "*";
 /// Method names that only the gateway calls.
@@ -281,12 +282,13 @@ impl Shard {
         };
         let instance = pick(targets, choice, skip).ok_or(none)?;
         let target = connection(instance, choice).ok_or(none)?;
-        let counted = choice.policy == Policy::LeastInFlight;
+        let counted = self.shared.settings.policy == Policy::LeastInFlight;
         let in_flight = counted.then(|| Arc::clone(&instance.in_flight));
         Ok(Route { target, instance: instance.key, in_flight })
     }
 
-    /// The receiver of a sender's topic stays the same while it lives, so that order holds under every policy.
+    /// The receiver of a sender's topic stays the same while it lives, so that order holds under every policy: it is remembered, or
+    /// computed from what does not change.
     fn sticky_route(
         &mut self,
         me: SessionRef,
@@ -296,28 +298,41 @@ impl Shard {
         skip: &[u64],
     ) -> Result<Route, Refused> {
         let topic = mix(hash_name(call.name) ^ hash_name(call.service).rotate_left(32));
-        let known = self.sessions.get(me).and_then(|session| session.ops.as_ref());
-        if let Some((seen, target)) = known.and_then(|ops| ops.sticky.get(&topic)) {
-            let target = *target;
-            let holds =
-                Arc::ptr_eq(seen, targets) || targets.iter().any(|instance| instance.conns.contains(&target));
-            let instance = targets.iter().find(|instance| instance.conns.contains(&target));
-            if holds
-                && let Some(instance) = instance
-                && !skip.contains(&instance.key)
-            {
-                let counted = choice.policy == Policy::LeastInFlight;
-                let in_flight = counted.then(|| Arc::clone(&instance.in_flight));
-                return Ok(Route { target, instance: instance.key, in_flight });
+        let Some(session) = self.sessions.get_mut(me) else {
+            return Err((ErrorCode::SessionClosed, "session closed"));
+        };
+        let id = session.id();
+        let ops = session.ops();
+        let known = ops.sticky.get(&topic).copied();
+        if let Some(known) = known
+            && let Some(instance) = targets.iter().find(|instance| instance.conns.contains(&known.target))
+            && !skip.contains(&instance.key)
+        {
+            let counted = choice.policy == Policy::LeastInFlight;
+            let in_flight = counted.then(|| Arc::clone(&instance.in_flight));
+            return Ok(Route { target: known.target, instance: instance.key, in_flight });
+        }
+        if known.is_none() && ops.sticky.len() >= STICKY_MAX {
+            let version = self.shared.registry.version();
+            // Only who is gone makes room, and nobody goes without a change.
+            if ops.crowded != Some(version) {
+                let living = self.shared.registry.living();
+                ops.sticky.retain(|_, sticky| living(sticky.instance));
+                ops.crowded = Some(version);
             }
         }
+        let fixed = Choice { policy: Policy::EdgeId, key: mix(id ^ topic), ..choice };
+        let crowded = ops.crowded.is_some();
+        let choice = match choice.policy {
+            Policy::Random | Policy::LeastInFlight if crowded => fixed,
+            _ => choice,
+        };
         let route = self.pick_route(targets, choice, skip, OpKind::Message)?;
         if let Some(session) = self.sessions.get_mut(me) {
             let sticky = &mut session.ops().sticky;
-            if sticky.len() >= STICKY_MAX {
-                sticky.clear();
+            if known.is_some() || sticky.len() < STICKY_MAX {
+                sticky.insert(topic, Sticky { instance: route.instance, target: route.target });
             }
-            sticky.insert(topic, (Arc::clone(targets), route.target));
         }
         Ok(route)
     }
