@@ -143,6 +143,7 @@ fn the_newest_connection_takes_over_and_services_hear_it_in_order() -> anyhow::R
     })?;
     let mut new = new.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
     assert_eq!((new.id(), epochs), (id, vec![old_epoch, new.welcome().epoch]));
+    gateway.metric_reaches("frontier_tickets_total", &["outcome=\"resumed\""], 1.0)?;
     ensure!(new.welcome().epoch > old_epoch, "the newer session has the greater epoch");
     assert_eq!(old.sent_away(TAKEOVER)?.code, ErrorCode::SessionClosed);
     ensure!(start.elapsed() < TAKEOVER, "the old session lived on for {:?}", start.elapsed());

@@ -77,7 +77,8 @@ impl App {
         let foreign = guests.foreign();
         let (threads, failures) = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign)?;
         let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
-        let operators = Operators::start(config, &plane, &readiness, telemetry, guests.handshake_stats())?;
+        let operators =
+            Operators::start(config, &plane, &readiness, telemetry, &authority, guests.handshake_stats())?;
         drop(starting);
         let (control, admin) = (operators.control.map(tracing::field::display), operators.admin);
         tracing::info!(control, %admin, "operators' ports listening");

@@ -12,6 +12,8 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::control::serve::{TlsSource, serve};
 use crate::control::{self, KickRule};
+use crate::identity::authority::Authority;
+use crate::identity::ticket::TicketError;
 use crate::metrics::{Family, Metrics, Process};
 use crate::plane::Plane;
 use crate::readiness::Readiness;
@@ -38,6 +40,7 @@ impl Operators {
         plane: &Plane,
         readiness: &Readiness,
         telemetry: &Telemetry,
+        authority: &Arc<Authority>,
         handshakes: Option<Arc<HandshakeStats>>,
     ) -> anyhow::Result<Self> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -52,9 +55,8 @@ impl Operators {
         }
         let listener = listen(&config.observability.addr).context("observability.addr")?;
         let admin = listener.local_addr()?;
-        let router =
-            Admin::new(metrics(plane, telemetry, handshakes), readiness.clone(), telemetry.level(), config)
-                .router();
+        let metrics = metrics(plane, telemetry, authority, handshakes);
+        let router = Admin::new(metrics, readiness.clone(), telemetry.level(), config).router();
         tasks.spawn(serve(listener, None, router, stop.clone()));
         tasks.close();
         Ok(Self { control, admin, tasks, stop })
@@ -68,7 +70,12 @@ impl Operators {
 }
 
 /// The metrics of this process and its shards.
-fn metrics(plane: &Plane, telemetry: &Telemetry, handshakes: Option<Arc<HandshakeStats>>) -> Metrics {
+fn metrics(
+    plane: &Plane,
+    telemetry: &Telemetry,
+    authority: &Arc<Authority>,
+    handshakes: Option<Arc<HandshakeStats>>,
+) -> Metrics {
     let metrics = Metrics::new();
     metrics.register(Process::start());
     metrics.register(Arc::new(plane.clone()));
@@ -79,10 +86,25 @@ fn metrics(plane: &Plane, telemetry: &Telemetry, handshakes: Option<Arc<Handshak
                 .row(&[], lost()),
         ]
     });
+    let authority = Arc::clone(authority);
+    metrics.register(move || vec![tickets(&authority)]);
     if let Some(stats) = handshakes {
         metrics.register(move || vec![tls_handshakes(&stats)]);
     }
     metrics
+}
+
+fn tickets(authority: &Authority) -> Family {
+    let family = Family::counter("frontier_tickets", "Resume tickets shown, by what they were worth")
+        .row(&[("outcome", "resumed")], authority.resumed());
+    let ignored = [
+        ("malformed", TicketError::Malformed),
+        ("forged", TicketError::Forged),
+        ("expired", TicketError::Expired),
+    ];
+    ignored.into_iter().fold(family, |family, (outcome, why)| {
+        family.row(&[("outcome", outcome)], authority.tickets_ignored(why))
+    })
 }
 
 fn tls_handshakes(stats: &HandshakeStats) -> Family {
