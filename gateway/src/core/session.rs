@@ -36,6 +36,19 @@ pub enum Phase {
     Closing,
 }
 
+/// Whether a session stays, as far as it and the gateway have said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// Nobody has said otherwise.
+    Stays,
+    /// It was told that the gateway is draining.
+    SentAway,
+    /// It has said that it goes, or is cut: nothing new is sent to it.
+    Leaves,
+    /// It was sent away and is at another gateway now: nothing new is sent to it, and it finishes what it has and starts nothing.
+    Moved,
+}
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Session {
@@ -79,8 +92,8 @@ pub struct Session {
     pub phase: Phase,
     /// On the shard's list of sessions with something to send.
     pub dirty: bool,
-    /// Told to go away, or gone away itself: nothing new is sent to it.
-    pub leaving: bool,
+    /// Whether it stays.
+    pub stay: Stay,
 }
 
 /// What a service session has beyond an edge.
@@ -277,7 +290,7 @@ impl Session {
             bound,
             phase: Phase::New,
             dirty: false,
-            leaving: false,
+            stay: Stay::Stays,
         }
     }
 
@@ -289,6 +302,12 @@ impl Session {
             (None, Some(service)) => service.instance.service_id,
             (None, None) => 0,
         }
+    }
+
+    /// Whether nothing new is sent to it.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        matches!(self.stay, Stay::Leaves | Stay::Moved)
     }
 
     /// Where it connected from.

@@ -40,7 +40,7 @@ use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Body, Msg};
 use crate::core::names::Interner;
 use crate::core::registry::NameCache;
-use crate::core::session::{Greeting, Phase, Session, Step};
+use crate::core::session::{Greeting, Phase, Session, Stay, Step};
 use crate::core::shared::Shared;
 use crate::core::stats::{Refusal, Stats};
 use crate::core::table::{SessionRef, Table};
@@ -706,6 +706,9 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(me) {
             let reason = Some(ErrorRef { code, text, retry_after_ms: 0 });
             let go_away = GoAway { reconnect_in_ms, reason };
+            if code == ErrorCode::GatewayDraining && session.stay == Stay::Stays {
+                session.stay = Stay::SentAway;
+            }
             let mut head = Vec::with_capacity(go_away.encoded_len());
             go_away.encode(&mut head);
             session.conn.send(FrameHeader::new(FrameType::GoAway, 0), &head, &[]);

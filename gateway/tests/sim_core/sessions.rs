@@ -273,6 +273,42 @@ fn an_edge_that_goes_away_is_not_called_any_more() {
     lab.close();
 }
 
+/// The head of the GoAway of an edge that says that it is elsewhere now.
+fn moved() -> Vec<u8> {
+    let away = GoAway { reconnect_in_ms: 0, reason: Some(ErrorRef::new(ErrorCode::GatewayDraining, "")) };
+    let mut head = Vec::new();
+    away.encode(&mut head);
+    head
+}
+
+#[test]
+fn an_edge_that_nobody_sent_away_cannot_make_itself_a_ghost() {
+    for then in ["it closes", "it is replaced"] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(0, "svc", &["edge_offline", "echo"], &[]);
+        let edge = lab.edge(1, 5);
+        lab.send(edge, FrameType::GoAway, 0, &moved(), &[]);
+        lab.run();
+        assert!(lab.stage.shared().registry.edge(5).is_some(), "it still has its ID");
+        lab.call(edge, 1, "echo", 0, b"");
+        lab.run();
+        let call = lab.expect(service);
+        lab.answer(service, &call, b"");
+        lab.run();
+        assert_eq!(lab.expect(edge).error(), None, "it is served until it goes");
+        if then == "it closes" {
+            lab.hang_up(edge, Ending::Closed);
+        } else {
+            lab.edge(0, 5);
+            assert_eq!(kinds(&lab.frames(edge)), [FrameType::GoAway]);
+            assert!(lab.ended(edge).is_some(), "two sessions of one ID");
+        }
+        lab.run();
+        assert_eq!(lab.expect(service).call().name, "edge_offline", "{then}");
+        lab.close();
+    }
+}
+
 #[test]
 fn an_edge_that_moved_elsewhere_is_not_reported_offline() {
     let mut lab = Lab::new(settings());
@@ -281,12 +317,15 @@ fn an_edge_that_moved_elsewhere_is_not_reported_offline() {
     lab.call(edge, 1, "echo", 0, b"");
     lab.run();
     let call = lab.expect(service);
-    let moved = GoAway { reconnect_in_ms: 0, reason: Some(ErrorRef::new(ErrorCode::GatewayDraining, "")) };
-    let mut away = Vec::new();
-    moved.encode(&mut away);
-    lab.send(edge, FrameType::GoAway, 0, &away, &[]);
+    lab.stage.post(1, Msg::Drain { edges: true, spread_ms: 1 });
+    lab.run();
+    assert_eq!(lab.expect(edge).header.kind, FrameType::GoAway);
+    lab.send(edge, FrameType::GoAway, 0, &moved(), &[]);
     lab.run();
     assert_eq!(lab.stage.shared().registry.edge(5), None);
+    lab.call(edge, 2, "echo", 0, b"");
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 2), ErrorCode::SessionClosed, "nobody could answer for it");
     lab.answer(service, &call, b"");
     lab.run();
     assert_eq!(lab.expect(edge).header.kind, FrameType::Response);

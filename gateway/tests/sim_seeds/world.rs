@@ -67,6 +67,8 @@ pub(crate) struct World {
     /// Nobody does anything new, and everybody reads and gives back.
     pub calm: bool,
     keeper: Option<usize>,
+    /// Edges were told to go.
+    drained: bool,
     /// Asked for.
     panics: u64,
     loud: bool,
@@ -94,6 +96,7 @@ impl World {
             acts: plan.count,
             calm: false,
             keeper: None,
+            drained: false,
             panics: 0,
             loud,
             plan,
@@ -267,7 +270,9 @@ impl World {
             return;
         };
         for (edge, seen) in &self.ledger.presence {
-            let told = seen.offline || seen.refused || seen.moved || !seen.online;
+            // Before any drain that is a farewell like any other, after which services are told.
+            let moved = seen.moved && self.drained;
+            let told = seen.offline || seen.refused || moved || !seen.online;
             assert!(told, "service {keeper} was not told that {edge:?} is offline: {seen:?}");
         }
     }
@@ -331,7 +336,9 @@ impl World {
             Act::Edge => return self.new_edge(),
             Act::Service => return self.new_service(),
             Act::Drain => {
-                let msg = Msg::Drain { edges: self.rng.chance(500), spread_ms: 50 };
+                let edges = self.rng.chance(500);
+                self.drained |= edges;
+                let msg = Msg::Drain { edges, spread_ms: 50 };
                 let shard = self.rng.below(u64::from(self.plan.shards)) as u16;
                 return self.stage.post(shard, msg);
             }

@@ -204,7 +204,7 @@ impl Hub {
             FrameType::GoAway => {
                 peer.leaving = true;
                 let moved = GoAway::parse(&frame.head).ok().and_then(|away| away.reason);
-                if moved.is_some_and(|reason| reason.code == ErrorCode::GatewayDraining) {
+                if peer.sent_away && moved.is_some_and(|reason| reason.code == ErrorCode::GatewayDraining) {
                     peer.announced = false;
                 }
             }

@@ -498,7 +498,7 @@ impl Shard {
 
     fn names_refusal(&self, me: SessionRef, names: &Names<'_>) -> Option<(ErrorCode, String)> {
         let session = self.sessions.get(me)?;
-        if session.leaving {
+        if session.is_leaving() {
             return Some((ErrorCode::SessionClosed, "the session is leaving".to_owned()));
         }
         let present = match &session.service {

@@ -39,7 +39,7 @@ impl Shard {
             return Err(Fault::Unexpected(FrameType::Open));
         }
         let leg = Leg::new(LegState::Opening(FrameReader::new()), None, window, deadline, now);
-        let leaving = session.leaving;
+        let leaving = session.is_leaving();
         session.legs.get_or_insert_default().insert(stream, leg);
         self.stats.legs.add(1);
         let at = LegRef { session: me, stream };
@@ -181,7 +181,7 @@ impl Shard {
         }
         let (now, window) = (self.now.micros, self.shared.settings.stream_window);
         let session = self.sessions.get_mut(target).ok_or(gone)?;
-        if session.phase != Phase::Ready || session.leaving {
+        if session.phase != Phase::Ready || session.is_leaving() {
             return Err(gone);
         }
         let left = u32::try_from(open.deadline.saturating_sub(now) / 1_000).unwrap_or(u32::MAX).max(1);

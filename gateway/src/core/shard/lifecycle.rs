@@ -8,7 +8,7 @@ use frontier_wire::native::reader::Frame;
 
 use super::{Action, Fault, Shard};
 use crate::core::Bound;
-use crate::core::session::{Phase, Step};
+use crate::core::session::{Phase, Stay, Step};
 use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
 use crate::core::timer::TICK_MICROS;
@@ -161,7 +161,7 @@ impl Shard {
             return;
         }
         session.phase = Phase::Closing;
-        session.leaving = true;
+        session.stay = Stay::Leaves;
         session.greeting = None;
         let methods = session.methods.take();
         self.interner.release(methods);
@@ -245,16 +245,19 @@ impl Shard {
         }
     }
 
-    /// GoAway from a peer: nothing new is sent to it. With the reason `gateway_draining` an edge says that it has moved to another
-    /// gateway, so it is not offline.
+    /// GoAway from a peer: nothing new is sent to it. With the reason `gateway_draining` an edge that was told to go says that it has
+    /// moved to another gateway, so it is not offline. From any other edge that is no more than a farewell, or everybody could vanish
+    /// from the registry and stay connected.
     pub(super) fn on_go_away(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
         let reason = GoAway::parse(&frame.head)?.reason;
         let moved = reason.is_some_and(|reason| reason.code == ErrorCode::GatewayDraining);
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
-        session.leaving = true;
+        let sent_away = std::mem::replace(&mut session.stay, Stay::Leaves) == Stay::SentAway;
         if let Some(card) = session.card.as_ref()
             && moved
+            && sent_away
         {
+            session.stay = Stay::Moved;
             card.announced.store(false, Ordering::Release);
             self.shared.registry.release_edge(card.id, me);
         }
@@ -281,7 +284,7 @@ impl Shard {
         for slot in drain.next..end {
             let Some(me) = self.sessions.handle(slot) else { continue };
             let ready = |session: &crate::core::session::Session| {
-                session.phase == Phase::Ready && session.bound == drain.bound && !session.leaving
+                session.phase == Phase::Ready && session.bound == drain.bound && !session.is_leaving()
             };
             if self.sessions.get(me).is_some_and(ready) {
                 let wait = (self.random() % u64::from(drain.spread_ms.max(1))) as u32;

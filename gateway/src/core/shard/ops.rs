@@ -27,7 +27,7 @@ use super::{Fault, Shard, body};
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
 use crate::core::message::{Body, Destination, Msg, NOBODY, Place, PlaceOwned};
 use crate::core::registry::NameKind;
-use crate::core::session::{Outgoing, Pending, Phase, Session, Sticky};
+use crate::core::session::{Outgoing, Pending, Phase, Session, Stay, Sticky};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -128,6 +128,9 @@ impl Shard {
         body: Body<'_>,
     ) -> Result<Result<(), Refused>, Fault> {
         let Some(session) = self.sessions.get_mut(me) else { return Ok(Ok(())) };
+        if session.stay == Stay::Moved {
+            return Ok(Err((ErrorCode::SessionClosed, "the session has moved to another gateway")));
+        }
         let settings = &self.shared.settings;
         let more = header.flags.more();
         let total = if more { call.total_len } else { body.len() as u64 };
@@ -384,7 +387,7 @@ impl Shard {
         let limit = self.shared.settings.outbox;
         let (now, own) = (self.now.micros, place.from.shard == self.id);
         let session = self.sessions.get_mut(target).ok_or(PlaceError::Gone)?;
-        if session.phase != Phase::Ready || session.leaving && place.from != NOBODY {
+        if session.phase != Phase::Ready || session.is_leaving() && place.from != NOBODY {
             return Err(PlaceError::Gone);
         }
         let size = place.head.len() + place.body.len();
