@@ -36,7 +36,7 @@ pub struct Settings {
     pub outbox: usize,
     /// Names a peer may register.
     pub registrations: usize,
-    /// New sessions per second, 0 = any number.
+    /// New edges per second, 0 = any number.
     pub accept_rate: u32,
     /// A peer with bytes waiting that takes none for so long is cut.
     pub stall: u64,

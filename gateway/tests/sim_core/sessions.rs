@@ -113,6 +113,21 @@ fn the_rate_of_new_sessions_is_kept_and_no_lower() {
 }
 
 #[test]
+fn a_storm_of_edges_does_not_keep_services_out() {
+    let mut lab = Lab::new(Settings { accept_rate: 10, ..settings() });
+    let mut refused = 0;
+    for id in 1..=20 {
+        let peer = lab.dial(Bound::Edge, 0);
+        refused += u32::from(lab.greet(peer, &edge_hello(id)).header.kind == FrameType::Reject);
+    }
+    assert!(refused > 0, "the bucket is empty");
+    for _ in 0..5 {
+        lab.service(0, "svc", &["echo"], &[]);
+    }
+    lab.close();
+}
+
+#[test]
 fn pings_are_answered_and_silence_ends_the_session() {
     let mut lab = Lab::new(Settings { heartbeat: SECOND, ..settings() });
     let (edge, silent) = (lab.edge(0, 5), lab.edge(1, 6));

@@ -89,7 +89,8 @@ impl Shard {
         };
         let grant = self.shared.gatekeeper.admit(&claim);
         session.phase = Phase::Admitting;
-        if !self.take_token() {
+        // Edges come in storms. Services are few, and every edge waits for them: a storm must not keep them out.
+        if hello.role == Role::Edge && !self.take_token() {
             self.refused(Refusal::Rate);
             let wait = 500 + (self.random() % 4_500) as u32;
             self.reject(me, ErrorCode::Overloaded, "too many new sessions", wait);
@@ -409,7 +410,8 @@ impl Shard {
             stream_window: settings.stream_window,
             heartbeat_ms: u32::try_from(settings.heartbeat / 1_000).unwrap_or(u32::MAX),
             max_body: settings.body,
-            max_in_flight: settings.requests_in_flight,
+            // One number for both: whoever keeps to it is never refused.
+            max_in_flight: settings.requests_in_flight.min(settings.messages_in_flight),
         };
         let (window, silence) = (settings.stream_window, settings.heartbeat * 5 / 2);
         let since = u32::try_from(self.now.unix_ms / 1_000).unwrap_or(u32::MAX);
