@@ -34,7 +34,7 @@ const CHUNK: usize = MAX_BODY_FRAME as usize - HEADER_LEN;
 /// - Bytes: [`AsyncRead`] and [`AsyncWrite`]. A slow reader slows its writer, and nobody else. Written bytes are sent as soon as
 ///   possible, there is nothing to flush.
 /// - `shutdown` ends this direction and leaves the other open. A stream dropped without it is reset: the peer's reads and writes fail.
-///   Dropped after it, what the peer still sends is thrown away, and a peer that has not ended its direction 30 s later is reset as well.
+///   Dropped after it, the peer can read on to the end; what it still sends is thrown away, and if it still sends 30 s later it is reset.
 ///   To know that all has arrived, keep the stream until the peer has ended its direction.
 /// - Calls and messages travel on the same stream by [`call`](Self::call), [`register`](Self::register), [`publish`](Self::publish) and
 ///   [`receive`](Self::receive), in order with the bytes before them: a peer that does not read the bytes does not hear of them.

@@ -40,6 +40,9 @@ use crate::{
 
 /// How long a stream that nobody uses may wait for its peer to end it, and one of the peer's for its Open.
 const LINGER: Duration = Duration::from_secs(30);
+/// The same for a peer that sends nothing itself and may still be reading what was sent to it before. What it has not read lies with the
+/// gateway and in its own window, so nothing tells how far it is.
+const READ_ON: Duration = Duration::from_secs(600);
 
 /// Bytes of calls and messages that may be queued on a stream before further fragments wait.
 const FRAGMENTS_AHEAD: usize = 128 * 1024;
@@ -67,6 +70,8 @@ enum Entry {
     Live(Box<Live>),
     Closing {
         since: Instant,
+        /// The peer may still be reading what was sent before; a reset would take from it what it has not read yet.
+        read_on: bool,
     },
 }
 
@@ -253,6 +258,12 @@ impl Streams {
             let item = match self.by_id.get_mut(&id) {
                 Some(Entry::Unopened { reader, .. }) => reader.next(&mut bytes),
                 Some(Entry::Live(live)) => live.reader.next(&mut bytes),
+                Some(Entry::Closing { since, read_on: true }) if now >= *since + LINGER => {
+                    // It writes to somebody who has long gone.
+                    self.by_id.remove(&id);
+                    conn.reset_stream(id);
+                    return;
+                }
                 Some(Entry::Closing { .. }) | None => {
                     conn.release(id, as_u32(before));
                     return;
@@ -471,12 +482,12 @@ impl Streams {
     pub(super) fn abandon(&mut self, id: StreamId, now: Instant) {
         if let Some(Entry::Live(live)) = self.by_id.get_mut(&id) {
             live.fail(&Error::session_closed("the stream was dropped"));
-            self.close(id, now);
+            self.by_id.insert(id, Entry::Closing { since: now, read_on: true });
         }
     }
 
     fn close(&mut self, id: StreamId, now: Instant) {
-        self.by_id.insert(id, Entry::Closing { since: now });
+        self.by_id.insert(id, Entry::Closing { since: now, read_on: false });
     }
 
     // --- time and transport
@@ -510,7 +521,8 @@ impl Streams {
         let (mut over, mut late) = (Vec::new(), Vec::new());
         for (id, entry) in &self.by_id {
             match entry {
-                Entry::Unopened { since, .. } | Entry::Closing { since } if now >= *since + LINGER => {
+                Entry::Closing { since, read_on: true } if now < *since + READ_ON => {}
+                Entry::Unopened { since, .. } | Entry::Closing { since, .. } if now >= *since + LINGER => {
                     over.push(*id)
                 }
                 Entry::Live(live) if live.dialogue.wants_sweep() => late.push(*id),

@@ -120,6 +120,32 @@ async fn shutdown_ends_one_direction_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_reader_gets_all_of_a_stream_that_was_shut_down_and_dropped() {
+    let (_gateway, _service, _edge, mut ours, mut theirs) = joined().await;
+    let sent = pattern(1 << 20);
+    let writer = tokio::task::spawn({
+        let sent = sent.clone();
+        async move {
+            ours.write_all(&sent).await.unwrap();
+            ours.shutdown().await.unwrap();
+        }
+    });
+    let mut came = Vec::new();
+    let mut piece = vec![0; 16 << 10];
+    // Far slower in all than what a stream may wait for its peer's end.
+    loop {
+        let n = theirs.read(&mut piece).await.unwrap();
+        if n == 0 {
+            break;
+        }
+        came.extend_from_slice(&piece[..n]);
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+    writer.await.unwrap();
+    assert!(came == sent, "{} bytes of {}", came.len(), sent.len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_dropped_without_shutdown_is_reset() {
     let (_gateway, _service, _edge, mut ours, mut theirs) = joined().await;
     ours.write_all(b"half").await.unwrap();
