@@ -1,5 +1,6 @@
 //! Which instance gets an operation: pure decisions over lists, independent of protocols and sessions.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -48,6 +49,21 @@ pub struct Choice {
     pub random: u64,
     /// The shard of the sender: its own connection of a pool is preferred.
     pub shard: u16,
+}
+
+impl Policy {
+    /// What it hashes of an edge.
+    #[must_use]
+    pub fn key(self, id: u64, ip: Option<IpAddr>) -> u64 {
+        match (self, ip) {
+            (Self::SourceIp, Some(IpAddr::V4(ip))) => mix(u64::from(ip.to_bits())),
+            (Self::SourceIp, Some(IpAddr::V6(ip))) => {
+                mix((ip.to_bits() >> 64) as u64) ^ mix(ip.to_bits() as u64)
+            }
+            (Self::SourceIp, None) => 0,
+            (Self::EdgeId | Self::Random | Self::LeastInFlight, _) => id,
+        }
+    }
 }
 
 /// Chooses an instance; `skip` says which ones failed already.

@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
+use crate::core::exchange::Policy;
 use crate::core::identity::Subject;
 use crate::core::message::LegRef;
 use crate::core::names::NameSet;
@@ -308,6 +309,12 @@ impl Session {
     #[must_use]
     pub const fn is_leaving(&self) -> bool {
         matches!(self.stay, Stay::Leaves | Stay::Moved)
+    }
+
+    /// What the policy chooses its instances by.
+    #[must_use]
+    pub fn choice_key(&self, policy: Policy) -> u64 {
+        policy.key(self.id(), self.addr().map(|addr| addr.ip()))
     }
 
     /// Where it connected from.

@@ -327,7 +327,7 @@ impl Shard {
         };
         session.card = Some(Arc::clone(&card));
         let policy = self.shared.settings.policy;
-        let key = self.sessions.get(me).map_or(0, |session| super::ops::choice_key(session, policy));
+        let key = self.sessions.get(me).map_or(0, |session| session.choice_key(policy));
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
         let targets = self.names.targets(&self.shared.registry, NameKind::Method, "edge_online");
         let online =
@@ -359,13 +359,7 @@ impl Shard {
             return;
         };
         let policy = self.shared.settings.policy;
-        let key = match policy {
-            Policy::SourceIp => match card.addr.ip() {
-                std::net::IpAddr::V4(ip) => mix(u64::from(ip.to_bits())),
-                std::net::IpAddr::V6(ip) => mix((ip.to_bits() >> 64) as u64) ^ mix(ip.to_bits() as u64),
-            },
-            Policy::EdgeId | Policy::Random | Policy::LeastInFlight => card.id,
-        };
+        let key = policy.key(card.id, Some(card.addr.ip()));
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
         let body = encode_card(card);
         let deadline = self.now.micros + self.shared.settings.admission;

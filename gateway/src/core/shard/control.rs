@@ -66,7 +66,7 @@ impl Shard {
             return self.shared.registry.edge(call.edge).ok_or((ErrorCode::EdgeNotOnline, "edge not online"));
         }
         let policy = self.shared.settings.policy;
-        let key = super::ops::choice_key(session, policy);
+        let key = session.choice_key(policy);
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
         let targets = self.targets(OpKind::Stream, call)?;
         let none = (ErrorCode::ServiceNotOnline, "service not online");

@@ -8,6 +8,10 @@
 //! Every operation that was admitted gets exactly one answer: from the receiver, or from us when the deadline passes, the requester
 //! cancels or the receiver's session ends. A late answer finds no entry and is dropped.
 
+mod finish;
+mod route;
+mod transfer;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,19 +19,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::connection::Connection;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT};
-use frontier_wire::native::head::{
-    CallHead, Credit, ErrorRef, ReplyHead, Sender, append_forwarded, encode_error_reply, error_reply_len,
-    forwarded_len,
-};
+use frontier_wire::native::head::{CallHead, Sender, append_forwarded, forwarded_len};
 use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::Frame;
 use smallvec::SmallVec;
 
+use self::route::{destination, hash_name};
 use super::{Fault, Shard, body};
-use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
+use crate::core::exchange::mix;
 use crate::core::message::{Body, Destination, Msg, NOBODY, Place, PlaceOwned};
-use crate::core::registry::NameKind;
-use crate::core::session::{Outgoing, Pending, Phase, Session, Stay, Sticky};
+use crate::core::session::{Outgoing, Pending, Phase, Stay};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -35,15 +36,8 @@ use crate::core::table::SessionRef;
 const BULK: usize = 16 << 10;
 /// Targets tried for one operation before it fails.
 const TRIES: usize = 3;
-/// Topics a session remembers the receiver of: what a hash map of 512 places takes, 13 KiB. The receiver of a topic beyond them is
-/// computed, so it stays while the instances do, but a new instance takes its share of them.
-const STICKY_MAX: usize = 448;
-/// The topic that takes what nobody else takes.
-const CATCH_ALL: &str = "*";
 /// Method names that only the gateway calls.
 pub(super) const RESERVED: [&str; 3] = ["get_edge_id", "edge_online", "edge_offline"];
-/// Room for the answer of an admitted operation is never refused up to this size.
-const ANSWER_ALWAYS: usize = 64;
 
 /// Why an operation was not carried out.
 pub(super) type Refused = (ErrorCode, &'static str);
@@ -214,132 +208,6 @@ impl Shard {
         }
     }
 
-    fn route(
-        &mut self,
-        me: SessionRef,
-        kind: OpKind,
-        call: &CallHead<'_>,
-        skip: &[u64],
-    ) -> Result<Route, Refused> {
-        let Some(session) = self.sessions.get(me) else {
-            return Err((ErrorCode::SessionClosed, "session closed"));
-        };
-        if session.service.is_some() {
-            if call.edge == 0 {
-                return Err((ErrorCode::InvalidArgument, "a service addresses an edge by its id"));
-            }
-            let target = self.shared.registry.edge(call.edge);
-            let target = target.ok_or((ErrorCode::EdgeNotOnline, "edge not online"))?;
-            return Ok(Route { target, instance: 0, in_flight: None });
-        }
-        if RESERVED.contains(&call.name) && kind == OpKind::Call && !session.may(call.name) {
-            return Err((ErrorCode::PermissionDenied, "reserved method"));
-        }
-        let key = choice_key(session, self.shared.settings.policy);
-        let choice =
-            Choice { policy: self.shared.settings.policy, key, random: self.random(), shard: self.id };
-        let targets = self.targets(kind, call)?;
-        if kind == OpKind::Message {
-            return self.sticky_route(me, call, &targets, choice, skip);
-        }
-        self.pick_route(&targets, choice, skip, kind)
-    }
-
-    /// The instances that may carry out an edge's operation.
-    pub(super) fn targets(&mut self, kind: OpKind, call: &CallHead<'_>) -> Result<Arc<Targets>, Refused> {
-        let registry = &self.shared.registry;
-        let named = match kind {
-            OpKind::Call => self.names.targets(registry, NameKind::Method, call.name),
-            OpKind::Message => self
-                .names
-                .targets(registry, NameKind::Topic, call.name)
-                .or_else(|| self.names.targets(registry, NameKind::Topic, CATCH_ALL)),
-            OpKind::Stream => self.names.targets(registry, NameKind::Service, call.name),
-        };
-        let missing = match kind {
-            OpKind::Call => (ErrorCode::MethodNotFound, "method not found"),
-            OpKind::Message => (ErrorCode::TopicNotOnline, "topic not online"),
-            OpKind::Stream => (ErrorCode::ServiceNotOnline, "service not online"),
-        };
-        if call.service.is_empty() {
-            return named.ok_or(missing);
-        }
-        let service = self.names.targets(registry, NameKind::Service, call.service);
-        let service = service.ok_or((ErrorCode::ServiceNotOnline, "service not online"))?;
-        let named = named.ok_or(missing)?;
-        let both = named.iter().filter(|target| service.iter().any(|other| other.key == target.key));
-        let both: Arc<Targets> = both.cloned().collect();
-        if both.is_empty() { Err(missing) } else { Ok(both) }
-    }
-
-    fn pick_route(
-        &self,
-        targets: &Targets,
-        choice: Choice,
-        skip: &[u64],
-        kind: OpKind,
-    ) -> Result<Route, Refused> {
-        let none = match kind {
-            OpKind::Message => (ErrorCode::TopicNotOnline, "topic not online"),
-            OpKind::Call | OpKind::Stream => (ErrorCode::ServiceNotOnline, "service not online"),
-        };
-        let instance = pick(targets, choice, skip).ok_or(none)?;
-        let target = connection(instance, choice).ok_or(none)?;
-        let counted = self.shared.settings.policy == Policy::LeastInFlight;
-        let in_flight = counted.then(|| Arc::clone(&instance.in_flight));
-        Ok(Route { target, instance: instance.key, in_flight })
-    }
-
-    /// The receiver of a sender's topic stays the same while it lives, so that order holds under every policy: it is remembered, or
-    /// computed from what does not change.
-    fn sticky_route(
-        &mut self,
-        me: SessionRef,
-        call: &CallHead<'_>,
-        targets: &Arc<Targets>,
-        choice: Choice,
-        skip: &[u64],
-    ) -> Result<Route, Refused> {
-        let topic = mix(hash_name(call.name) ^ hash_name(call.service).rotate_left(32));
-        let Some(session) = self.sessions.get_mut(me) else {
-            return Err((ErrorCode::SessionClosed, "session closed"));
-        };
-        let id = session.id();
-        let ops = session.ops();
-        let known = ops.sticky.get(&topic).copied();
-        if let Some(known) = known
-            && let Some(instance) = targets.iter().find(|instance| instance.conns.contains(&known.target))
-            && !skip.contains(&instance.key)
-        {
-            let counted = choice.policy == Policy::LeastInFlight;
-            let in_flight = counted.then(|| Arc::clone(&instance.in_flight));
-            return Ok(Route { target: known.target, instance: instance.key, in_flight });
-        }
-        if known.is_none() && ops.sticky.len() >= STICKY_MAX {
-            let version = self.shared.registry.version();
-            // Only who is gone makes room, and nobody goes without a change.
-            if ops.crowded != Some(version) {
-                let living = self.shared.registry.living();
-                ops.sticky.retain(|_, sticky| living(sticky.instance));
-                ops.crowded = Some(version);
-            }
-        }
-        let fixed = Choice { policy: Policy::EdgeId, key: mix(id ^ topic), ..choice };
-        let crowded = ops.crowded.is_some();
-        let choice = match choice.policy {
-            Policy::Random | Policy::LeastInFlight if crowded => fixed,
-            _ => choice,
-        };
-        let route = self.pick_route(targets, choice, skip, OpKind::Message)?;
-        if let Some(session) = self.sessions.get_mut(me) {
-            let sticky = &mut session.ops().sticky;
-            if known.is_some() || sticky.len() < STICKY_MAX {
-                sticky.insert(topic, Sticky { instance: route.instance, target: route.target });
-            }
-        }
-        Ok(route)
-    }
-
     pub(super) fn post_place(
         &mut self,
         target: SessionRef,
@@ -376,6 +244,13 @@ impl Shard {
         }
         self.arena.extend_from_slice(bytes);
         self.arena.split().freeze()
+    }
+
+    fn own(&mut self, body: Body<'_>) -> Bytes {
+        match body {
+            Body::Slice(slice) => self.copy(slice),
+            Body::Shared(bytes) => bytes,
+        }
     }
 }
 
@@ -488,381 +363,11 @@ impl Shard {
             self.post(target.shard, Msg::Cancel { target, from: to, from_id: id, code });
         }
     }
-
-    fn next_target(&mut self, failed: SessionRef, place: &PlaceOwned) -> Option<SessionRef> {
-        match &place.destination {
-            Destination::Edge(id) => self.shared.registry.edge(*id).filter(|next| *next != failed),
-            Destination::Name(kind, name) => {
-                let targets = self.names.targets(&self.shared.registry, *kind, name)?;
-                let random = self.random();
-                // The same instance for all of an edge's, as if it had been chosen at first.
-                let (policy, key) = match (self.shared.settings.policy, place.sender) {
-                    (Policy::EdgeId, Sender::Edge(id)) => (Policy::EdgeId, id),
-                    _ => (Policy::Random, random),
-                };
-                let choice = Choice { policy, key, random, shard: self.id };
-                let skip: SmallVec<[u64; 1]> =
-                    targets.iter().filter(|t| t.conns.contains(&failed)).map(|t| t.key).collect();
-                connection(pick(&targets, choice, &skip)?, choice).filter(|next| *next != failed)
-            }
-            Destination::Fixed => None,
-        }
-    }
-
-    /// A continuing fragment of an operation's body, from its source.
-    fn on_fragment(&mut self, me: SessionRef, frame: Frame<&[u8]>) -> Result<(), Fault> {
-        let header = frame.header;
-        let Some(outgoing) = self.outgoing(me, header.id) else { return Ok(()) };
-        let len = frame.body.len() as u64;
-        let ends = !header.flags.more();
-        if !outgoing.sending
-            || len > outgoing.left
-            || len > outgoing.credit
-            || ends && !header.flags.abort() && len != outgoing.left
-        {
-            return Err(Fault::Overrun);
-        }
-        if header.flags.abort() {
-            // Why it ends. What the receiver reads is read here first: whoever writes nonsense is at fault, not the gateway.
-            CallHead::parse(&frame.head)?;
-        }
-        outgoing.left -= len;
-        outgoing.credit -= len;
-        outgoing.sending = !ends;
-        let (target, local) = (outgoing.target, outgoing.local);
-        let (flags, body) = (header.flags, body(frame.body));
-        if target.shard == self.id {
-            self.fragment(target, OpKey::Local(local), flags, &frame.head, body);
-        } else {
-            let (head, body) = (self.copy(&frame.head), self.own(body));
-            self.post(
-                target.shard,
-                Msg::Fragment { target, from: me, from_id: header.id, flags, head, body },
-            );
-        }
-        Ok(())
-    }
-
-    fn own(&mut self, body: Body<'_>) -> Bytes {
-        match body {
-            Body::Slice(slice) => self.copy(slice),
-            Body::Shared(bytes) => bytes,
-        }
-    }
-
-    /// Passes a fragment on to the receiver.
-    pub(super) fn fragment(
-        &mut self,
-        target: SessionRef,
-        key: OpKey,
-        flags: Flags,
-        head: &[u8],
-        body: Body<'_>,
-    ) {
-        let limit = self.shared.settings.outbox;
-        let Some((local, pending)) = self.pending(target, key) else { return };
-        pending.receiving = flags.more();
-        let (kind, flow) = (pending.kind, pending.flow);
-        let Some(session) = self.sessions.get_mut(target) else { return };
-        if session.conn.operation_bytes() + body.len() > limit {
-            return self.abandon(target, local, ErrorCode::Overloaded, "receiver does not keep up");
-        }
-        let header = FrameHeader::new(kind.operation(), local).with_flags(flags);
-        append(&mut session.conn, flow, header, head, None, body);
-        self.touch(target);
-    }
-
-    /// Gives up an operation whose receiver is still there: it is told to stop, the requester gets the error.
-    pub(super) fn abandon(&mut self, target: SessionRef, local: u64, code: ErrorCode, text: &'static str) {
-        let Some(pending) = self.remove_pending(target, local) else { return };
-        self.record(&pending, Some(code));
-        self.tell_cancel(target, local, &pending, code);
-        self.answer_error(pending.from, pending.from_id, pending.kind, code, text);
-    }
-
-    /// Tells a receiver that nobody waits for its answer, and drops what it was not sent yet of a call. The messages of a topic share
-    /// their flow, so what is queued of one is sent, and its Cancel behind it: the receiver never hears of it again.
-    fn tell_cancel(&mut self, target: SessionRef, local: u64, pending: &Pending, code: ErrorCode) {
-        let Some(session) = self.sessions.get_mut(target) else { return };
-        if pending.kind != OpKind::Message {
-            session.conn.drop_flow(FlowKey::Operation(pending.flow));
-        }
-        let error = ErrorRef::new(code, "");
-        let mut head = Vec::with_capacity(error.encoded_len());
-        error.encode(&mut head);
-        let header = FrameHeader::new(FrameType::Cancel, local);
-        append(&mut session.conn, pending.flow, header, &head, None, Body::Slice(&[]));
-        self.touch(target);
-        self.note_crowd(target);
-    }
-
-    /// The requester does not wait any more.
-    pub(super) fn cancel(&mut self, target: SessionRef, key: OpKey, code: ErrorCode) {
-        let Some((local, _)) = self.pending(target, key) else { return };
-        if let Some(pending) = self.remove_pending(target, local) {
-            self.record(&pending, Some(code));
-            self.tell_cancel(target, local, &pending, code);
-        }
-    }
-
-    /// Cancel from a requester.
-    pub(super) fn on_cancel(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
-        self.control_frame(me)?;
-        let id = frame.header.id;
-        let Some(outgoing) = self.remove_outgoing(me, id) else { return Ok(()) };
-        self.cancel_outgoing(me, id, &outgoing, ErrorCode::Cancelled);
-        self.answer_now(me, id, outgoing.kind, outgoing.replying, ErrorCode::Cancelled, "cancelled");
-        Ok(())
-    }
-
-    pub(super) fn cancel_outgoing(&mut self, me: SessionRef, id: u64, outgoing: &Outgoing, code: ErrorCode) {
-        let target = outgoing.target;
-        if target.shard == self.id {
-            self.cancel(target, OpKey::Local(outgoing.local), code);
-        } else {
-            self.post(target.shard, Msg::Cancel { target, from: me, from_id: id, code });
-        }
-    }
-
-    /// Credit, in either direction.
-    pub(super) fn on_credit(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
-        self.control_frame(me)?;
-        let (id, bytes) = (frame.header.id, Credit::parse(&frame.head)?.bytes);
-        if frame.header.flags.reply() {
-            let Some(outgoing) = self.outgoing(me, id) else { return Ok(()) };
-            let (target, local) = (outgoing.target, outgoing.local);
-            if target.shard == self.id {
-                self.credit_reply(target, OpKey::Local(local), bytes);
-            } else {
-                self.post(target.shard, Msg::CreditReply { target, from: me, from_id: id, bytes });
-            }
-            return Ok(());
-        }
-        let Some((_, pending)) = self.pending(me, OpKey::Local(id)) else { return Ok(()) };
-        let (to, id) = (pending.from, pending.from_id);
-        if to.shard == self.id {
-            self.credit_body(to, id, bytes);
-        } else {
-            self.post(to.shard, Msg::CreditBody { to, id, bytes });
-        }
-        Ok(())
-    }
-
-    /// The requester grants bytes of the answer.
-    pub(super) fn credit_reply(&mut self, target: SessionRef, key: OpKey, bytes: u32) {
-        let Some((local, pending)) = self.pending(target, key) else { return };
-        pending.reply_credit = pending.reply_credit.saturating_add(u64::from(bytes));
-        self.send_credit(target, local, Flags::REPLY, bytes);
-    }
-
-    /// The receiver grants bytes of the operation's body.
-    pub(super) fn credit_body(&mut self, to: SessionRef, id: u64, bytes: u32) {
-        let Some(outgoing) = self.outgoing(to, id) else { return };
-        outgoing.credit = outgoing.credit.saturating_add(u64::from(bytes));
-        self.send_credit(to, id, Flags::default(), bytes);
-    }
-
-    fn send_credit(&mut self, to: SessionRef, id: u64, flags: Flags, bytes: u32) {
-        let Some(session) = self.sessions.get_mut(to) else { return };
-        let mut head = Vec::with_capacity(8);
-        Credit { bytes }.encode(&mut head);
-        session.conn.send(FrameHeader::new(FrameType::Credit, id).with_flags(flags), &head, &[]);
-        self.touch(to);
-        self.note_crowd(to);
-    }
 }
 
-// --- answers ---
+// --- tables ---
 
 impl Shard {
-    /// Response or Ack from the receiver of an operation.
-    pub(super) fn on_answer(&mut self, me: SessionRef, frame: Frame<&[u8]>) -> Result<(), Fault> {
-        let header = frame.header;
-        let max_body = self.shared.settings.body;
-        let Some((local, pending)) = self.pending(me, OpKey::Local(header.id)) else {
-            self.stats.late_answers.add(1);
-            return Ok(());
-        };
-        if pending.kind.answer() != header.kind {
-            return Err(Fault::WrongAnswer);
-        }
-        let len = frame.body.len() as u64;
-        let ends = !header.flags.more();
-        let first = !pending.replying;
-        let mut error = None;
-        if header.head_len > 0 {
-            let reply = ReplyHead::parse(&frame.head)?;
-            error = reply.error.map(|error| error.code);
-            if first {
-                pending.reply_left = if ends { len } else { reply.total_len };
-            }
-        } else if first {
-            pending.reply_left = len;
-        }
-        let abort = header.flags.abort();
-        if len > pending.reply_left
-            || len > pending.reply_credit
-            || ends && !abort && len != pending.reply_left
-        {
-            return Err(Fault::Overrun);
-        }
-        pending.reply_left -= len;
-        pending.reply_credit -= len;
-        pending.replying = true;
-        let (to, id, kind, total) = (pending.from, pending.from_id, pending.kind, pending.reply_left + len);
-        if first && total > max_body {
-            self.abandon(me, local, ErrorCode::PayloadTooLarge, "answer longer than limits.body");
-            return Ok(());
-        }
-        if ends && let Some(pending) = self.remove_pending(me, local) {
-            self.record(&pending, error);
-            // An answer before the last fragment ends the transfer of the body.
-            if pending.receiving
-                && kind == OpKind::Call
-                && let Some(session) = self.sessions.get_mut(me)
-            {
-                session.conn.drop_flow(FlowKey::Operation(pending.flow));
-            }
-        }
-        self.answer(to, id, kind, header.flags, &frame.head, body(frame.body));
-        Ok(())
-    }
-
-    /// Passes an answer, or a part of one, to whoever waits for it.
-    pub(super) fn answer(
-        &mut self,
-        to: SessionRef,
-        id: u64,
-        kind: OpKind,
-        flags: Flags,
-        head: &[u8],
-        body: Body<'_>,
-    ) {
-        if to == NOBODY {
-            return;
-        }
-        if to.shard != self.id {
-            let (head, body) = (self.copy(head), self.own(body));
-            return self.post(to.shard, Msg::Answer { to, id, kind, flags, head, body });
-        }
-        let limit = self.shared.settings.outbox;
-        let Some(session) = self.sessions.get_mut(to) else { return };
-        if session.phase == Phase::Admitting {
-            if flags.more() {
-                return self.deny(to, ErrorCode::Internal, "answer about an edge too long");
-            }
-            return self.on_admission_answer(to, id, head, body.as_slice());
-        }
-        let Some(outgoing) = session.ops.as_mut().and_then(|ops| ops.outgoing.get_mut(&id)) else {
-            self.stats.late_answers.add(1);
-            return;
-        };
-        let replying = std::mem::replace(&mut outgoing.replying, true);
-        let size = head.len() + body.len();
-        let full = size > ANSWER_ALWAYS && session.conn.operation_bytes() + size > limit;
-        if full || !flags.more() {
-            let Some(outgoing) = self.remove_outgoing(to, id) else { return };
-            if full {
-                if flags.more() {
-                    self.cancel_outgoing(to, id, &outgoing, ErrorCode::Overloaded);
-                }
-                return self.answer_now(to, id, kind, replying, ErrorCode::Overloaded, "answer does not fit");
-            }
-        }
-        let Some(session) = self.sessions.get_mut(to) else { return };
-        let header = FrameHeader::new(kind.answer(), id).with_flags(flags);
-        append(&mut session.conn, !flow(self.secret, to, id), header, head, None, body);
-        self.touch(to);
-    }
-
-    /// Fails an operation towards whoever waits for it.
-    pub(super) fn answer_error(
-        &mut self,
-        to: SessionRef,
-        id: u64,
-        kind: OpKind,
-        code: ErrorCode,
-        text: &'static str,
-    ) {
-        if to == NOBODY {
-            return;
-        }
-        if to.shard != self.id {
-            return self.post(to.shard, Msg::Fail { to, id, kind, code, text });
-        }
-        let Some(session) = self.sessions.get_mut(to) else { return };
-        if session.phase == Phase::Admitting {
-            let mut head = Vec::with_capacity(error_reply_len(code, text));
-            encode_error_reply(&mut head, code, text);
-            return self.on_admission_answer(to, id, &head, &[]);
-        }
-        // Without an entry it was answered before, by a cancel or a deadline that crossed this.
-        match self.remove_outgoing(to, id) {
-            Some(outgoing) => self.answer_now(to, id, kind, outgoing.replying, code, text),
-            None => self.stats.late_answers.add(1),
-        }
-    }
-
-    /// Writes an error answer; the operation is gone from all tables. It never waits for room.
-    fn answer_now(
-        &mut self,
-        to: SessionRef,
-        id: u64,
-        kind: OpKind,
-        replying: bool,
-        code: ErrorCode,
-        text: &'static str,
-    ) {
-        let Some(session) = self.sessions.get_mut(to) else { return };
-        let mut head = Vec::with_capacity(error_reply_len(code, text));
-        encode_error_reply(&mut head, code, text);
-        // After fragments of the answer the error must say that the rest will not come.
-        let flags = if replying { Flags::ABORT } else { Flags::default() };
-        if replying {
-            session.conn.drop_flow(FlowKey::Operation(!flow(self.secret, to, id)));
-        }
-        session.conn.send(FrameHeader::new(kind.answer(), id).with_flags(flags), &head, &[]);
-        self.touch(to);
-        self.note_crowd(to);
-    }
-
-    /// The operations of a session that ends: what it was to answer fails, what it waited for is cancelled.
-    pub(super) fn end_ops(&mut self, me: SessionRef) {
-        let Some(ops) = self.sessions.get_mut(me).and_then(|session| session.ops.take()) else { return };
-        // In the order in which they came: whoever watches an end should not be puzzled, and a simulation must repeat.
-        let mut pending: Vec<(u64, Pending)> = ops.pending.into_iter().collect();
-        pending.sort_unstable_by_key(|(local, _)| *local);
-        for (_, pending) in pending {
-            let code = ErrorCode::SessionClosed;
-            self.record(&pending, Some(code));
-            self.answer_error(pending.from, pending.from_id, pending.kind, code, "session closed");
-        }
-        let mut outgoing: Vec<(u64, Outgoing)> = ops.outgoing.into_iter().collect();
-        outgoing.sort_unstable_by_key(|(id, _)| *id);
-        for (id, outgoing) in outgoing {
-            uncount(&outgoing);
-            self.cancel_outgoing(me, id, &outgoing, ErrorCode::SessionClosed);
-        }
-    }
-
-    /// Fails what is overdue; returns when the next deadline is.
-    pub(super) fn expire_ops(&mut self, me: SessionRef) -> u64 {
-        let now = self.now.micros;
-        let Some(ops) = self.sessions.get(me).and_then(|session| session.ops.as_ref()) else {
-            return u64::MAX;
-        };
-        let due = ops.pending.iter().filter(|(_, pending)| pending.deadline <= now);
-        let mut due: SmallVec<[u64; 16]> = due.map(|(local, _)| *local).collect();
-        due.sort_unstable();
-        for local in due {
-            self.abandon(me, local, ErrorCode::DeadlineExceeded, "deadline exceeded");
-        }
-        let ops = self.sessions.get(me).and_then(|session| session.ops.as_ref());
-        ops.and_then(|ops| ops.pending.values().map(|pending| pending.deadline).min()).unwrap_or(u64::MAX)
-    }
-
-    // --- tables ---
-
     fn outgoing(&mut self, me: SessionRef, id: u64) -> Option<&mut Outgoing> {
         self.sessions.get_mut(me)?.ops.as_mut()?.outgoing.get_mut(&id)
     }
@@ -943,35 +448,6 @@ fn uncount(outgoing: &Outgoing) {
     if let Some(in_flight) = &outgoing.in_flight {
         in_flight.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn destination(sender: Sender, kind: OpKind, call: &CallHead<'_>) -> Destination {
-    match (sender, kind) {
-        (Sender::Service(_), _) => Destination::Edge(call.edge),
-        (Sender::Edge(_), _) if !call.service.is_empty() => Destination::Fixed,
-        (Sender::Edge(_), OpKind::Call) => Destination::Name(NameKind::Method, call.name.into()),
-        (Sender::Edge(_), OpKind::Message) => Destination::Name(NameKind::Topic, call.name.into()),
-        (Sender::Edge(_), OpKind::Stream) => Destination::Name(NameKind::Service, call.name.into()),
-    }
-}
-
-/// What the policy hashes of an edge.
-pub(super) fn choice_key(session: &Session, policy: Policy) -> u64 {
-    match policy {
-        Policy::SourceIp => match session.addr().map(|addr| addr.ip()) {
-            Some(std::net::IpAddr::V4(ip)) => mix(u64::from(ip.to_bits())),
-            Some(std::net::IpAddr::V6(ip)) => mix((ip.to_bits() >> 64) as u64) ^ mix(ip.to_bits() as u64),
-            None => 0,
-        },
-        Policy::EdgeId | Policy::Random | Policy::LeastInFlight => session.id(),
-    }
-}
-
-/// FNV-1a (Fowler, Noll and Vo): names are short. Two names of one sender that collide only share an order.
-fn hash_name(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 /// The number of a flow in somebody's outbox. Two flows with one number would be cut together, so an attacker, who chooses IDs and

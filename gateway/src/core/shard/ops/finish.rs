@@ -1,0 +1,282 @@
+//! How an operation ends: its answer, its cancel, its deadline, the end of a session.
+
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
+use frontier_wire::native::head::{ErrorRef, ReplyHead, encode_error_reply, error_reply_len};
+use frontier_wire::native::outbox::FlowKey;
+use frontier_wire::native::reader::Frame;
+use smallvec::SmallVec;
+
+use super::{OpKey, append, flow, uncount};
+use crate::core::message::{Body, Msg, NOBODY};
+use crate::core::session::{Outgoing, Pending, Phase};
+use crate::core::shard::{Fault, Shard, body};
+use crate::core::stats::OpKind;
+use crate::core::table::SessionRef;
+
+/// Room for the answer of an admitted operation is never refused up to this size.
+const ANSWER_ALWAYS: usize = 64;
+
+impl Shard {
+    // --- answers ---
+
+    /// Response or Ack from the receiver of an operation.
+    pub(in crate::core::shard) fn on_answer(
+        &mut self,
+        me: SessionRef,
+        frame: Frame<&[u8]>,
+    ) -> Result<(), Fault> {
+        let header = frame.header;
+        let max_body = self.shared.settings.body;
+        let Some((local, pending)) = self.pending(me, OpKey::Local(header.id)) else {
+            self.stats.late_answers.add(1);
+            return Ok(());
+        };
+        if pending.kind.answer() != header.kind {
+            return Err(Fault::WrongAnswer);
+        }
+        let len = frame.body.len() as u64;
+        let ends = !header.flags.more();
+        let first = !pending.replying;
+        let mut error = None;
+        if header.head_len > 0 {
+            let reply = ReplyHead::parse(&frame.head)?;
+            error = reply.error.map(|error| error.code);
+            if first {
+                pending.reply_left = if ends { len } else { reply.total_len };
+            }
+        } else if first {
+            pending.reply_left = len;
+        }
+        let abort = header.flags.abort();
+        if len > pending.reply_left
+            || len > pending.reply_credit
+            || ends && !abort && len != pending.reply_left
+        {
+            return Err(Fault::Overrun);
+        }
+        pending.reply_left -= len;
+        pending.reply_credit -= len;
+        pending.replying = true;
+        let (to, id, kind, total) = (pending.from, pending.from_id, pending.kind, pending.reply_left + len);
+        if first && total > max_body {
+            self.abandon(me, local, ErrorCode::PayloadTooLarge, "answer longer than limits.body");
+            return Ok(());
+        }
+        if ends && let Some(pending) = self.remove_pending(me, local) {
+            self.record(&pending, error);
+            // An answer before the last fragment ends the transfer of the body.
+            if pending.receiving
+                && kind == OpKind::Call
+                && let Some(session) = self.sessions.get_mut(me)
+            {
+                session.conn.drop_flow(FlowKey::Operation(pending.flow));
+            }
+        }
+        self.answer(to, id, kind, header.flags, &frame.head, body(frame.body));
+        Ok(())
+    }
+
+    /// Passes an answer, or a part of one, to whoever waits for it.
+    pub(in crate::core::shard) fn answer(
+        &mut self,
+        to: SessionRef,
+        id: u64,
+        kind: OpKind,
+        flags: Flags,
+        head: &[u8],
+        body: Body<'_>,
+    ) {
+        if to == NOBODY {
+            return;
+        }
+        if to.shard != self.id {
+            let (head, body) = (self.copy(head), self.own(body));
+            return self.post(to.shard, Msg::Answer { to, id, kind, flags, head, body });
+        }
+        let limit = self.shared.settings.outbox;
+        let Some(session) = self.sessions.get_mut(to) else { return };
+        if session.phase == Phase::Admitting {
+            if flags.more() {
+                return self.deny(to, ErrorCode::Internal, "answer about an edge too long");
+            }
+            return self.on_admission_answer(to, id, head, body.as_slice());
+        }
+        let Some(outgoing) = session.ops.as_mut().and_then(|ops| ops.outgoing.get_mut(&id)) else {
+            self.stats.late_answers.add(1);
+            return;
+        };
+        let replying = std::mem::replace(&mut outgoing.replying, true);
+        let size = head.len() + body.len();
+        let full = size > ANSWER_ALWAYS && session.conn.operation_bytes() + size > limit;
+        if full || !flags.more() {
+            let Some(outgoing) = self.remove_outgoing(to, id) else { return };
+            if full {
+                if flags.more() {
+                    self.cancel_outgoing(to, id, &outgoing, ErrorCode::Overloaded);
+                }
+                return self.answer_now(to, id, kind, replying, ErrorCode::Overloaded, "answer does not fit");
+            }
+        }
+        let Some(session) = self.sessions.get_mut(to) else { return };
+        let header = FrameHeader::new(kind.answer(), id).with_flags(flags);
+        append(&mut session.conn, !flow(self.secret, to, id), header, head, None, body);
+        self.touch(to);
+    }
+
+    /// Fails an operation towards whoever waits for it.
+    pub(in crate::core::shard) fn answer_error(
+        &mut self,
+        to: SessionRef,
+        id: u64,
+        kind: OpKind,
+        code: ErrorCode,
+        text: &'static str,
+    ) {
+        if to == NOBODY {
+            return;
+        }
+        if to.shard != self.id {
+            return self.post(to.shard, Msg::Fail { to, id, kind, code, text });
+        }
+        let Some(session) = self.sessions.get_mut(to) else { return };
+        if session.phase == Phase::Admitting {
+            let mut head = Vec::with_capacity(error_reply_len(code, text));
+            encode_error_reply(&mut head, code, text);
+            return self.on_admission_answer(to, id, &head, &[]);
+        }
+        // Without an entry it was answered before, by a cancel or a deadline that crossed this.
+        match self.remove_outgoing(to, id) {
+            Some(outgoing) => self.answer_now(to, id, kind, outgoing.replying, code, text),
+            None => self.stats.late_answers.add(1),
+        }
+    }
+
+    /// Writes an error answer; the operation is gone from all tables. It never waits for room.
+    pub(super) fn answer_now(
+        &mut self,
+        to: SessionRef,
+        id: u64,
+        kind: OpKind,
+        replying: bool,
+        code: ErrorCode,
+        text: &'static str,
+    ) {
+        let Some(session) = self.sessions.get_mut(to) else { return };
+        let mut head = Vec::with_capacity(error_reply_len(code, text));
+        encode_error_reply(&mut head, code, text);
+        // After fragments of the answer the error must say that the rest will not come.
+        let flags = if replying { Flags::ABORT } else { Flags::default() };
+        if replying {
+            session.conn.drop_flow(FlowKey::Operation(!flow(self.secret, to, id)));
+        }
+        session.conn.send(FrameHeader::new(kind.answer(), id).with_flags(flags), &head, &[]);
+        self.touch(to);
+        self.note_crowd(to);
+    }
+
+    // --- giving up ---
+
+    /// Gives up an operation whose receiver is still there: it is told to stop, the requester gets the error.
+    pub(in crate::core::shard) fn abandon(
+        &mut self,
+        target: SessionRef,
+        local: u64,
+        code: ErrorCode,
+        text: &'static str,
+    ) {
+        let Some(pending) = self.remove_pending(target, local) else { return };
+        self.record(&pending, Some(code));
+        self.tell_cancel(target, local, &pending, code);
+        self.answer_error(pending.from, pending.from_id, pending.kind, code, text);
+    }
+
+    /// Tells a receiver that nobody waits for its answer, and drops what it was not sent yet of a call. The messages of a topic share
+    /// their flow, so what is queued of one is sent, and its Cancel behind it: the receiver never hears of it again.
+    pub(super) fn tell_cancel(&mut self, target: SessionRef, local: u64, pending: &Pending, code: ErrorCode) {
+        let Some(session) = self.sessions.get_mut(target) else { return };
+        if pending.kind != OpKind::Message {
+            session.conn.drop_flow(FlowKey::Operation(pending.flow));
+        }
+        let error = ErrorRef::new(code, "");
+        let mut head = Vec::with_capacity(error.encoded_len());
+        error.encode(&mut head);
+        let header = FrameHeader::new(FrameType::Cancel, local);
+        append(&mut session.conn, pending.flow, header, &head, None, Body::Slice(&[]));
+        self.touch(target);
+        self.note_crowd(target);
+    }
+
+    /// The requester does not wait any more.
+    pub(in crate::core::shard) fn cancel(&mut self, target: SessionRef, key: OpKey, code: ErrorCode) {
+        let Some((local, _)) = self.pending(target, key) else { return };
+        if let Some(pending) = self.remove_pending(target, local) {
+            self.record(&pending, Some(code));
+            self.tell_cancel(target, local, &pending, code);
+        }
+    }
+
+    /// Cancel from a requester.
+    pub(in crate::core::shard) fn on_cancel(
+        &mut self,
+        me: SessionRef,
+        frame: &Frame<&[u8]>,
+    ) -> Result<(), Fault> {
+        self.control_frame(me)?;
+        let id = frame.header.id;
+        let Some(outgoing) = self.remove_outgoing(me, id) else { return Ok(()) };
+        self.cancel_outgoing(me, id, &outgoing, ErrorCode::Cancelled);
+        self.answer_now(me, id, outgoing.kind, outgoing.replying, ErrorCode::Cancelled, "cancelled");
+        Ok(())
+    }
+
+    pub(in crate::core::shard) fn cancel_outgoing(
+        &mut self,
+        me: SessionRef,
+        id: u64,
+        outgoing: &Outgoing,
+        code: ErrorCode,
+    ) {
+        let target = outgoing.target;
+        if target.shard == self.id {
+            self.cancel(target, OpKey::Local(outgoing.local), code);
+        } else {
+            self.post(target.shard, Msg::Cancel { target, from: me, from_id: id, code });
+        }
+    }
+
+    /// Fails what is overdue; returns when the next deadline is.
+    pub(in crate::core::shard) fn expire_ops(&mut self, me: SessionRef) -> u64 {
+        let now = self.now.micros;
+        let Some(ops) = self.sessions.get(me).and_then(|session| session.ops.as_ref()) else {
+            return u64::MAX;
+        };
+        let due = ops.pending.iter().filter(|(_, pending)| pending.deadline <= now);
+        let mut due: SmallVec<[u64; 16]> = due.map(|(local, _)| *local).collect();
+        due.sort_unstable();
+        for local in due {
+            self.abandon(me, local, ErrorCode::DeadlineExceeded, "deadline exceeded");
+        }
+        let ops = self.sessions.get(me).and_then(|session| session.ops.as_ref());
+        ops.and_then(|ops| ops.pending.values().map(|pending| pending.deadline).min()).unwrap_or(u64::MAX)
+    }
+
+    /// The operations of a session that ends: what it was to answer fails, what it waited for is cancelled.
+    pub(in crate::core::shard) fn end_ops(&mut self, me: SessionRef) {
+        let Some(ops) = self.sessions.get_mut(me).and_then(|session| session.ops.take()) else { return };
+        // In the order in which they came: whoever watches an end should not be puzzled, and a simulation must repeat.
+        let mut pending: Vec<(u64, Pending)> = ops.pending.into_iter().collect();
+        pending.sort_unstable_by_key(|(local, _)| *local);
+        for (_, pending) in pending {
+            let code = ErrorCode::SessionClosed;
+            self.record(&pending, Some(code));
+            self.answer_error(pending.from, pending.from_id, pending.kind, code, "session closed");
+        }
+        let mut outgoing: Vec<(u64, Outgoing)> = ops.outgoing.into_iter().collect();
+        outgoing.sort_unstable_by_key(|(id, _)| *id);
+        for (id, outgoing) in outgoing {
+            uncount(&outgoing);
+            self.cancel_outgoing(me, id, &outgoing, ErrorCode::SessionClosed);
+        }
+    }
+}
