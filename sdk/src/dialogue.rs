@@ -142,7 +142,8 @@ impl Dialogue {
             FrameType::Credit => {
                 // One that grants nothing readable grants nothing: its body waits until its deadline.
                 if let Ok(credit) = Credit::parse(&frame.head) {
-                    self.transfers.credit(frame.header.flags.reply(), frame.header.id, credit.bytes);
+                    let FrameHeader { id, flags, .. } = frame.header;
+                    self.transfers.credit(flags.reply(), id, credit.bytes, now);
                     self.pump(sink);
                 }
             }

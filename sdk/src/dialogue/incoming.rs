@@ -27,6 +27,13 @@ use crate::{
     responder::Responder,
 };
 
+/// A deadline beyond this counts as this: it is the peer's word, and what belongs to the operation is held until then.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+/// A body of which nothing has come for so long is given up, and so is one of ours that nobody has granted anything for. Both ends
+/// grant as they join, so this is silence, not slowness.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// Who takes the peer's operations.
 pub(crate) trait Host {
     /// Whether an operation of this name would be taken now; asked before its body is waited for.
@@ -68,6 +75,8 @@ enum Stage {
 struct Partial {
     head: Bytes,
     assembly: Box<Assembly>,
+    /// When its last fragment came.
+    since: Instant,
 }
 
 // === impl Dialogue ===
@@ -96,7 +105,7 @@ impl Dialogue {
         }
         let timeout = match head.timeout_ms {
             0 => DEFAULT_TIMEOUT,
-            ms => Duration::from_millis(ms.into()),
+            ms => Duration::from_millis(ms.into()).min(TIMEOUT_MAX),
         };
         let mut incoming = Incoming::new(kind, self.now + timeout);
         if !flags.more() {
@@ -108,7 +117,8 @@ impl Dialogue {
         match Assembly::new(head.total_len, self.limits.recv_body, &self.budget) {
             Ok(assembly) => {
                 let head = Bytes::copy_from_slice(&frame.head);
-                incoming.stage = Stage::Partial(Box::new(Partial { head, assembly: Box::new(assembly) }));
+                incoming.stage =
+                    Stage::Partial(Box::new(Partial { head, assembly: Box::new(assembly), since: self.now }));
                 self.incoming.insert(id, incoming);
                 self.on_fragment(frame, sink, host);
             }
@@ -135,10 +145,10 @@ impl Dialogue {
             let error = CallHead::parse(&frame.head).ok().and_then(|head| head.error);
             return self.answer(id, Err(error.map_or_else(Error::cancelled, Error::from_wire)), sink);
         }
-        let Partial { head, mut assembly } = *partial;
+        let Partial { head, mut assembly, .. } = *partial;
         match assembly.push(&frame.body).and_then(|()| assembly.join(flags.more())) {
             Ok((Joined::Credit(credit), Some(assembly))) => {
-                incoming.stage = Stage::Partial(Box::new(Partial { head, assembly }));
+                incoming.stage = Stage::Partial(Box::new(Partial { head, assembly, since: self.now }));
                 put_credit(sink, id, Flags::NONE, credit);
             }
             Ok((Joined::Whole(body, charge), _)) => {
@@ -207,7 +217,8 @@ impl Dialogue {
         let total_len = if fragmented { body.len() as u64 } else { 0 };
         let head = reply_head(&headers, total_len)?;
         if fragmented {
-            self.transfers.begin(Transfer::new(frame, id, response_flow(id), head, body, deadline));
+            let transfer = Transfer::new(frame, id, response_flow(id), head, body, deadline);
+            self.transfers.begin(transfer, self.now);
             self.pump(sink);
         } else {
             put(sink, response_flow(id), FrameHeader::new(frame, id), [&head, &[]], body);
@@ -237,7 +248,10 @@ impl Dialogue {
     /// Answers operations whose body did not come in time. Those with a handler are left to it: its caller has been told by the gateway.
     pub(super) fn sweep_incoming(&mut self, sink: &mut impl Sink) {
         let now = self.now;
-        let late = |(_, incoming): &(&u64, &Incoming)| incoming.is_partial() && incoming.deadline <= now;
+        let late = |(_, incoming): &(&u64, &Incoming)| match &incoming.stage {
+            Stage::Partial(partial) => incoming.deadline.min(partial.since + SILENCE_MAX) <= now,
+            Stage::Delivered(_) => false,
+        };
         let late: Vec<u64> = self.incoming.iter().filter(late).map(|(id, _)| *id).collect();
         for id in late {
             self.answer(id, Err(Error::deadline()), sink);

@@ -100,7 +100,7 @@ impl Dialogue {
                 transfer.order = Some(order);
                 self.order.insert(order, VecDeque::new());
             }
-            self.transfers.begin(transfer);
+            self.transfers.begin(transfer, self.now);
         } else {
             put(sink, flow, FrameHeader::new(kind.frame(), id), [&head, trailer], body);
         }

@@ -40,6 +40,7 @@ struct Kept {
     kind: SendKind,
     name: String,
     body: Bytes,
+    deadline: Instant,
     responder: Option<Responder>,
 }
 
@@ -98,8 +99,9 @@ impl Host for Keeper {
     }
 
     fn deliver(&self, delivery: Delivery<'_>) {
-        let Delivery { kind, head, body, responder, .. } = delivery;
-        self.0.lock().push(Kept { kind, name: head.name.to_owned(), body, responder: Some(responder) });
+        let Delivery { kind, head, body, deadline, responder, .. } = delivery;
+        let (name, responder) = (head.name.to_owned(), Some(responder));
+        self.0.lock().push(Kept { kind, name, body, deadline, responder });
     }
 }
 
@@ -370,4 +372,56 @@ fn more_unanswered_operations_than_allowed_are_overloaded() {
         panic!("not refused")
     };
     assert_eq!(error.code(), ErrorCode::Overloaded);
+}
+
+#[test]
+fn a_body_that_stops_coming_is_given_up_long_before_a_far_deadline() {
+    let now = Instant::from_std(std::time::Instant::now());
+    let (mut a, mut b) = (Side::new(now), Side::new(now));
+    a.ask(SendKind::Request, "long", 0, body(1, 500_000), now);
+    assert!(deliver(&mut a, &mut b, now), "the first fragment");
+    assert!(b.budget.left() < BUDGET);
+    b.wire = Wire::default();
+    b.dialogue.sweep(now + Duration::from_secs(59), &mut b.wire);
+    assert!(b.wire.next().is_none(), "slow is not silent");
+    b.dialogue.sweep(now + Duration::from_secs(60), &mut b.wire);
+    assert!(b.wire.next().is_some());
+    assert!(b.dialogue.is_idle());
+    assert_eq!(b.budget.left(), BUDGET);
+}
+
+#[test]
+fn an_answer_that_nobody_grants_anything_for_is_given_up_long_before_a_far_deadline() {
+    let now = Instant::from_std(std::time::Instant::now());
+    let (mut a, mut b) = (Side::new(now), Side::new(now));
+    a.ask(SendKind::Request, "short", 0, body(1, 8), now);
+    assert!(deliver(&mut a, &mut b, now));
+    b.answer(0, Ok(Reply::from(vec![1; 500_000])));
+    b.notes();
+    while b.wire.next().is_some() {}
+    assert!(b.dialogue.wants_sweep(), "the rest waits for credit");
+    b.dialogue.sweep(now + Duration::from_secs(59), &mut b.wire);
+    assert!(b.wire.next().is_none());
+    b.dialogue.sweep(now + Duration::from_secs(60), &mut b.wire);
+    let abort = b.wire.next().unwrap();
+    let mut input = Bytes::from(abort);
+    let frame = FrameReader::new().next(&mut input, &FrameLimits::DIALER).unwrap().unwrap();
+    assert!(frame.header.flags.abort());
+    assert!(b.dialogue.is_idle());
+}
+
+#[test]
+fn a_deadline_is_at_most_an_hour_whatever_the_peer_says() {
+    let now = Instant::from_std(std::time::Instant::now());
+    let mut side = Side::new(now);
+    let mut head = Vec::new();
+    frontier_wire::native::head::CallBuilder::new("far").timeout_ms(u32::MAX).encode(&mut head);
+    let mut frame = Vec::new();
+    FrameHeader::new(frontier_wire::native::frame::FrameType::Request, 1)
+        .put_frame(&mut frame, &head, b"")
+        .unwrap();
+    let mut input = Bytes::from(frame);
+    let frame = FrameReader::new().next(&mut input, &FrameLimits::DIALER).unwrap().unwrap();
+    side.dialogue.on_frame(frame, now, &mut side.wire, &side.host);
+    assert_eq!(side.host.0.lock()[0].deadline, now + Duration::from_secs(3_600));
 }

@@ -8,7 +8,7 @@ use frontier_wire::native::frame::{
 };
 use tokio::time::Instant;
 
-use super::{Sink, lead};
+use super::{Sink, incoming::SILENCE_MAX, lead};
 
 /// Bytes of header, head and body of one fragment: what fits into one yamux frame.
 const FRAGMENT: usize = MAX_BODY_FRAME as usize;
@@ -41,6 +41,8 @@ pub(super) struct Transfer {
     pub(super) order: Option<u64>,
     /// When nobody waits any more.
     pub(super) deadline: Instant,
+    /// When it was last granted something.
+    since: Instant,
     credit: usize,
     in_turns: bool,
 }
@@ -63,17 +65,19 @@ impl Transfers {
     }
 
     /// Takes a body up.
-    pub(super) fn begin(&mut self, transfer: Transfer) {
+    pub(super) fn begin(&mut self, mut transfer: Transfer, now: Instant) {
+        transfer.since = now;
         let key = Key { reply: transfer.kind == FrameType::Response, id: transfer.id };
         self.by_key.insert(key, transfer);
         self.turns.push_back(key);
     }
 
     /// The receiver grants more.
-    pub(super) fn credit(&mut self, reply: bool, id: u64, bytes: u32) {
+    pub(super) fn credit(&mut self, reply: bool, id: u64, bytes: u32, now: Instant) {
         let key = Key { reply, id };
         let Some(transfer) = self.by_key.get_mut(&key) else { return };
         transfer.credit = transfer.credit.saturating_add(bytes as usize);
+        transfer.since = now;
         if !transfer.in_turns && transfer.credit > 0 {
             transfer.in_turns = true;
             self.turns.push_back(key);
@@ -87,7 +91,10 @@ impl Transfers {
 
     /// Answers for which nobody waits any more, by id. Operations of ours end by their callers.
     pub(super) fn expired(&self, now: Instant) -> Vec<u64> {
-        let over = |(key, transfer): &(&Key, &Transfer)| key.reply && transfer.deadline <= now;
+        let over = |(key, transfer): &(&Key, &Transfer)| {
+            let silent = transfer.credit == 0 && transfer.since + SILENCE_MAX <= now;
+            key.reply && (silent || transfer.deadline <= now)
+        };
         self.by_key.iter().filter(over).map(|(key, _)| key.id).collect()
     }
 
@@ -130,6 +137,7 @@ impl Transfer {
             body,
             order: None,
             deadline,
+            since: deadline,
             credit: INITIAL_CREDIT as usize,
             in_turns: true,
         }

@@ -92,7 +92,7 @@ impl Core {
             }
         }
         let ours = self.dialogue.outgoing().saturating_mul(MAX_BODY_FRAME as usize);
-        if self.conn.outbox_bytes() > OUTBOX_MAX.saturating_add(ours) {
+        if self.conn.operation_bytes() > OUTBOX_MAX.saturating_add(ours) {
             return Err(ConnectError::Protocol("the gateway asks and does not read the answers".into()));
         }
         Ok(())

@@ -47,6 +47,9 @@ const READ_ON: Duration = Duration::from_secs(600);
 /// Bytes of calls and messages that may be queued on a stream before further fragments wait.
 const FRAGMENTS_AHEAD: usize = 128 * 1024;
 
+/// Bytes of answers that the other ends of all streams together may leave unread; beyond it the stream with the most of them is reset.
+const UNREAD_MAX: usize = 64 << 20;
+
 /// All user streams of a session.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -89,6 +92,8 @@ struct Live {
     /// The peer sends nothing more.
     finished: bool,
     window: Window,
+    /// Of the bytes that wait to be written, at most so many are answers to what the other end asked.
+    unread: usize,
 }
 
 #[derive(Debug)]
@@ -198,6 +203,7 @@ impl Streams {
             ended: false,
             finished: false,
             window: Window { size, used: 0, since: now },
+            unread: 0,
         })
     }
 
@@ -317,11 +323,14 @@ impl Streams {
                     self.open_acked(id, &frame, now, conn);
                 }
                 Stage::Open => {
+                    let before = live.waiting();
                     let Live { dialogue, shared, out, .. } = &mut **live;
                     let host = shared.clone();
                     let mut sink = StreamSink { conn, shared, out };
                     dialogue.on_frame(frame, now, &mut sink, &*host);
+                    let answered = live.waiting() - before;
                     self.dirty.push(id);
+                    self.note_unread(id, answered, conn);
                 }
                 // The opener sends nothing before OpenAck, the acceptor nothing before its own.
                 Stage::Opening(_) | Stage::Offered => {
@@ -425,7 +434,40 @@ impl Streams {
         outcome: Result<Reply>,
         conn: &mut Connection,
     ) {
+        let waiting = |streams: &Self| match streams.by_id.get(&id) {
+            Some(Entry::Live(live)) => live.waiting(),
+            _ => 0,
+        };
+        let before = waiting(self);
         self.with_dialogue(id, conn, |dialogue, sink| dialogue.answer(operation, outcome, sink));
+        let answered = waiting(self) - before;
+        self.note_unread(id, answered, conn);
+    }
+
+    /// So many bytes more wait on a stream because its other end asked for them. Whoever asks and does not read loses its stream, not
+    /// the session that all others use.
+    fn note_unread(&mut self, id: StreamId, answered: usize, conn: &mut Connection) {
+        if let Some(Entry::Live(live)) = self.by_id.get_mut(&id) {
+            live.unread += answered;
+        }
+        // Nearly always the sum need not be made: what waits for all streams is known, and it is less.
+        while conn.outbox_bytes() - conn.operation_bytes() > UNREAD_MAX {
+            let unread = self.by_id.iter().filter_map(|(id, entry)| match entry {
+                Entry::Live(live) => Some((live.unread, *id)),
+                Entry::Unopened { .. } | Entry::Closing { .. } => None,
+            });
+            let (sum, most) = unread.fold((0, (0, id)), |(sum, most), one| (sum + one.0, most.max(one)));
+            if sum <= UNREAD_MAX {
+                return;
+            }
+            let most = most.1;
+            tracing::debug!(stream = most.get(), "stream reset: its answers are not read");
+            self.end(
+                most,
+                &Error::overloaded("the other end of the stream asks and does not read the answers"),
+            );
+            conn.reset_stream(most);
+        }
     }
 
     fn with_dialogue(
@@ -496,6 +538,8 @@ impl Streams {
     pub(super) fn written(&mut self, id: StreamId, bytes: u32, to_pump: &mut Vec<StreamId>) {
         if let Some(Entry::Live(live)) = self.by_id.get_mut(&id) {
             live.shared.written(bytes as usize);
+            // They are written in order, so no more answers wait than anything.
+            live.unread = live.unread.min(live.waiting());
             if live.dialogue.wants_sweep() {
                 to_pump.push(id);
             }
@@ -577,6 +621,11 @@ fn as_u32(len: usize) -> u32 {
 // === impl Live ===
 
 impl Live {
+    /// Bytes of this stream that wait to be written.
+    fn waiting(&self) -> usize {
+        self.shared.queued() + self.out.len()
+    }
+
     fn put_open_ack(&mut self, error: Option<&Error>) {
         let reply = error.map_or_else(ReplyBuilder::new, |error| ReplyBuilder::error(error.to_wire()));
         let mut head = Vec::with_capacity(reply.encoded_len());

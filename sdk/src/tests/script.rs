@@ -788,6 +788,41 @@ async fn what_is_wrong_on_a_stream_resets_that_stream_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_asks_on_a_stream_and_does_not_read_loses_that_stream_alone() {
+    let (mut acceptor, builder) = edge();
+    let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let mut open = Vec::new();
+    let mut head = Vec::new();
+    CallBuilder::new("svc").encode(&mut head);
+    FrameHeader::new(FrameType::Open, 1).put_frame(&mut open, &head, b"").unwrap();
+    let id = script.conn.open_stream().unwrap();
+    script.stream_bytes(id, &open).await;
+    let mut stream = edge.accept_stream().await.unwrap();
+    stream.register("big", |_: Request| async move { Ok(Bytes::from_static(&[7; 65_000])) });
+    let mut head = Vec::new();
+    CallBuilder::new("big").encode(&mut head);
+    let mut over = None;
+    for call in 1..=1_100 {
+        let mut request = Vec::new();
+        FrameHeader::new(FrameType::Request, call).put_frame(&mut request, &head, b"").unwrap();
+        script.stream_bytes(id, &request).await;
+        tokio::task::yield_now().await;
+    }
+    while over.is_none() {
+        match script.stream_event().await {
+            Event::StreamReset(stream) => over = Some(stream),
+            Event::StreamData(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(over, Some(id));
+    let error = stream.read_u8().await.unwrap_err();
+    assert!(error.to_string().contains("does not read the answers"), "{error}");
+    still_calls(&edge, &mut script).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_operations_go_out_than_the_gateway_allows() {
     let (mut acceptor, builder) = edge();
     let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
