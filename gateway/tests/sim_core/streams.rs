@@ -1,9 +1,9 @@
 //! User streams: opening, refusing, bytes, windows, half-close and reset.
 
 use bytes::Bytes;
-use frontier_gateway::core::Settings;
+use frontier_gateway::core::{Bound, Settings};
 use frontier_gateway::sim::dialer::Heard;
-use frontier_gateway::sim::lab::{Lab, Peer};
+use frontier_gateway::sim::lab::{Lab, Peer, edge_hello};
 use frontier_gateway::sim::net::Ending;
 use frontier_gateway::sim::stage::Chaos;
 use frontier_wire::error::ErrorCode;
@@ -120,6 +120,33 @@ fn a_service_opens_a_stream_to_an_edge() {
         assert_eq!(end, "f");
         lab.close();
     }
+}
+
+/// A service opens a stream to an edge in the very turn in which that is welcomed. If the edge heard of the stream first, it would take
+/// its windows to be those of yamux and not those of Welcome, and wait for ever for bytes that the gateway thinks it may not send.
+#[test]
+fn a_stream_opened_right_behind_welcome_has_the_windows_agreed_there() {
+    let mut offered = 0;
+    for seed in 0..60 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let service = lab.service(0, "svc", &[], &[]);
+        let edge = lab.dial(Bound::Edge, 0);
+        lab.run();
+        lab.dialer(edge).hello(&edge_hello(5));
+        open(&mut lab, service, &CallBuilder::new("anything").edge(5));
+        let opened = lab.take(edge).into_iter().find_map(|heard| match heard {
+            Heard::Opened(stream) => Some(stream),
+            _ => None,
+        });
+        // Else the edge was not there yet.
+        if let Some(stream) = opened {
+            offered += 1;
+            let window = lab.dialer(edge).conn.engine().recv_window(stream).unwrap().0;
+            assert_eq!(window, edge_hello(5).stream_window, "seed {seed}");
+        }
+        lab.close();
+    }
+    assert!(offered > 10, "{offered} of 60 came in one turn");
 }
 
 #[test]

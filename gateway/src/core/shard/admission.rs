@@ -21,7 +21,7 @@ use frontier_wire::native::reader::Frame;
 use prost::Message;
 
 use super::ops::PlaceError;
-use super::{Fault, Shard};
+use super::{Fault, Shard, WRITE_BUDGET};
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
@@ -412,6 +412,9 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         session.conn.engine_mut().set_stream_windows(window, hello.stream_window);
         session.conn.send(FrameHeader::new(FrameType::Welcome, 0), &welcome.encode_to_vec(), &[]);
+        // Now, or the announcement of a stream that is opened in this turn would overtake it, and the peer would give that stream
+        // other windows than those that are agreed here.
+        session.conn.fill(WRITE_BUDGET);
         session.phase = Phase::Ready;
         session.since = since;
         session.greeting = None;
