@@ -11,6 +11,7 @@
 pub mod api;
 pub mod card;
 pub mod complaints;
+pub mod deadlines;
 pub mod exchange;
 pub mod identity;
 pub mod message;

@@ -31,6 +31,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         memory: limits.memory_budget().as_len() as u64,
         heartbeat: micros(limits.heartbeat),
         control_frames: limits.control_frames,
+        call_timeout: micros(limits.call_timeout),
+        max_call_timeout: micros(limits.max_call_timeout),
         policy: match config.exchange.hashby {
             HashBy::EdgeId => Policy::EdgeId,
             HashBy::SrcIp => Policy::SourceIp,

@@ -48,6 +48,13 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// Pings, resets, window updates and cancels per second and session. Default 10,000.
     pub control_frames: u32,
+    /// Time for the answer of a call, message or stream whose sender names none. Default 30 s.
+    #[serde(serialize_with = "serialize_duration")]
+    pub call_timeout: Duration,
+    /// The longest time that a sender may name; more is shortened to it. Default 1 h; worst case: what is held of an unanswered
+    /// operation, some 200 bytes, is held for so long.
+    #[serde(serialize_with = "serialize_duration")]
+    pub max_call_timeout: Duration,
 }
 
 // === impl Limits ===
@@ -71,6 +78,8 @@ impl Default for Limits {
             handshakes: 1024,
             heartbeat: Duration::from_secs(20),
             control_frames: 10_000,
+            call_timeout: Duration::from_secs(30),
+            max_call_timeout: Duration::from_secs(3600),
         }
     }
 }
@@ -95,6 +104,8 @@ impl Limits {
             handshakes: section.value("handshakes", default.handshakes),
             heartbeat: section.value("heartbeat", default.heartbeat),
             control_frames: section.value("control_frames", default.control_frames),
+            call_timeout: section.value("call_timeout", default.call_timeout),
+            max_call_timeout: section.value("max_call_timeout", default.max_call_timeout),
         }
     }
 
@@ -133,6 +144,16 @@ impl Limits {
             if time < Duration::from_secs(least) || time > Duration::from_secs(3600) {
                 problems.error(format!("limits.{key}"), "must be between 1s and 1h");
             }
+        }
+        let day = Duration::from_secs(86_400);
+        if self.max_call_timeout < Duration::from_secs(1) || self.max_call_timeout > day {
+            problems.error("limits.max_call_timeout", "must be between 1s and 1d");
+        }
+        if self.call_timeout < Duration::from_millis(100) || self.call_timeout > day {
+            problems.error("limits.call_timeout", "must be between 100ms and 1d");
+        } else if self.call_timeout > self.max_call_timeout {
+            let message = "must not exceed limits.max_call_timeout";
+            problems.error("limits.call_timeout", message);
         }
     }
 

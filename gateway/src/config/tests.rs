@@ -81,7 +81,7 @@ fn limits_have_their_documented_defaults() {
         "handshake": "10s", "head": "16KiB", "meta": "16KiB", "body": "16MiB", "sessions": 1_000_000,
         "streams_per_session": 128, "requests_in_flight": 1024, "messages_in_flight": 1024, "outbox": "4MiB",
         "registrations": 1024, "accept_rate": 10_000, "stall": "30s", "memory": null, "handshakes": 1024,
-        "heartbeat": "20s", "control_frames": 10_000,
+        "heartbeat": "20s", "control_frames": 10_000, "call_timeout": "30s", "max_call_timeout": "1h",
     });
     assert_eq!(text, expected);
     assert!(Config::default().limits.memory_budget() > ByteSize::mib(16));
@@ -273,10 +273,16 @@ fn limits_are_bounded() {
         ("heartbeat: 100ms", "heartbeat"),
         ("memory: 1MiB", "memory"),
         ("control_frames: 1", "control_frames"),
+        ("call_timeout: 50ms", "call_timeout"),
+        ("call_timeout: 2h", "call_timeout"),
+        ("max_call_timeout: 20s", "call_timeout"),
+        ("max_call_timeout: 2d", "max_call_timeout"),
+        ("call_timeout: 100ms, max_call_timeout: 500ms", "max_call_timeout"),
     ] {
         assert_eq!(only_error(&format!("limits: {{{text}}}\n")).1, format!("limits.{key}"), "{text}");
     }
     assert!(load_text("limits: {accept_rate: 0, head: 16KiB, body: 64KiB, meta: 0}\n").is_ok());
+    assert!(load_text("limits: {call_timeout: 1d, max_call_timeout: 1d}\n").is_ok());
 }
 
 #[test]

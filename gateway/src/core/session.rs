@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
+use crate::core::deadlines::{Deadlines, tick};
 use crate::core::exchange::Policy;
 use crate::core::identity::Subject;
 use crate::core::message::LegRef;
@@ -64,7 +65,7 @@ pub struct Session {
     /// Operations in flight.
     pub ops: Option<Box<Ops>>,
     /// User streams.
-    pub legs: Option<Box<HashMap<StreamId, Leg>>>,
+    pub legs: Option<Box<Legs>>,
     /// Methods of an edge.
     pub methods: Option<Arc<NameSet>>,
     /// Reserved methods this identity may use.
@@ -160,6 +161,8 @@ pub enum Step {
 pub struct Ops {
     /// Sent to this peer, by the ID it knows them by.
     pub pending: HashMap<u64, Pending>,
+    /// When those must be answered.
+    pub deadlines: Deadlines<u64>,
     /// The pending ones whose origin does not know that ID.
     pub index: HashMap<(SessionRef, u64), u64>,
     /// Started by this peer, by its own ID.
@@ -228,6 +231,13 @@ pub struct Outgoing {
     pub replying: bool,
 }
 
+/// User streams of a session, by the number they have there.
+#[derive(Debug, Default)]
+pub struct Legs {
+    legs: HashMap<StreamId, Leg>,
+    deadlines: Deadlines<StreamId>,
+}
+
 /// This session's end of a user stream.
 #[derive(Debug)]
 pub struct Leg {
@@ -243,7 +253,7 @@ pub struct Leg {
     pub window: u32,
     /// Bytes released since the window last grew.
     pub released: u32,
-    /// Until when Open must be answered, in microseconds.
+    /// Until when Open must be answered, in microseconds; changed by [`Legs::set_deadline`] alone.
     pub deadline: u64,
     /// When it was opened, in microseconds.
     pub started: u64,
@@ -352,6 +362,8 @@ impl Session {
     pub fn tidy(&mut self) {
         if self.ops.as_ref().is_some_and(|ops| ops.is_empty()) {
             self.ops = None;
+        } else if let Some(ops) = self.ops.as_mut().filter(|ops| ops.pending.is_empty()) {
+            ops.deadlines = Deadlines::default();
         }
         if self.legs.as_ref().is_some_and(|legs| legs.is_empty()) {
             self.legs = None;
@@ -381,6 +393,78 @@ impl Ops {
             && self.outgoing.is_empty()
             && self.sticky.is_empty()
             && self.crowded.is_none()
+    }
+}
+
+// === impl Legs ===
+
+impl Legs {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.legs.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.legs.is_empty()
+    }
+
+    /// All of them, in any order.
+    pub fn iter(&self) -> impl Iterator<Item = (StreamId, &Leg)> {
+        self.legs.iter().map(|(stream, leg)| (*stream, leg))
+    }
+
+    /// All of them, in any order.
+    pub fn into_legs(self) -> impl Iterator<Item = (StreamId, Leg)> {
+        self.legs.into_iter()
+    }
+
+    /// The one of a stream.
+    pub fn get_mut(&mut self, stream: StreamId) -> Option<&mut Leg> {
+        self.legs.get_mut(&stream)
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, stream: StreamId, leg: Leg) {
+        self.deadlines.add(leg.deadline, stream);
+        self.legs.insert(stream, leg);
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, stream: StreamId) -> Option<Leg> {
+        let leg = self.legs.remove(&stream)?;
+        self.count_off(leg.deadline);
+        Some(leg)
+    }
+
+    /// Moves a deadline; `u64::MAX` = it has none any more.
+    pub fn set_deadline(&mut self, stream: StreamId, deadline: u64) {
+        let Some(leg) = self.legs.get_mut(&stream) else { return };
+        let old = std::mem::replace(&mut leg.deadline, deadline);
+        self.deadlines.add(deadline, stream);
+        self.count_off(old);
+    }
+
+    /// A stream whose deadline has passed; call until `None`, and remove each.
+    pub fn overdue(&mut self, now: u64) -> Option<StreamId> {
+        let legs = &self.legs;
+        // What was answered or opened meanwhile is still noted under its old deadline.
+        let late = |stream: &StreamId| legs.get(stream).is_some_and(|leg| leg.deadline <= now);
+        std::iter::from_fn(|| self.deadlines.pop(now)).find(late)
+    }
+
+    /// When the next deadline is, in microseconds; `u64::MAX` = there is none.
+    #[must_use]
+    pub fn next_deadline(&self) -> u64 {
+        self.deadlines.next()
+    }
+
+    fn count_off(&mut self, deadline: u64) {
+        let legs = &self.legs;
+        let same = |leg: &Leg| tick(leg.deadline) == tick(deadline);
+        self.deadlines.remove(deadline, |stream| legs.get(stream).is_some_and(same));
     }
 }
 

@@ -125,8 +125,6 @@ pub struct Shard {
     stats: Arc<Stats>,
     sessions: Table<Session>,
     wheel: Wheel,
-    /// Sessions whose timers have fired, the next one last.
-    due: Vec<SessionRef>,
     #[cfg(any(test, feature = "testing"))]
     faulty: Option<SessionRef>,
     now: Now,
@@ -167,7 +165,6 @@ impl Shard {
             stats: Arc::clone(&shared.stats[usize::from(id)]),
             sessions: Table::new(id),
             wheel: Wheel::new(now.micros),
-            due: Vec::new(),
             #[cfg(any(test, feature = "testing"))]
             faulty: None,
             now,
@@ -718,7 +715,7 @@ impl Shard {
 
     /// First bytes that no codec of ours understands.
     fn foreign(&mut self, me: SessionRef, bytes: &[u8]) {
-        let Some(session) = self.sessions.remove(me) else { return };
+        let Some(session) = self.take_out(me) else { return };
         self.refused(Refusal::Protocol);
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
@@ -743,7 +740,7 @@ impl Shard {
     }
 
     fn emigrate(&mut self, me: SessionRef, shard: u16, hello: Vec<u8>, input: Input<&[u8]>) {
-        let Some(mut session) = self.sessions.remove(me) else { return };
+        let Some(mut session) = self.take_out(me) else { return };
         self.stats.outbox_bytes.sub(u64::from(std::mem::take(&mut session.queued)));
         let (frames, raw) = input.rest();
         let frames = frames.unwrap_or_default().to_vec();

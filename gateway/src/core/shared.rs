@@ -46,8 +46,10 @@ pub struct Settings {
     pub heartbeat: u64,
     /// Control frames (pings, resets, window updates, cancels) per second and session.
     pub control_frames: u32,
-    /// Deadline of operations that name none.
-    pub default_timeout: u64,
+    /// Time for the answer of operations whose sender names none.
+    pub call_timeout: u64,
+    /// The longest time that a sender may name; more is shortened to it.
+    pub max_call_timeout: u64,
     /// Start window of user streams towards the gateway.
     pub stream_window: u32,
     /// What it may grow to.
@@ -119,6 +121,13 @@ impl Settings {
         self.protocols[bound as usize]
     }
 
+    /// When an operation must be answered whose sender gives it so many milliseconds, 0 = names none.
+    #[must_use]
+    pub fn deadline(&self, now: u64, timeout_ms: u32) -> u64 {
+        let timeout = if timeout_ms == 0 { self.call_timeout } else { u64::from(timeout_ms) * 1_000 };
+        now.saturating_add(timeout.min(self.max_call_timeout))
+    }
+
     /// Bytes that may wait for one peer in all. Answers, errors, cancels and credits never wait for room in `outbox`; a peer that
     /// makes them pile up a quarter beyond it does not read.
     #[must_use]
@@ -147,7 +156,8 @@ impl Default for Settings {
             memory: 1 << 30,
             heartbeat: 20 * SECOND,
             control_frames: 10_000,
-            default_timeout: 30 * SECOND,
+            call_timeout: 30 * SECOND,
+            max_call_timeout: 3_600 * SECOND,
             stream_window: 64 << 10,
             stream_window_max: 4 << 20,
             policy: Policy::EdgeId,

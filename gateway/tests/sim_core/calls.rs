@@ -159,6 +159,30 @@ fn a_deadline_fails_the_call_and_cancels_it() {
 }
 
 #[test]
+fn a_deadline_is_the_senders_or_the_gateways_and_never_beyond_the_longest() {
+    for service_shard in [0, 1] {
+        let (call_timeout, max_call_timeout) = (500 * MILLI, SECOND);
+        let mut lab = Lab::new(Settings { call_timeout, max_call_timeout, ..settings() });
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        for (id, named) in [(1, 0), (2, u32::MAX), (3, 200)] {
+            lab.call(edge, id, "echo", named, b"");
+        }
+        lab.run();
+        let told: Vec<u32> = lab.frames(service).iter().map(|note| note.call().timeout_ms).collect();
+        assert!((490..=500).contains(&told[0]), "{told:?}");
+        assert!((990..=1_000).contains(&told[1]), "{told:?}");
+        assert!((190..=200).contains(&told[2]), "{told:?}");
+        for (id, after) in [(3, 200), (1, 300), (2, 500)] {
+            lab.advance((after - 40) * MILLI);
+            assert!(lab.is_quiet(edge), "{id} not before its time");
+            lab.advance(40 * MILLI);
+            assert_eq!(lab.expect_error(edge, id), ErrorCode::DeadlineExceeded);
+        }
+        lab.close();
+    }
+}
+
+#[test]
 fn a_cancelled_call_is_answered_at_once_and_the_receiver_told() {
     for service_shard in [0, 1] {
         let mut lab = Lab::new(settings());
@@ -506,6 +530,61 @@ fn a_deadline_storm_is_answered_in_full() {
     assert_eq!(answers.len(), 500);
     assert!(answers.iter().all(|answer| answer.error() == Some(ErrorCode::DeadlineExceeded)));
     assert_eq!(lab.frames(service).len(), 1_000);
+    lab.close();
+}
+
+/// Each deadline is earlier than those before it. The shard's books are looked at after every turn: no session is on the wheel twice.
+#[test]
+fn earlier_and_earlier_deadlines_leave_nothing_behind() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, 0, service_shard);
+        for round in 0..20 {
+            for id in 1..=50 {
+                lab.call(edge, round * 50 + id, "echo", u32::try_from(10_000 - 150 * id).unwrap(), b"");
+            }
+            lab.run();
+            for call in lab.frames(service) {
+                lab.answer(service, &call, b"");
+            }
+            lab.run();
+            assert_eq!(lab.frames(edge).len(), 50);
+        }
+        lab.close();
+    }
+}
+
+/// Edges make more calls than one turn can fail, all with the same deadline.
+#[test]
+fn deadlines_that_come_together_are_spread_over_turns() {
+    let mut lab = Lab::new(settings());
+    lab.service(0, "svc", &["echo"], &[]);
+    let edges: Vec<Peer> = (1..=6).map(|id| lab.edge(0, id)).collect();
+    for edge in &edges {
+        for id in 1..=1_000 {
+            lab.call(*edge, id, "echo", 500, b"");
+        }
+    }
+    lab.run();
+    let late = |lab: &Lab| {
+        let stats = &lab.stage.shared().stats[0];
+        stats.operations[0].count(Some(ErrorCode::DeadlineExceeded))
+    };
+    let (mut before, mut turns) = (0, 0);
+    while before < 6_000 {
+        lab.advance(MILLI);
+        let now = late(&lab);
+        assert!(now - before <= 4_096, "{} in a turn", now - before);
+        turns += u32::from(now > before);
+        before = now;
+        assert!(lab.stage.now() < 5 * SECOND, "{now} of 6,000 have failed");
+    }
+    assert!(turns > 1);
+    lab.run();
+    for edge in edges {
+        let answers = lab.frames(edge);
+        assert!(answers.len() == 1_000 && answers.iter().all(|note| note.error().is_some()));
+    }
     lab.close();
 }
 

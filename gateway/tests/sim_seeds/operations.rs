@@ -38,8 +38,7 @@ impl World {
         let len = self.plan.size(&mut self.rng);
         let timeout_ms = *self.rng.pick(&[0, 0, 50, 500, 3_000]);
         let token = self.ledger.ops.len();
-        let default = self.stage.shared().settings.default_timeout;
-        let timeout = if timeout_ms == 0 { default } else { u64::from(timeout_ms) * 1_000 };
+        let timeout = self.stage.shared().settings.deadline(0, timeout_ms);
         let sent_at = self.stage.now();
         self.ledger.ops.push(Op {
             from: agent,

@@ -50,6 +50,7 @@ impl Shard {
     pub fn audit(&self) -> Audit {
         let mut audit = Audit { name_sets: self.interner.len(), ..Audit::default() };
         let mut sets = HashSet::new();
+        let mut timers = 0;
         for slot in 0..self.sessions.slots() {
             let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
                 continue;
@@ -61,11 +62,17 @@ impl Shard {
             if session.phase == Phase::Ready {
                 audit.ready[session.bound as usize] += 1;
             }
+            timers += usize::from(session.wake != u64::MAX);
             sets.extend(session.methods.as_ref().map(Arc::as_ptr));
             self.check(me, session, &mut audit.problems);
         }
         if sets.len() != audit.name_sets {
             audit.problems.push(format!("{} name sets interned, {} in use", audit.name_sets, sets.len()));
+        }
+        if timers != self.wheel.len() {
+            audit
+                .problems
+                .push(format!("{timers} sessions have a timer, {} are on the wheel", self.wheel.len()));
         }
         if audit.sessions != self.len() {
             audit.problems.push(format!("table says {} sessions, has {}", self.len(), audit.sessions));
@@ -92,6 +99,9 @@ impl Shard {
         let idle = session.phase == Phase::Closing && (session.ops.is_some() || session.legs.is_some());
         rule(!idle, "closing with operations or streams");
         let Some(ops) = session.ops.as_ref() else { return };
+        // Each slot of deadlines keeps a few keys that are over.
+        let bound = 3 * ops.pending.len() + 64 * (1 + ops.pending.len());
+        rule(ops.deadlines.held() <= bound, "deadlines of what is over pile up");
         let messages = ops.outgoing.values().filter(|outgoing| outgoing.kind == OpKind::Message).count();
         rule(ops.messages as usize == messages, "messages in flight are miscounted");
         let settings = &self.shared.settings;
@@ -127,7 +137,7 @@ impl Shard {
             }
             if let Some(legs) = session.legs.as_ref() {
                 for (stream, leg) in legs.iter() {
-                    let at = LegRef { session: me, stream: *stream };
+                    let at = LegRef { session: me, stream };
                     match leg.state {
                         LegState::Open | LegState::Offered(_) => flights.legs.push((at, leg.peer)),
                         LegState::Waiting => flights.waiting.push(at),

@@ -14,7 +14,6 @@ use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::{Frame, FrameReader, Piece};
 use frontier_wire::yamux::StreamId;
-use smallvec::SmallVec;
 
 use super::ops::Refused;
 use super::{Fault, Shard};
@@ -136,21 +135,18 @@ impl Shard {
     // --- opening ---
 
     fn on_open<B: Chunk>(&mut self, at: LegRef, frame: &Frame<B>) {
-        let now = self.now.micros;
         let Ok(call) = CallHead::parse(&frame.head) else { return self.abort(at) };
         if !frame.body.is_empty() || frame.header.flags.more() {
             return self.abort(at);
         }
-        let timeout = match call.timeout_ms {
-            0 => self.shared.settings.default_timeout,
-            ms => u64::from(ms) * 1_000,
-        };
+        let deadline = self.shared.settings.deadline(self.now.micros, call.timeout_ms);
         let Some(session) = self.sessions.get_mut(at.session) else { return };
         let sender = session.sender();
-        let deadline = now + timeout;
-        if let Some(leg) = session.legs.as_mut().and_then(|legs| legs.get_mut(&at.stream)) {
+        if let Some(legs) = session.legs.as_mut()
+            && let Some(leg) = legs.get_mut(at.stream)
+        {
             leg.state = LegState::Waiting;
-            leg.deadline = deadline.saturating_add(1_000_000);
+            legs.set_deadline(at.stream, deadline.saturating_add(1_000_000));
         }
         let open = OpenLeg { from: at, sender, head: Bytes::copy_from_slice(&frame.head), deadline };
         match self.route_stream(at.session, &call) {
@@ -227,11 +223,9 @@ impl Shard {
         bytes.put_slice(&frame.head);
         bytes.put_slice(&frame.body);
         let bytes = bytes.freeze();
-        let Some(leg) = self.leg(at) else { return };
-        let Some(peer) = leg.peer else { return self.abort(at) };
+        let Some(peer) = self.leg(at).and_then(|leg| leg.peer) else { return self.abort(at) };
         if error.is_none() {
-            leg.state = LegState::Open;
-            leg.deadline = u64::MAX;
+            self.set_open(at);
             return self.tell(peer, LegMsg::Accepted(bytes));
         }
         // The acceptor closes its end itself; ours goes with the OpenAck.
@@ -263,8 +257,10 @@ impl Shard {
         leg.state = LegState::Refused;
         leg.peer = None;
         leg.finished_out = true;
-        leg.deadline = deadline;
         if let Some(session) = self.sessions.get_mut(at.session) {
+            if let Some(legs) = session.legs.as_mut() {
+                legs.set_deadline(at.stream, deadline);
+            }
             session.conn.outbox().push_stream(at.stream, frame, false);
             session.conn.finish_stream(at.stream);
         }
@@ -289,8 +285,7 @@ impl Shard {
         };
         match what {
             LegMsg::Accepted(frame) => {
-                leg.state = LegState::Open;
-                leg.deadline = u64::MAX;
+                self.set_open(at);
                 self.push(at, frame, false);
             }
             LegMsg::Refused(frame) => self.on_refused(at, frame),
@@ -333,7 +328,7 @@ impl Shard {
         let room = self.shared.has_room();
         let Some(session) = self.sessions.get_mut(at.session) else { return };
         session.conn.release(at.stream, n);
-        if let Some(leg) = session.legs.as_mut().and_then(|legs| legs.get_mut(&at.stream)) {
+        if let Some(leg) = session.legs.as_mut().and_then(|legs| legs.get_mut(at.stream)) {
             leg.released = leg.released.saturating_add(n);
             if leg.released >= leg.window && leg.window < max && room {
                 leg.released = 0;
@@ -383,7 +378,7 @@ impl Shard {
     pub(super) fn end_legs(&mut self, me: SessionRef) {
         let Some(legs) = self.sessions.get_mut(me).and_then(|session| session.legs.take()) else { return };
         self.stats.legs.sub(legs.len() as u64);
-        let mut legs: Vec<(StreamId, Leg)> = legs.into_iter().collect();
+        let mut legs: Vec<(StreamId, Leg)> = legs.into_legs().collect();
         legs.sort_unstable_by_key(|(stream, _)| *stream);
         for (stream, leg) in legs {
             if let Some(session) = self.sessions.get_mut(me) {
@@ -396,13 +391,9 @@ impl Shard {
     /// Ends streams that were not answered in time; returns when the next one is due.
     pub(super) fn expire_legs(&mut self, me: SessionRef) -> u64 {
         let now = self.now.micros;
-        let Some(legs) = self.sessions.get(me).and_then(|session| session.legs.as_ref()) else {
-            return u64::MAX;
-        };
-        let due = legs.iter().filter(|(_, leg)| leg.deadline <= now);
-        let mut due: SmallVec<[StreamId; 8]> = due.map(|(stream, _)| *stream).collect();
-        due.sort_unstable();
-        for stream in due {
+        while let Some(session) = self.sessions.get_mut(me)
+            && let Some(stream) = session.legs.as_mut().and_then(|legs| legs.overdue(now))
+        {
             let at = LegRef { session: me, stream };
             let Some(leg) = self.take_leg(at) else { continue };
             if let Some(session) = self.sessions.get_mut(me) {
@@ -411,17 +402,27 @@ impl Shard {
             self.far_end_lost(&leg, (ErrorCode::DeadlineExceeded, "deadline exceeded"));
         }
         let legs = self.sessions.get(me).and_then(|session| session.legs.as_ref());
-        legs.and_then(|legs| legs.values().map(|leg| leg.deadline).min()).unwrap_or(u64::MAX)
+        legs.map_or(u64::MAX, |legs| legs.next_deadline())
     }
 
     // --- tables ---
 
     fn leg(&mut self, at: LegRef) -> Option<&mut Leg> {
-        self.sessions.get_mut(at.session)?.legs.as_mut()?.get_mut(&at.stream)
+        self.sessions.get_mut(at.session)?.legs.as_mut()?.get_mut(at.stream)
+    }
+
+    /// The far end has accepted: bytes may go both ways, for as long as they like.
+    fn set_open(&mut self, at: LegRef) {
+        let Some(session) = self.sessions.get_mut(at.session) else { return };
+        let Some(legs) = session.legs.as_mut() else { return };
+        if let Some(leg) = legs.get_mut(at.stream) {
+            leg.state = LegState::Open;
+            legs.set_deadline(at.stream, u64::MAX);
+        }
     }
 
     fn take_leg(&mut self, at: LegRef) -> Option<Leg> {
-        let leg = self.sessions.get_mut(at.session)?.legs.as_mut()?.remove(&at.stream)?;
+        let leg = self.sessions.get_mut(at.session)?.legs.as_mut()?.remove(at.stream)?;
         self.stats.legs.sub(1);
         Some(leg)
     }

@@ -8,7 +8,7 @@ use frontier_wire::native::reader::Frame;
 
 use super::{Action, Fault, Shard};
 use crate::core::Bound;
-use crate::core::session::{Phase, Stay, Step};
+use crate::core::session::{Phase, Session, Stay, Step};
 use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
 use crate::core::timer::TICK_MICROS;
@@ -33,9 +33,17 @@ impl Shard {
     pub(super) fn wake_at(&mut self, me: SessionRef, at: u64) {
         let Some(session) = self.sessions.get_mut(me) else { return };
         if at.saturating_add(TICK_MICROS) <= session.wake {
-            let tick = self.wheel.schedule(self.wheel.tick_of(at), me);
-            session.wake = tick * TICK_MICROS;
+            self.set_timer(me, at);
         }
+    }
+
+    /// Looks at a session at `at` (microseconds) and not before.
+    fn set_timer(&mut self, me: SessionRef, at: u64) {
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        if session.wake != u64::MAX {
+            self.wheel.remove(session.wake / TICK_MICROS, me.slot);
+        }
+        session.wake = self.wheel.schedule(self.wheel.tick_of(at), me.slot) * TICK_MICROS;
     }
 
     /// When the shard must be called again at the latest, in microseconds; `None` if nothing is planned.
@@ -51,11 +59,23 @@ impl Shard {
     /// The next session that may have something due, for [`Shard::on_timer`]. They come one by one, so that a panic over one of them
     /// takes no timer from the others.
     pub fn next_timer(&mut self) -> Option<SessionRef> {
-        while self.due.is_empty() {
-            self.due = self.wheel.expire(self.now.micros)?;
-            self.due.reverse();
+        loop {
+            let slot = self.wheel.pop(self.now.micros)?;
+            // Nobody is on the wheel who is not in the table.
+            if let Some(session) = self.sessions.at_mut(slot) {
+                session.wake = u64::MAX;
+                return self.sessions.handle(slot);
+            }
         }
-        self.due.pop()
+    }
+
+    /// Takes a session out of the table and off the wheel.
+    pub(super) fn take_out(&mut self, me: SessionRef) -> Option<Session> {
+        let session = self.sessions.remove(me)?;
+        if session.wake != u64::MAX {
+            self.wheel.remove(session.wake / TICK_MICROS, me.slot);
+        }
+        Some(session)
     }
 
     /// What is not about one session: steps of a drain, and the memory budget.
@@ -75,10 +95,6 @@ impl Shard {
         let silence = self.shared.settings.heartbeat * 5 / 2;
         let ceiling = self.shared.settings.outbox_ceiling();
         let Some(session) = self.sessions.get_mut(me) else { return };
-        if session.wake > now {
-            return;
-        }
-        session.wake = u64::MAX;
         let next = match session.phase {
             Phase::New | Phase::Greeting | Phase::Admitting => self.greeting_timer(me),
             Phase::Closing => return self.remove(me),
@@ -175,8 +191,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         if session.conn.wants_write() {
             // What it was to be woken for sooner is over.
-            session.wake = u64::MAX;
-            self.wake_at(me, deadline);
+            self.set_timer(me, deadline);
             self.touch(me);
         } else {
             self.remove(me);
@@ -212,7 +227,7 @@ impl Shard {
 
     /// Forgets a session and lets the driver close its socket.
     pub(super) fn remove(&mut self, me: SessionRef) {
-        let Some(session) = self.sessions.remove(me) else { return };
+        let Some(session) = self.take_out(me) else { return };
         debug_assert_eq!(session.phase, Phase::Closing);
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
@@ -283,7 +298,7 @@ impl Shard {
         let end = drain.next.saturating_add(DRAIN_STEP).min(self.sessions.slots());
         for slot in drain.next..end {
             let Some(me) = self.sessions.handle(slot) else { continue };
-            let ready = |session: &crate::core::session::Session| {
+            let ready = |session: &Session| {
                 session.phase == Phase::Ready && session.bound == drain.bound && !session.is_leaving()
             };
             if self.sessions.get(me).is_some_and(ready) {

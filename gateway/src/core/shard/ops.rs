@@ -150,14 +150,12 @@ impl Shard {
         if total > settings.body {
             return Ok(Err((ErrorCode::PayloadTooLarge, "body longer than limits.body")));
         }
-        let timeout =
-            if call.timeout_ms == 0 { settings.default_timeout } else { u64::from(call.timeout_ms) * 1_000 };
+        let deadline = settings.deadline(self.now.micros, call.timeout_ms);
         let sender = session.sender();
         let flow = match kind {
             OpKind::Call | OpKind::Stream => flow(self.secret, me, header.id),
             OpKind::Message => flow(self.secret, me, hash_name(call.name)),
         };
-        let deadline = self.now.micros + timeout;
         let (left, credit) = (total - body.len() as u64, u64::from(INITIAL_CREDIT) - body.len() as u64);
         let place = Place { from: me, from_id: header.id, sender, kind, more, head, body, deadline, flow };
         Ok(self.dispatch(me, call, place).map(|(route, local)| {
@@ -287,6 +285,7 @@ impl Shard {
         };
         let ops = session.ops();
         ops.pending.insert(local, pending);
+        ops.deadlines.add(place.deadline, local);
         if !own {
             ops.index.insert((place.from, place.from_id), local);
         }
@@ -393,6 +392,8 @@ impl Shard {
         let own = self.id;
         let ops = self.sessions.get_mut(target)?.ops.as_mut()?;
         let pending = ops.pending.remove(&local)?;
+        let left = &ops.pending;
+        ops.deadlines.remove(pending.deadline, |local| left.contains_key(local));
         if pending.from.shard != own {
             ops.index.remove(&(pending.from, pending.from_id));
         }

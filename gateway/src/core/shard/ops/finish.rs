@@ -5,7 +5,6 @@ use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
 use frontier_wire::native::head::{ErrorRef, ReplyHead, encode_error_reply, error_reply_len};
 use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::Frame;
-use smallvec::SmallVec;
 
 use super::{OpKey, append, flow, uncount};
 use crate::core::message::{Body, Msg, NOBODY};
@@ -13,9 +12,12 @@ use crate::core::session::{Outgoing, Pending, Phase};
 use crate::core::shard::{Fault, Shard, body};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
+use crate::core::timer::TICK_MICROS;
 
 /// Room for the answer of an admitted operation is never refused up to this size.
 const ANSWER_ALWAYS: usize = 64;
+/// Operations of a session that fail in one turn because of their deadline: about a millisecond's work.
+const EXPIRE_STEP: usize = 4_096;
 
 impl Shard {
     // --- answers ---
@@ -248,17 +250,16 @@ impl Shard {
     /// Fails what is overdue; returns when the next deadline is.
     pub(in crate::core::shard) fn expire_ops(&mut self, me: SessionRef) -> u64 {
         let now = self.now.micros;
-        let Some(ops) = self.sessions.get(me).and_then(|session| session.ops.as_ref()) else {
-            return u64::MAX;
-        };
-        let due = ops.pending.iter().filter(|(_, pending)| pending.deadline <= now);
-        let mut due: SmallVec<[u64; 16]> = due.map(|(local, _)| *local).collect();
-        due.sort_unstable();
-        for local in due {
+        for _ in 0..EXPIRE_STEP {
+            let ops = self.sessions.get_mut(me).and_then(|session| session.ops.as_mut());
+            let Some(local) = ops.and_then(|ops| ops.deadlines.pop(now)) else { break };
+            // What is over already is in no table any more.
             self.abandon(me, local, ErrorCode::DeadlineExceeded, "deadline exceeded");
         }
         let ops = self.sessions.get(me).and_then(|session| session.ops.as_ref());
-        ops.and_then(|ops| ops.pending.values().map(|pending| pending.deadline).min()).unwrap_or(u64::MAX)
+        let next = ops.map_or(u64::MAX, |ops| ops.deadlines.next());
+        // What is left of a great many comes with the next tick.
+        if next <= now { now + TICK_MICROS } else { next }
     }
 
     /// The operations of a session that ends: what it was to answer fails, what it waited for is cancelled.
