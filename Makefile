@@ -17,7 +17,7 @@ help: ## List the targets
 
 run: ## Start the gateway with a demo service and edges, and show what happens until Ctrl-C
 	@echo "Building the gateway and the demo (a few minutes the first time, seconds afterwards) …"
-	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-demo
+	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-demo --no-default-features
 	@$(TARGET)/quick/frontier-demo --gateway-binary $(TARGET)/quick/frontier
 
 build: ## Build the release binary

@@ -11,6 +11,7 @@ use frontier_gateway::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Less memory per idle connection than the system's allocator, and freed pages go back in the background.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -55,6 +55,7 @@ impl Collect for Process {
         for (name, help, value) in counts {
             families.extend(value.map(|value| Family::gauge(name, help).row(&[], value)));
         }
+        #[cfg(feature = "jemalloc")]
         families.extend(allocator());
         families
     }
@@ -85,6 +86,7 @@ fn open_files() -> Option<u64> {
     }
 }
 
+#[cfg(feature = "jemalloc")]
 fn allocator() -> Option<Family> {
     use tikv_jemalloc_ctl::{epoch, stats};
     // The numbers are those of the last epoch.
