@@ -591,9 +591,8 @@ impl Connection {
         let Some(dialogues) = self.dialogues.as_ref() else { return wake };
         let deadlines = dialogues.table.values().map(|dialogue| dialogue.deadline);
         let slots = dialogues.windows.values().filter_map(|window| window.reopen_at(&self.limits));
-        let per_ms = self.limits.stream_packets_per_ms;
         let paced = dialogues.turns.iter().filter_map(|id| dialogues.table.get(id)?.raw.as_ref());
-        let paced = paced.map(|raw| raw.ready_at(now, per_ms)).filter(|at| *at > now);
+        let paced = paced.map(|raw| raw.ready_at(now, &self.limits)).filter(|at| *at > now);
         deadlines.chain(slots).chain(paced).fold(wake, Micros::min)
     }
 
@@ -606,10 +605,9 @@ impl Connection {
         now >= self.hold_until
             && (self.outbox.is_some()
                 || self.dialogues.as_ref().is_some_and(|dialogues| {
-                    let per_ms = self.limits.stream_packets_per_ms;
                     dialogues.turns.iter().any(|id| {
                         let raw = dialogues.table.get(id).and_then(|dialogue| dialogue.raw.as_ref());
-                        raw.is_some_and(|raw| raw.ready_at(now, per_ms) <= now)
+                        raw.is_some_and(|raw| raw.ready_at(now, &self.limits) <= now)
                     })
                 }))
     }
@@ -619,7 +617,6 @@ impl Connection {
         if now < self.hold_until {
             return;
         }
-        let (max, per_ms) = (self.limits.stream_packet, self.limits.stream_packets_per_ms);
         let mut paced = 0_usize;
         while self.outbox.as_ref().map_or(0, |outbox| outbox.bytes()) < budget {
             let Some(dialogues) = self.dialogues.as_mut() else { return };
@@ -630,7 +627,7 @@ impl Connection {
             let Some(raw) = dialogues.table.get_mut(&id).and_then(|dialogue| dialogue.raw.as_mut()) else {
                 continue;
             };
-            let ready_at = raw.ready_at(now, per_ms);
+            let ready_at = raw.ready_at(now, &self.limits);
             if ready_at > now {
                 dialogues.turns.push_back(id);
                 paced = paced.saturating_add(1);
@@ -639,7 +636,7 @@ impl Connection {
             }
             paced = 0;
             let before = raw.bytes();
-            let pieces = raw.take(max, now);
+            let pieces = raw.take(now, &self.limits);
             let len = before.saturating_sub(raw.bytes());
             let empty = raw.bytes() == 0;
             raw.queued = !empty;

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::limits::Micros;
+use super::limits::{Limits, Micros};
 use super::window::Window;
 
 /// The ID of a dialogue on its connection.
@@ -67,8 +67,8 @@ pub(super) struct Raw {
     bytes: usize,
     /// In the list of turns.
     pub(super) queued: bool,
-    /// The millisecond of the last packet, and how many there were in it.
-    pace: (Micros, u32),
+    /// When all packets sent so far were due, had they gone one per interval. Ahead of the clock by what was sent at once.
+    due: Micros,
 }
 
 /// All dialogues of a connection; absent when there is nothing to keep.
@@ -138,15 +138,20 @@ impl Raw {
     }
 
     /// When the next packet may go.
-    pub(super) fn ready_at(&self, now: Micros, per_ms: u32) -> Micros {
-        let (ms, packets) = self.pace;
-        if now / 1_000 > ms || packets < per_ms { now } else { ms.saturating_add(1).saturating_mul(1_000) }
+    pub(super) fn ready_at(&self, now: Micros, limits: &Limits) -> Micros {
+        let ahead = limits.stream_interval.saturating_mul(u64::from(limits.stream_burst.saturating_sub(1)));
+        self.due.saturating_sub(ahead).max(now)
     }
 
-    /// The pieces of the next packet, at most `max` bytes together.
-    pub(super) fn take(&mut self, max: usize, now: Micros) -> Vec<(Bytes, bool)> {
-        let ms = now / 1_000;
-        self.pace = if self.pace.0 == ms { (ms, self.pace.1.saturating_add(1)) } else { (ms, 1) };
+    /// The peer has sent something on this session: most likely it has read something, so one more packet may go.
+    pub(super) fn heard(&mut self, limits: &Limits) {
+        self.due = self.due.saturating_sub(limits.stream_interval);
+    }
+
+    /// The pieces of the next packet.
+    pub(super) fn take(&mut self, now: Micros, limits: &Limits) -> Vec<(Bytes, bool)> {
+        let max = limits.stream_packet;
+        self.due = self.due.max(now).saturating_add(limits.stream_interval);
         let mut taken = Vec::new();
         let mut left = max.max(1);
         while let Some((piece, report)) = self.pieces.front_mut() {
@@ -220,30 +225,44 @@ mod tests {
 
     #[test]
     fn all_bytes_at_hand_go_into_one_packet_up_to_its_size() {
+        let limits = Limits { stream_packet: 20, ..Limits::default() };
         let mut raw = Raw::default();
         for _ in 0..5 {
             raw.push(Bytes::from_static(b"abcdef"), true);
         }
         let len =
             |pieces: Vec<(Bytes, bool)>| pieces.iter().map(|(piece, _)| piece.len()).collect::<Vec<_>>();
-        assert_eq!(len(raw.take(20, 0)), [6, 6, 6, 2]);
+        assert_eq!(len(raw.take(0, &limits)), [6, 6, 6, 2]);
         assert_eq!(raw.bytes(), 10);
-        assert_eq!(len(raw.take(20, 0)), [4, 6]);
+        assert_eq!(len(raw.take(0, &limits)), [4, 6]);
         assert_eq!(raw.bytes(), 0);
-        assert!(raw.take(20, 0).is_empty());
+        assert!(raw.take(0, &limits).is_empty());
     }
 
     #[test]
-    fn so_many_packets_go_in_a_millisecond() {
+    fn some_packets_go_at_once_and_then_one_per_interval() {
+        let limits =
+            Limits { stream_packet: 1, stream_burst: 3, stream_interval: 1_000, ..Limits::default() };
         let mut raw = Raw::default();
         raw.push(Bytes::from(vec![0; 100]), false);
         for _ in 0..3 {
-            assert_eq!(raw.ready_at(5_999, 3), 5_999);
-            raw.take(1, 5_999);
+            assert_eq!(raw.ready_at(5_999, &limits), 5_999);
+            raw.take(5_999, &limits);
         }
-        assert_eq!(raw.ready_at(5_999, 3), 6_000);
-        assert_eq!(raw.ready_at(6_000, 3), 6_000);
-        raw.take(1, 6_000);
-        assert_eq!(raw.ready_at(6_500, 3), 6_500);
+        assert_eq!(raw.ready_at(5_999, &limits), 6_999);
+        assert_eq!(raw.ready_at(6_999, &limits), 6_999);
+        raw.take(6_999, &limits);
+        assert_eq!(raw.ready_at(7_500, &limits), 7_999);
+        raw.heard(&limits);
+        assert_eq!(raw.ready_at(7_500, &limits), 7_500);
+        // What was not used is not saved up.
+        for _ in 0..50 {
+            raw.heard(&limits);
+        }
+        for _ in 0..3 {
+            assert_eq!(raw.ready_at(8_000, &limits), 8_000);
+            raw.take(8_000, &limits);
+        }
+        assert_eq!(raw.ready_at(8_000, &limits), 9_000);
     }
 }

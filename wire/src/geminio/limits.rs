@@ -50,8 +50,10 @@ pub struct Limits {
     pub unreleased: usize,
     /// Raw bytes of one session put into one packet (default 256 KiB).
     pub stream_packet: usize,
-    /// Packets of raw bytes per session and millisecond (default 16): a peer that has 32 unread drops what comes.
-    pub stream_packets_per_ms: u32,
+    /// Packets of raw bytes per session sent at once (default 8): a peer that has 32 unread drops what comes, and it may be busy.
+    pub stream_burst: u32,
+    /// Between further ones (default 1 ms): what comes meanwhile is joined, so this slows nothing but many small writes.
+    pub stream_interval: Micros,
     /// Until Conn must have come and been answered (default 10 s: what Go clients wait).
     pub handshake: Micros,
     /// Between Conn and its answer, at least (default 2 ms): older clients begin to wait only after they have sent.
@@ -150,7 +152,8 @@ impl Default for Limits {
             waiting_bytes: 4 << 20,
             unreleased: 4 << 20,
             stream_packet: 256 << 10,
-            stream_packets_per_ms: 16,
+            stream_burst: 8,
+            stream_interval: 1_000,
             handshake: 10 * SECOND,
             answer_after: 2_000,
             linger: SECOND,

@@ -355,6 +355,9 @@ impl Connection {
         let dialogue = dialogues.table.get_mut(&session)?;
         dialogue.unreleased = dialogue.unreleased.saturating_add(bytes.len());
         dialogues.unreleased = dialogues.unreleased.saturating_add(bytes.len());
+        if let Some(raw) = &mut dialogue.raw {
+            raw.heard(&self.limits);
+        }
         Some(Event::Raw(DialogueId(session), bytes))
     }
 
