@@ -309,7 +309,7 @@ impl Connection {
     }
 
     /// What to write next, at most `max` slices.
-    pub fn slices<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, max: usize) {
+    pub fn slices<'a>(&'a self, slices: &mut impl Extend<IoSlice<'a>>, max: usize) {
         if let Some(outbox) = self.outbox.as_ref() {
             outbox.slices(slices, max);
         }
@@ -340,13 +340,14 @@ impl Connection {
     /// Bytes waiting to be sent, all lanes.
     #[must_use]
     pub fn outbox_bytes(&self) -> usize {
-        self.outbox.as_ref().map_or(0, |outbox| outbox.held())
+        self.outbox.as_ref().map_or(0, |outbox| outbox.queued())
     }
 
-    /// Bytes of memory held for the peer in either direction.
+    /// Bytes of memory held for the peer in either direction. Costs a few additions, whatever is held.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.outbox_bytes()
+        let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held());
+        outbox
             .saturating_add(self.reader.held())
             .saturating_add(self.engine.held_bytes())
             .saturating_add(self.direct.as_ref().map_or(0, |direct| direct.buffer.capacity()))

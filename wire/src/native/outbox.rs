@@ -11,22 +11,36 @@
 //!  flows ⟲ one frame each┘   (≤ budget)
 //! ```
 //!
-//! The outbox exists only while there is something to send.
+//! Everything goes by reference but what is small: small frames are copied into a block of their lane, small pieces of a stream into
+//! one of its flow, so that a peer that sends single bytes makes nobody hold an entry for each. A block that the peer's window cuts
+//! is cut by reference as well: however little a peer grants at a time, no byte is copied again.
+//!
+//! The outbox exists only while there is something to send. [`Outbox::held`] is the memory it takes, entries and spare room included.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hashbrown::HashMap;
 
-use crate::yamux::{Engine, StreamId};
+use crate::yamux::{Engine, HEADER_LEN, StreamId};
 
 /// Payload of one yamux data frame at most.
 pub const MAX_DATA: usize = 65_536;
 /// Bytes kept free at the start of a block for the yamux header.
-const RESERVED: usize = 12;
+const RESERVED: usize = HEADER_LEN;
 /// A block starts with this capacity: a batch of small calls rarely needs more.
 const BLOCK_START: usize = 1_024;
+/// What a block of small frames takes at most.
+const BLOCK_FULL: usize = MAX_DATA + RESERVED;
+/// Pieces of a stream below this length are copied behind each other; from it on a copy costs more than an entry.
+const SMALL_PIECE: usize = 4_096;
+/// What small pieces of a stream are copied into: each block has twice the room of the one before, so that a few bytes take little
+/// and many take few blocks.
+const PIECES_START: usize = 128;
+const PIECES_FULL: usize = 16 << 10;
+/// What an entry of a flow takes.
+const ITEM: usize = size_of::<Item>();
 
 /// What takes turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,9 +56,18 @@ pub enum FlowKey {
 struct Item {
     /// Header and head of a frame; empty for the raw bytes of a stream.
     lead: Bytes,
-    body: Bytes,
+    body: Body,
+    /// Bytes that the buffer of `body` has beyond it.
+    slack: usize,
     /// Report the bytes of `body` when they were written (see [`Outbox::written`]).
     report: bool,
+}
+
+#[derive(Debug)]
+enum Body {
+    Shared(Bytes),
+    /// Small pieces of a stream; more of them may be appended until the first are sent.
+    Pieces(Vec<u8>),
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +89,7 @@ struct Segment {
 
 #[derive(Debug)]
 enum Data {
+    Header([u8; HEADER_LEN]),
     Own(Vec<u8>),
     Shared(Bytes),
 }
@@ -77,6 +101,8 @@ pub struct Outbox {
     block: Vec<u8>,
     /// Full blocks before it.
     blocks: VecDeque<Vec<u8>>,
+    /// The rest of a block of which the window let only a part through; it goes before all others.
+    cut: Bytes,
     flows: Option<Box<Flows>>,
     front: Option<Segment>,
     rest: VecDeque<Segment>,
@@ -87,6 +113,8 @@ pub struct Outbox {
     /// Of those, bytes of user streams: windows bound them, so they do not count against an operation's room.
     stream_bytes: usize,
     sending: usize,
+    /// Entries of flows and spare room of buffers, in bytes: what `bytes` takes beyond itself.
+    overhead: usize,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +135,7 @@ impl Outbox {
     /// Bytes of operations waiting for the peer: what a limit on new ones looks at.
     #[must_use]
     pub fn operation_bytes(&self) -> usize {
-        self.held().saturating_sub(self.stream_bytes)
+        self.queued().saturating_sub(self.stream_bytes)
     }
 
     /// Whether nothing is left, not even a half-close.
@@ -127,19 +155,26 @@ impl Outbox {
     pub fn flow_bytes(&self, key: FlowKey) -> usize {
         let flow = self.flows.as_ref().and_then(|flows| flows.by_key.get(&key));
         flow.map_or(0, |flow| {
-            flow.items.iter().map(|item| item.lead.len().saturating_add(item.body.len())).sum()
+            flow.items.iter().map(Item::len).sum()
         })
     }
 
     /// Where to append a small frame of `len` bytes (at most 64 KiB): exactly that many must be appended.
     pub fn small(&mut self, len: usize) -> &mut Vec<u8> {
-        if self.block.len().saturating_add(len) > MAX_DATA.saturating_add(RESERVED) {
+        let mut needed = self.block.len().saturating_add(len);
+        if needed > BLOCK_FULL && !self.block.is_empty() {
             let full = std::mem::take(&mut self.block);
+            self.overhead = self.overhead.saturating_add(spare(&full));
             self.blocks.push_back(full);
+            needed = len;
         }
         if self.block.is_empty() {
-            self.block.reserve(BLOCK_START.max(len.saturating_add(RESERVED)));
+            self.block.reserve_exact(BLOCK_START.max(len.saturating_add(RESERVED)));
             self.block.extend_from_slice(&[0; RESERVED]);
+        } else if needed > self.block.capacity() {
+            // Doubled, but not beyond what it may ever take.
+            let room = self.block.capacity().saturating_mul(2).min(BLOCK_FULL).max(needed);
+            self.block.reserve_exact(room.saturating_sub(self.block.len()));
         }
         self.bytes = self.bytes.saturating_add(len);
         &mut self.block
@@ -147,13 +182,51 @@ impl Outbox {
 
     /// Queues a frame of the session stream in a flow: `lead` is its header and head. `lead` and `body` together are at most 96 KiB.
     pub fn push_frame(&mut self, key: u64, lead: Bytes, body: Bytes) {
-        self.push(FlowKey::Operation(key), Item { lead, body, report: false });
+        let item = Item { lead, body: Body::Shared(body), slack: 0, report: false };
+        self.push(FlowKey::Operation(key), item);
     }
 
-    /// Queues bytes of a user stream. With `report` they come back through [`Outbox::written`] once written.
+    /// Queues bytes of a user stream. With `report` they come back through [`Outbox::written`] once written. A small piece is copied:
+    /// it must not keep the buffer that it was cut from.
     pub fn push_stream(&mut self, stream: StreamId, body: Bytes, report: bool) {
+        if body.len() < SMALL_PIECE {
+            return self.copy_to_stream(stream, &body, report);
+        }
         self.stream_bytes = self.stream_bytes.saturating_add(body.len());
-        self.push(FlowKey::Stream(stream), Item { lead: Bytes::new(), body, report });
+        let item = Item { lead: Bytes::new(), body: Body::Shared(body), slack: 0, report };
+        self.push(FlowKey::Stream(stream), item);
+    }
+
+    /// As [`Outbox::push_stream`], with bytes that are the caller's.
+    pub fn copy_to_stream(&mut self, stream: StreamId, piece: &[u8], report: bool) {
+        if piece.len() >= SMALL_PIECE {
+            return self.push_stream(stream, Bytes::copy_from_slice(piece), report);
+        }
+        if piece.is_empty() {
+            return;
+        }
+        self.stream_bytes = self.stream_bytes.saturating_add(piece.len());
+        let key = FlowKey::Stream(stream);
+        let flow = self.flows.as_mut().and_then(|flows| flows.by_key.get_mut(&key));
+        let last = flow.and_then(|flow| flow.items.back_mut());
+        let mut room = PIECES_START;
+        if let Some(item) = last
+            && let Body::Pieces(pieces) = &mut item.body
+            && item.report == report
+        {
+            if piece.len() <= item.slack {
+                pieces.extend_from_slice(piece);
+                item.slack = item.slack.saturating_sub(piece.len());
+                self.overhead = self.overhead.saturating_sub(piece.len());
+                self.bytes = self.bytes.saturating_add(piece.len());
+                return;
+            }
+            room = pieces.capacity().saturating_mul(2).min(PIECES_FULL);
+        }
+        let mut pieces = Vec::with_capacity(room.max(piece.len()));
+        pieces.extend_from_slice(piece);
+        let slack = spare(&pieces);
+        self.push(key, Item { lead: Bytes::new(), body: Body::Pieces(pieces), slack, report });
     }
 
     /// Half-closes a stream after what is queued for it.
@@ -170,15 +243,24 @@ impl Outbox {
     /// Forgets what waits in a flow; returns the bytes dropped.
     pub fn drop_flow(&mut self, key: FlowKey) -> usize {
         let Some(flows) = self.flows.as_mut() else { return 0 };
-        let dropped = flows.by_key.remove(&key).map_or(0, |flow| flow.items.iter().map(Item::len).sum());
+        let flow = flows.by_key.remove(&key);
         if flows.by_key.is_empty() {
             self.flows = None;
         }
-        self.bytes = self.bytes.saturating_sub(dropped);
+        flow.map_or(0, |flow| self.forget(key, &flow))
+    }
+
+    /// Counts a flow out that is gone; returns the bytes that were left in it.
+    fn forget(&mut self, key: FlowKey, flow: &Flow) -> usize {
+        let left = flow.items.iter().map(Item::len).sum();
+        let slack: usize = flow.items.iter().map(|item| item.slack).sum();
+        let entries = flow.items.capacity().saturating_mul(ITEM);
+        self.overhead = self.overhead.saturating_sub(slack.saturating_add(entries));
+        self.bytes = self.bytes.saturating_sub(left);
         if matches!(key, FlowKey::Stream(_)) {
-            self.stream_bytes = self.stream_bytes.saturating_sub(dropped);
+            self.stream_bytes = self.stream_bytes.saturating_sub(left);
         }
-        dropped
+        left
     }
 
     /// A stream has window again.
@@ -196,8 +278,12 @@ impl Outbox {
     fn push(&mut self, key: FlowKey, item: Item) {
         let flows = self.flows.get_or_insert_default();
         self.bytes = self.bytes.saturating_add(item.len());
+        self.overhead = self.overhead.saturating_add(item.slack);
         let flow = flows.by_key.entry(key).or_default();
+        let before = flow.items.capacity();
         flow.items.push_back(item);
+        let grown = flow.items.capacity().saturating_sub(before);
+        self.overhead = self.overhead.saturating_add(grown.saturating_mul(ITEM));
         if !flow.queued {
             flow.queued = true;
             flows.turns.push_back(key);
@@ -213,38 +299,45 @@ impl Outbox {
         }
         while self.sending < budget && self.fill_block(engine, session) {}
         // Small frames that wait for the window of the session stream must not be overtaken by later fragments of the same stream.
-        let session_open = self.block.is_empty() && self.blocks.is_empty();
+        let session_open = self.block.is_empty() && self.blocks.is_empty() && self.cut.is_empty();
         self.fill_flows(engine, session, session_open, budget);
     }
 
-    /// Moves one block; false if there is none or its window is used up.
+    /// Moves one block, or as much of it as the window lets through; false if there is none or the window is used up.
     fn fill_block(&mut self, engine: &mut Engine, session: StreamId) -> bool {
-        let mut block = match self.blocks.pop_front() {
-            Some(block) => block,
-            None if self.block.is_empty() => return false,
-            None => std::mem::take(&mut self.block),
-        };
-        let len = block.len().saturating_sub(RESERVED);
         let window = usize::try_from(engine.send_window(session)).unwrap_or(usize::MAX);
-        if window < len {
-            // yamux borders mean nothing to frames: send what fits and keep the rest, reserved bytes in front.
-            let mut rest = vec![0; RESERVED];
-            rest.extend_from_slice(block.get(RESERVED.saturating_add(window)..).unwrap_or_default());
-            block.truncate(RESERVED.saturating_add(window));
-            self.blocks.push_front(rest);
-            if window == 0 {
-                return false;
-            }
-        }
-        let len = block.len().saturating_sub(RESERVED);
-        let Ok(header) = engine.data(session, u32::try_from(len).unwrap_or(u32::MAX), false) else {
+        if window == 0 {
             return false;
-        };
-        if let Some(space) = block.first_chunk_mut() {
-            *space = header;
         }
-        self.segment(Data::Own(block), None);
+        if self.cut.is_empty() {
+            let mut block = match self.blocks.pop_front() {
+                Some(block) => {
+                    self.overhead = self.overhead.saturating_sub(spare(&block));
+                    block
+                }
+                None if self.block.is_empty() => return false,
+                None => std::mem::take(&mut self.block),
+            };
+            let len = block.len().saturating_sub(RESERVED);
+            if len <= window {
+                let Some(header) = begin(engine, session, len) else { return false };
+                if let Some(space) = block.first_chunk_mut() {
+                    *space = header;
+                }
+                self.bytes = self.bytes.saturating_sub(len);
+                self.segment(Data::Own(block), None);
+                return window > len;
+            }
+            // yamux borders mean nothing to frames: what fits is sent, the rest stays where it is.
+            self.cut = block.into();
+            self.cut.advance(RESERVED);
+        }
+        let len = self.cut.len().min(window);
+        let Some(header) = begin(engine, session, len) else { return false };
+        let piece = self.cut.split_to(len);
         self.bytes = self.bytes.saturating_sub(len);
+        self.segment(Data::Header(header), None);
+        self.segment(Data::Shared(piece), None);
         window > len
     }
 
@@ -261,7 +354,9 @@ impl Outbox {
             };
             match turn {
                 Turn::Done => {
-                    flows.by_key.remove(&key);
+                    if let Some(flow) = flows.by_key.remove(&key) {
+                        self.forget(key, &flow);
+                    }
                     idle_turns = 0;
                 }
                 Turn::More => {
@@ -290,23 +385,20 @@ impl Outbox {
         if total > window {
             return Turn::Wait;
         }
+        let first = total.min(MAX_DATA);
+        let Some(header) = begin(engine, session, first) else { return Turn::Wait };
         let Some(item) = flow.items.pop_front() else { return Turn::Done };
         self.bytes = self.bytes.saturating_sub(total);
-        let first = total.min(MAX_DATA);
-        let Ok(header) = engine.data(session, u32::try_from(first).unwrap_or(u32::MAX), false) else {
-            return Turn::Wait;
-        };
-        let mut lead = Vec::with_capacity(RESERVED.saturating_add(item.lead.len()));
-        lead.extend_from_slice(&header);
-        lead.extend_from_slice(&item.lead);
-        self.segment(Data::Own(lead), None);
-        let mut body = item.body;
+        self.overhead = self.overhead.saturating_sub(item.slack);
+        let mut body = item.body.into_bytes();
         let tail = body.split_off(first.saturating_sub(item.lead.len()).min(body.len()));
+        self.segment(Data::Header(header), None);
+        self.segment(Data::Shared(item.lead), None);
         self.segment(Data::Shared(body), None);
         if !tail.is_empty()
-            && let Ok(header) = engine.data(session, u32::try_from(tail.len()).unwrap_or(u32::MAX), false)
+            && let Some(header) = begin(engine, session, tail.len())
         {
-            self.segment(Data::Own(header.to_vec()), None);
+            self.segment(Data::Header(header), None);
             self.segment(Data::Shared(tail), None);
         }
         if flow.items.is_empty() { Turn::Done } else { Turn::More }
@@ -326,6 +418,7 @@ impl Outbox {
         let piece = item.body.split_to(len);
         let report = item.report.then_some(stream);
         if item.body.is_empty() {
+            self.overhead = self.overhead.saturating_sub(item.slack);
             flow.items.pop_front();
         }
         self.bytes = self.bytes.saturating_sub(len);
@@ -336,7 +429,7 @@ impl Outbox {
             // Reset while bytes waited: whoever reset it drops the flow.
             return Turn::Done;
         };
-        self.segment(Data::Own(header.to_vec()), None);
+        self.segment(Data::Header(header), None);
         self.segment(Data::Shared(piece), report);
         if last { Turn::Done } else { Turn::More }
     }
@@ -360,12 +453,11 @@ impl Outbox {
         self.sending
     }
 
-    /// What to write next, in order; at most as many slices as `slices` has room for.
-    pub fn slices<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, max: usize) {
+    /// What to write next, in order: at most `max` slices.
+    pub fn slices<'a>(&'a self, slices: &mut impl Extend<IoSlice<'a>>, max: usize) {
         let front = self.front.as_ref().and_then(|segment| segment.as_slice().get(self.front_written..));
-        slices.extend(front.map(IoSlice::new));
-        let room = max.saturating_sub(slices.len());
-        slices.extend(self.rest.iter().take(room).map(|segment| IoSlice::new(segment.as_slice())));
+        let rest = self.rest.iter().map(Segment::as_slice);
+        slices.extend(front.into_iter().chain(rest).take(max).map(IoSlice::new));
     }
 
     /// The transport took `n` bytes. `report` is told how many bytes of which stream were written for good.
@@ -374,7 +466,7 @@ impl Outbox {
         while let Some(front) = self.front.as_ref() {
             let left = front.as_slice().len().saturating_sub(self.front_written);
             if n < left {
-                if let Some(stream) = front.report {
+                if let Some(stream) = front.report.filter(|_| n > 0) {
                     report(stream, u32::try_from(n).unwrap_or(u32::MAX));
                 }
                 self.front_written = self.front_written.saturating_add(n);
@@ -389,11 +481,30 @@ impl Outbox {
         }
     }
 
-    /// Everything held, for the memory budget.
+    /// Bytes that wait for the peer, all lanes and what was handed to the transport.
     #[must_use]
-    pub fn held(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.bytes.saturating_add(self.sending)
     }
+
+    /// Memory held, for the memory budget: the bytes that wait, and what it takes to keep them.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let segments = self.rest.capacity().saturating_mul(size_of::<Segment>());
+        let flows = self.flows.as_ref().map_or(0, |flows| flows.held());
+        let parts = [self.queued(), self.overhead, spare(&self.block), segments, flows];
+        parts.into_iter().fold(size_of::<Self>(), usize::saturating_add)
+    }
+}
+
+/// The header of a data frame; `None` if so much may not be sent on the stream.
+fn begin(engine: &mut Engine, stream: StreamId, len: usize) -> Option<[u8; HEADER_LEN]> {
+    engine.data(stream, u32::try_from(len).unwrap_or(u32::MAX), false).ok()
+}
+
+/// Bytes that a buffer has beyond what is in it.
+const fn spare(buffer: &Vec<u8>) -> usize {
+    buffer.capacity().saturating_sub(buffer.len())
 }
 
 /// What a flow's turn came to.
@@ -408,6 +519,15 @@ enum Turn {
     Park,
 }
 
+// === impl Flows ===
+
+impl Flows {
+    fn held(&self) -> usize {
+        let turns = self.turns.capacity().saturating_mul(size_of::<FlowKey>());
+        size_of::<Self>().saturating_add(self.by_key.allocation_size()).saturating_add(turns)
+    }
+}
+
 // === impl Item ===
 
 impl Item {
@@ -416,13 +536,50 @@ impl Item {
     }
 }
 
+// === impl Body ===
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Self::Shared(bytes) => bytes.len(),
+            Self::Pieces(pieces) => pieces.len(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Cuts off the first `n` bytes, without a copy.
+    fn split_to(&mut self, n: usize) -> Bytes {
+        if let Self::Pieces(pieces) = self {
+            *self = Self::Shared(std::mem::take(pieces).into());
+        }
+        match self {
+            Self::Shared(bytes) => bytes.split_to(n.min(bytes.len())),
+            Self::Pieces(_) => Bytes::new(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Pieces(pieces) => pieces.into(),
+        }
+    }
+}
+
 // === impl Segment ===
 
 impl Segment {
     fn as_slice(&self) -> &[u8] {
         match &self.data {
+            Data::Header(header) => header,
             Data::Own(bytes) => bytes,
             Data::Shared(bytes) => bytes,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
