@@ -66,7 +66,8 @@ impl App {
         let gatekeeper = Arc::clone(&authority) as Arc<dyn Gatekeeper>;
         let shared = Arc::new(Shared::new(settings::settings(config), shards, gatekeeper));
         let polls: Vec<mio::Poll> = (0..shards).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
-        let hub = Hub::new(polls.iter().map(Inbox::new).collect::<Result<_, _>>()?);
+        let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
+        let hub = Hub::new(inboxes, Arc::clone(&shared));
         let guests = Guests::start(config, &hub)?;
         let edge_tls = guests.handshake(Bound::Edge);
         let service_tls = guests.handshake(Bound::Service);

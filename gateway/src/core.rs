@@ -13,6 +13,7 @@ pub mod card;
 pub mod complaints;
 pub mod deadlines;
 pub mod exchange;
+pub mod footprint;
 pub mod identity;
 pub mod message;
 pub mod names;

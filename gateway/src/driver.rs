@@ -32,7 +32,7 @@ pub use self::listener::{Accept, Listener};
 use self::conn::{Conn, Io, Outcome};
 use self::conns::Conns;
 use crate::core::identity::Subject;
-use crate::core::message::{Adopt, Msg};
+use crate::core::message::{Adopt, Batch, Msg};
 use crate::core::shard::{Action, Moved, Shard};
 use crate::core::table::SessionRef;
 use crate::core::{Bound, Now};
@@ -110,6 +110,8 @@ pub struct Driver {
     /// Slots and listeners that may have more to read.
     ready: VecDeque<Token>,
     buffer: Box<[u8]>,
+    /// Where the inbox is emptied to.
+    mail: Batch,
     plain: Vec<u8>,
     scratch: TlsScratch,
     start: Instant,
@@ -154,6 +156,7 @@ impl Driver {
             foreign,
             ready: VecDeque::new(),
             buffer: vec![0; BUFFER].into_boxed_slice(),
+            mail: Batch::default(),
             plain: Vec::new(),
             scratch: TlsScratch::default(),
             start,
@@ -240,7 +243,9 @@ impl Driver {
                 }
             }
             if event.is_writable() {
-                match conn.flush_tls() {
+                let flushed = conn.flush_tls();
+                conn.note_held(&mut self.shard);
+                match flushed {
                     Ok(true) => self.shard.on_writable(conn.session),
                     Ok(false) => self.shard.on_progress(conn.session),
                     // The failure shows at the next read, which the poller has announced with it.
@@ -289,7 +294,7 @@ impl Driver {
                 // Counted at once, or a burst would all go to the same shard.
                 self.hub.load(shard, 1);
                 let parcel = Box::new(Parcel::Accepted { socket, bound, addr });
-                self.hub.post(shard, vec![Msg::Connection(parcel)]);
+                self.hub.post(shard, Msg::Connection(parcel));
             }
         }
         more
@@ -319,6 +324,7 @@ impl Driver {
         }
         // Bytes may have come before the registration, and TLS may hold some: look once.
         conn.readable = true;
+        conn.note_held(&mut self.shard);
         self.conns.put(slot, conn);
         self.ready.push_back(Token(slot));
         self.hub.load(self.shard.id(), 1);
@@ -333,6 +339,7 @@ impl Driver {
             let (shard, buffer) = (&mut self.shard, &mut self.buffer);
             let (plain, scratch) = (&mut self.plain, &mut self.scratch);
             let read = catch_unwind(AssertUnwindSafe(|| conn.read(shard, buffer, plain, scratch)));
+            conn.note_held(shard);
             match read {
                 Ok(Outcome::More) => {}
                 Ok(Outcome::Drained) => {
@@ -367,7 +374,10 @@ impl Driver {
     }
 
     fn take_inbox(&mut self) {
-        for msg in self.hub.take(self.shard.id()) {
+        let (mut mail, id) = (std::mem::take(&mut self.mail), self.shard.id());
+        self.hub.take(id, &mut mail);
+        let held = mail.held();
+        for msg in mail.drain() {
             let session = msg.session();
             let shard = &mut self.shard;
             match catch_unwind(AssertUnwindSafe(|| shard.on_msg(msg))) {
@@ -382,6 +392,9 @@ impl Driver {
                 }
             }
         }
+        self.hub.handled(id, held);
+        mail.trim();
+        self.mail = mail;
     }
 
     fn adopt(&mut self, adopt: Adopt) {
@@ -428,7 +441,9 @@ impl Driver {
             let Some(session) = self.shard.next_dirty() else { return };
             let Some(conn) = self.conns.get_mut(session.slot as usize) else { continue };
             let (shard, scratch) = (&mut self.shard, &mut self.scratch);
-            match catch_unwind(AssertUnwindSafe(|| conn.write(shard, scratch))) {
+            let written = catch_unwind(AssertUnwindSafe(|| conn.write(shard, scratch)));
+            conn.note_held(shard);
+            match written {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => self.guarded(session, |shard| shard.on_closed(session, "connection lost")),
                 Err(_) => self.guarded(session, |shard| shard.on_panic(session)),
@@ -477,11 +492,10 @@ impl Driver {
 
     fn post(&mut self) {
         for shard in 0..self.hub.shards() {
-            if shard != self.shard.id() {
-                let posts = self.shard.take_posts(shard);
-                if !posts.is_empty() {
-                    self.hub.post(shard, posts);
-                }
+            if shard != self.shard.id()
+                && let Some(posts) = self.shard.posts(shard)
+            {
+                self.hub.post_all(shard, posts);
             }
         }
     }

@@ -37,7 +37,7 @@ impl Plane {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have gone meanwhile.
         let reply = ScanReply(Box::new(move |page| drop(tell.send(page))));
-        self.hub.post(shard, vec![Msg::Scan { from, slots, bound, reply }]);
+        self.hub.post(shard, Msg::Scan { from, slots, bound, reply });
         // A shard that stops drops the question.
         told.await.unwrap_or_default()
     }
@@ -62,7 +62,7 @@ impl Plane {
 
     /// Ends a session because an operator wants it.
     fn kick(&self, session: SessionRef) {
-        self.hub.post(session.shard, vec![Msg::Kick { session }]);
+        self.hub.post(session.shard, Msg::Kick { session });
     }
 }
 

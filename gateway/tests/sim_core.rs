@@ -11,6 +11,8 @@
 
 #[path = "sim_core/admission.rs"]
 mod admission;
+#[path = "sim_core/budget.rs"]
+mod budget;
 #[path = "sim_core/calls.rs"]
 mod calls;
 #[path = "sim_core/messages.rs"]
@@ -49,6 +51,11 @@ fn error_head(error: ErrorRef<'_>) -> Vec<u8> {
 
 fn credit(head: &[u8]) -> u32 {
     Credit::parse(head).unwrap().bytes
+}
+
+/// Bytes in the memory budget.
+fn held(lab: &frontier_gateway::sim::lab::Lab) -> u64 {
+    lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed)
 }
 
 /// The kinds of some frames.

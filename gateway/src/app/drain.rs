@@ -75,7 +75,7 @@ impl App {
 
     fn broadcast(&self, msg: impl Fn() -> Msg) {
         for shard in 0..self.hub.shards() {
-            self.hub.post(shard, vec![msg()]);
+            self.hub.post(shard, msg());
         }
     }
 }

@@ -124,5 +124,5 @@ fn deliver(hub: &Hub, established: Established<Bound>) {
     let Established { socket, peer, accepted, tls, plain, subject, tag } = established;
     let addr: SocketAddr = peer;
     let parcel = Parcel::Established { socket, bound: tag, addr, accepted, tls, plain, subject };
-    hub.post(hub.lightest(), vec![Msg::Connection(Box::new(parcel))]);
+    hub.post(hub.lightest(), Msg::Connection(Box::new(parcel)));
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
+use crate::core::footprint::block;
+
 /// Bytes of meta held in the card itself: what an ID or a short name takes, and what a heap block of its own would take of the card
 /// anyway.
 const SHORT_META: usize = 16;
@@ -31,6 +33,8 @@ pub struct EdgeCard {
     pub announced: AtomicBool,
     /// It was in a list of those online that a service asked for.
     pub listed: AtomicBool,
+    /// Bytes that meta and labels take beside the card.
+    held: u32,
     meta: SmallVec<[u8; SHORT_META]>,
     labels: Option<Box<Labels>>,
 }
@@ -61,6 +65,7 @@ impl EdgeCard {
             addr: addr.into(),
             announced: AtomicBool::new(false),
             listed: AtomicBool::new(false),
+            held: u32::try_from(heap(meta, &labels)).unwrap_or(u32::MAX),
             meta: SmallVec::from_slice(meta),
             labels: (!labels.is_empty()).then(|| Box::new(labels)),
         }
@@ -75,6 +80,7 @@ impl EdgeCard {
             addr: self.addr,
             announced: AtomicBool::new(false),
             listed: AtomicBool::new(false),
+            held: self.held,
             meta: self.meta.clone(),
             labels: self.labels.clone(),
         }
@@ -92,6 +98,19 @@ impl EdgeCard {
         labels.iter().map(|(key, value)| (key, value))
     }
 
+    /// Bytes of memory that the card takes beyond its fixed size: a long meta, and labels.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.held as usize
+    }
+
+    /// As [`EdgeCard::held`], counted afresh.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn count_held(&self) -> usize {
+        heap(&self.meta, self.labels.as_deref().map_or(&[], |labels| labels))
+    }
+
     /// A service refused the edge. Whoever does so does not want to hear that it is offline, unless somebody has seen it in a list.
     pub fn refused(&self) {
         self.announced.store(false, Ordering::SeqCst);
@@ -99,6 +118,15 @@ impl EdgeCard {
             self.announced.store(true, Ordering::SeqCst);
         }
     }
+}
+
+fn heap(meta: &[u8], labels: &[Label]) -> usize {
+    let meta = if meta.len() > SHORT_META { block(meta.len()) } else { 0 };
+    if labels.is_empty() {
+        return meta;
+    }
+    let texts: usize = labels.iter().map(|(key, value)| block(key.len()) + block(value.len())).sum();
+    meta + texts + block(size_of_val(labels)) + size_of::<Labels>()
 }
 
 // === impl PackedAddr ===
@@ -169,6 +197,8 @@ mod tests {
             let card = EdgeCard::new((1, 2), ([127, 0, 0, 1], 1).into(), &meta, labels.clone());
             for card in [card.with_epoch(3), card] {
                 assert_eq!(card.meta(), meta);
+                assert!(card.held() >= if len > 16 { len } else { 0 }, "{}", card.held());
+                assert_eq!(card.held(), card.count_held());
                 assert!(
                     card.labels().eq(labels.clone().collect::<Vec<_>>().iter().map(|(k, v)| (&**k, &**v)))
                 );

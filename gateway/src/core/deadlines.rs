@@ -10,6 +10,9 @@ use crate::core::timer::TICK_MICROS;
 /// Keys that are over stay in a slot until they are so many more than those that are not: clearing them away costs each a step or two.
 const SLACK: usize = 64;
 
+/// What a slot takes in the tree, whose nodes are two thirds full.
+const SLOT: usize = size_of::<(u64, Slot<u64>)>() * 3 / 2;
+
 /// Keys by deadline. It holds at most some sixty keys and twice as many as are not over.
 #[derive(Debug)]
 pub struct Deadlines<K> {
@@ -20,6 +23,8 @@ pub struct Deadlines<K> {
     last: u64,
     /// The memory of a slot that is gone, for the next one.
     spare: VecDeque<K>,
+    /// Keys that all slots and the spare one have memory for.
+    room: usize,
 }
 
 #[derive(Debug)]
@@ -41,10 +46,14 @@ impl<K> Deadlines<K> {
         let tick = tick(deadline);
         if let Some(slot) = self.slots.get_mut(&tick) {
             slot.live += 1;
+            self.room -= slot.keys.capacity();
             slot.keys.push_back(key);
+            self.room += slot.keys.capacity();
         } else {
             let mut keys = std::mem::take(&mut self.spare);
+            self.room -= keys.capacity();
             keys.push_back(key);
+            self.room += keys.capacity();
             self.slots.insert(tick, Slot { live: 1, keys });
         }
         if tick != self.last {
@@ -84,7 +93,7 @@ impl<K> Deadlines<K> {
             if let Some(key) = first.get_mut().keys.pop_front() {
                 return Some(key);
             }
-            first.remove();
+            self.room -= first.remove().keys.capacity();
         }
     }
 
@@ -103,18 +112,25 @@ impl<K> Deadlines<K> {
     }
 
     fn discard(&mut self, tick: u64) {
-        if let Some(mut slot) = self.slots.remove(&tick)
-            && slot.keys.capacity() <= 2 * SLACK
-        {
+        let Some(mut slot) = self.slots.remove(&tick) else { return };
+        if slot.keys.capacity() <= 2 * SLACK {
             slot.keys.clear();
-            self.spare = slot.keys;
+            self.room -= std::mem::replace(&mut self.spare, slot.keys).capacity();
+        } else {
+            self.room -= slot.keys.capacity();
         }
+    }
+
+    /// Bytes of memory that all of this takes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.room * size_of::<K>() + self.slots.len() * SLOT
     }
 }
 
 impl<K> Default for Deadlines<K> {
     fn default() -> Self {
-        Self { slots: BTreeMap::new(), last: 0, spare: VecDeque::new() }
+        Self { slots: BTreeMap::new(), last: 0, spare: VecDeque::new(), room: 0 }
     }
 }
 
@@ -194,6 +210,8 @@ mod tests {
                 let next = model.values().map(|deadline| deadline.div_ceil(TICK_MICROS) * TICK_MICROS).min();
                 prop_assert_eq!(deadlines.next(), next.unwrap_or(u64::MAX));
                 prop_assert!(deadlines.held() <= 3 * model.len() + SLACK * (1 + model.len()));
+                let rooms = deadlines.slots.values().map(|slot| slot.keys.capacity());
+                prop_assert_eq!(deadlines.room, rooms.sum::<usize>() + deadlines.spare.capacity());
             }
         }
     }

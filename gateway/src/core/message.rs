@@ -130,6 +130,13 @@ pub enum Msg {
     Connection(Box<dyn Any + Send>),
 }
 
+/// Messages for one shard, and what they take.
+#[derive(Debug, Default)]
+pub struct Batch {
+    msgs: Vec<Msg>,
+    held: usize,
+}
+
 /// Gets a page of a scan.
 pub struct ScanReply(pub Box<dyn FnOnce(Page) + Send>);
 
@@ -204,6 +211,98 @@ impl Msg {
             | Self::Kick { session } => Some(*session),
             Self::Adopt(_) | Self::Scan { .. } | Self::Drain { .. } | Self::Connection(_) => None,
         }
+    }
+
+    /// Bytes of memory that the message takes while it waits. A session on its way is in the books already.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let more = match self {
+            Self::Place { place, .. } => size_of::<PlaceOwned>() + place.head.len() + place.body.len(),
+            Self::Fragment { head, body, .. } | Self::Answer { head, body, .. } => head.len() + body.len(),
+            Self::Open { open, .. } => size_of::<OpenLeg>() + open.head.len(),
+            Self::Leg {
+                what: LegMsg::Data(bytes) | LegMsg::Accepted(bytes) | LegMsg::Refused(bytes),
+                ..
+            } => bytes.len(),
+            Self::Adopt(adopt) => {
+                let said = &adopt.moved.said;
+                size_of::<Adopt>() + said.hello.len() + said.frames.len() + said.raw.len()
+            }
+            Self::Leg { what: LegMsg::Finish | LegMsg::Reset | LegMsg::Release(_), .. }
+            | Self::Cancel { .. }
+            | Self::CreditReply { .. }
+            | Self::Fail { .. }
+            | Self::CreditBody { .. }
+            | Self::Rerouted { .. }
+            | Self::OpenFailed { .. }
+            | Self::Joined { .. }
+            | Self::Cut { .. }
+            | Self::Kick { .. }
+            | Self::Scan { .. }
+            | Self::Drain { .. }
+            | Self::Connection(_) => 0,
+        };
+        size_of::<Self>() + more
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// Messages whose room is kept for the next ones.
+    const KEPT: usize = 4_096;
+
+    /// Adds a message at the end.
+    pub fn push(&mut self, msg: Msg) {
+        self.held += msg.held();
+        self.msgs.push(msg);
+    }
+
+    /// Moves all messages of another batch to the end of this one.
+    pub fn append(&mut self, other: &mut Self) {
+        self.held += std::mem::take(&mut other.held);
+        if self.msgs.is_empty() {
+            std::mem::swap(&mut self.msgs, &mut other.msgs);
+        } else {
+            self.msgs.append(&mut other.msgs);
+        }
+    }
+
+    /// Takes all messages out, in order. Their room stays for others.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, Msg> {
+        self.held = 0;
+        self.msgs.drain(..)
+    }
+
+    /// Gives back the room of a burst.
+    pub fn trim(&mut self) {
+        if self.msgs.capacity() > Self::KEPT {
+            self.msgs.shrink_to(Self::KEPT);
+        }
+    }
+
+    /// Bytes of memory that the messages take.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// How many messages there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.msgs.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.msgs.is_empty()
+    }
+}
+
+impl From<Msg> for Batch {
+    fn from(msg: Msg) -> Self {
+        Self { held: msg.held(), msgs: vec![msg] }
     }
 }
 

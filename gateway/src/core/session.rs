@@ -2,12 +2,14 @@
 //!
 //! What an idle edge does not use is an `Option<Box<…>>`, interned or absent; a test below keeps the struct small.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use frontier_wire::native::connection::Connection;
 use frontier_wire::native::head::Sender;
+use frontier_wire::native::hello::Hello;
 use frontier_wire::native::reader::FrameReader;
 use frontier_wire::yamux::StreamId;
 use hashbrown::HashMap;
@@ -16,12 +18,16 @@ use crate::core::Bound;
 use crate::core::card::EdgeCard;
 use crate::core::deadlines::{Deadlines, tick};
 use crate::core::exchange::Policy;
+use crate::core::footprint::block;
 use crate::core::identity::Subject;
 use crate::core::message::LegRef;
 use crate::core::names::NameSet;
 use crate::core::registry::{InstanceId, NameKind};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
+
+/// What a name of a service takes in the registry beside its own copy there: the entry, the list of instances and one of them.
+pub const REGISTERED: usize = 256;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +142,9 @@ pub struct Greeting {
     /// When the handshake must be done, in microseconds.
     pub deadline: u64,
     /// What it said in Hello.
-    pub hello: Option<Box<frontier_wire::native::hello::Hello>>,
+    pub hello: Option<Box<Hello>>,
+    /// Bytes of memory that this takes.
+    pub hello_held: usize,
     /// What it was granted.
     pub grant: crate::core::identity::Grant,
     /// Which answer it waits for.
@@ -236,6 +244,8 @@ pub struct Outgoing {
 pub struct Legs {
     legs: HashMap<StreamId, Leg>,
     deadlines: Deadlines<StreamId>,
+    /// Bytes of memory in frames that are not complete: what the readers of all legs hold together.
+    pub reading: usize,
 }
 
 /// This session's end of a user stream.
@@ -369,11 +379,65 @@ impl Session {
             self.legs = None;
         }
     }
+
+    /// Bytes of memory that it takes beyond its fixed size, but for the names of an edge, which many may share. Costs a few additions:
+    /// it is asked for after everything that happens to a session.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.conn.held()
+            + self.card.as_ref().map_or(0, |card| card.held())
+            + self.service.as_ref().map_or(0, |side| side.held())
+            + self.greeting.as_ref().map_or(0, |greeting| greeting.held())
+            + self.ops.as_ref().map_or(0, |ops| ops.held())
+            + self.legs.as_ref().map_or(0, |legs| legs.held())
+    }
+}
+
+// === impl Greeting ===
+
+impl Greeting {
+    /// Keeps what the peer said.
+    pub fn keep(&mut self, hello: Hello) {
+        self.hello_held = size_of::<Hello>() + said(&hello);
+        self.hello = Some(Box::new(hello));
+    }
+
+    /// Takes out what an edge's card is made of.
+    pub fn take_card(&mut self) -> (Vec<u8>, BTreeMap<String, String>) {
+        let Some(hello) = self.hello.as_mut() else { return Default::default() };
+        let (meta, labels) = (std::mem::take(&mut hello.meta), std::mem::take(&mut hello.labels));
+        self.hello_held = size_of::<Hello>() + said(hello);
+        (meta, labels)
+    }
+
+    /// Bytes of memory held for the peer.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.hello_held + self.first.capacity()
+    }
+}
+
+/// Bytes of memory that a Hello takes beyond its fixed size.
+fn said(hello: &Hello) -> usize {
+    let text = |text: &String| block(text.len()) + size_of::<String>();
+    let names: usize = hello.methods.iter().chain(&hello.topics).map(text).sum();
+    let labels: usize = hello.labels.iter().map(|(key, value)| text(key) + text(value)).sum();
+    names + labels + hello.meta.len() + hello.token.len() + hello.ticket.len()
 }
 
 // === impl ServiceSide ===
 
 impl ServiceSide {
+    /// Bytes of memory held: names, their places in the registry, and a list that is being sent.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let names = self.methods.names().len() + self.topics.names().len();
+        let strings = self.methods.held() + self.topics.held() + self.name.len();
+        let list =
+            self.snapshot.as_ref().map_or(0, |list| list.edges.capacity() * size_of::<Arc<EdgeCard>>());
+        strings + names * REGISTERED + list
+    }
+
     /// Every name it is known by.
     pub fn offers(&self) -> impl Iterator<Item = (NameKind, &str)> {
         let methods = self.methods.names().iter().map(|name| (NameKind::Method, &**name));
@@ -383,9 +447,33 @@ impl ServiceSide {
     }
 }
 
+// === impl LegState ===
+
+impl LegState {
+    /// Bytes of memory in a frame that is not complete.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Opening(reader) | Self::Offered(reader) => reader.held(),
+            Self::Waiting | Self::Open | Self::Refused => 0,
+        }
+    }
+}
+
 // === impl Ops ===
 
 impl Ops {
+    /// Bytes of memory held: the tables, at the size that they have grown to.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        size_of::<Self>()
+            + self.pending.allocation_size()
+            + self.index.allocation_size()
+            + self.outgoing.allocation_size()
+            + self.sticky.allocation_size()
+            + self.deadlines.memory()
+    }
+
     /// Nothing in flight and nothing to remember.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -399,6 +487,12 @@ impl Ops {
 // === impl Legs ===
 
 impl Legs {
+    /// Bytes of memory held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        size_of::<Self>() + self.legs.allocation_size() + self.deadlines.memory() + self.reading
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -33,11 +33,12 @@ use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::reader::{Frame, Piece};
 use frontier_wire::sniff::{Sniff, sniff};
 use frontier_wire::yamux::{Config, StreamId};
+use hashbrown::HashMap;
 
 use crate::core::complaints::Complaints;
 use crate::core::exchange::mix;
 use crate::core::identity::Subject;
-use crate::core::message::{Adopt, Body, Msg};
+use crate::core::message::{Adopt, Batch, Body, Msg};
 use crate::core::names::Interner;
 use crate::core::registry::NameCache;
 use crate::core::session::{Greeting, Phase, Session, Stay, Step};
@@ -130,9 +131,13 @@ pub struct Shard {
     now: Now,
     dirty: VecDeque<SessionRef>,
     actions: VecDeque<Action>,
-    posts: Vec<Vec<Msg>>,
+    posts: Vec<Batch>,
     names: NameCache,
     interner: Interner,
+    /// Bytes accounted for the sets of names.
+    names_held: usize,
+    /// Bytes that the transport holds for a session besides the core; most hold none.
+    transport: HashMap<SessionRef, u32>,
     random: u64,
     /// Keeps what peers choose apart, see `ops::flow`.
     secret: u64,
@@ -170,9 +175,11 @@ impl Shard {
             now,
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
-            posts: (0..shared.stats.len()).map(|_| Vec::new()).collect(),
+            posts: (0..shared.stats.len()).map(|_| Batch::default()).collect(),
             names: NameCache::default(),
             interner: Interner::default(),
+            names_held: 0,
+            transport: HashMap::new(),
             random: mix(seed),
             secret: mix(seed ^ 0xa076_1d64_78bd_642f),
             tokens: (0, 0),
@@ -245,6 +252,7 @@ impl Shard {
             first: Vec::new(),
             deadline,
             hello: None,
+            hello_held: 0,
             grant: Default::default(),
             step: Step::None,
         };
@@ -303,7 +311,7 @@ impl Shard {
                     if let Some(greeting) = session.greeting.as_mut() {
                         greeting.first = bytes.to_vec();
                     }
-                    return;
+                    return self.touch(me);
                 }
                 first if self.shared.settings.protocols(session.bound).takes(first) => {
                     session.phase = Phase::Greeting;
@@ -343,6 +351,33 @@ impl Shard {
         // What was read may have been the last of a yamux frame that also ends its stream.
         self.drive(me, Input::new(&[]));
         self.settle(me);
+    }
+
+    /// The transport of a session holds so many bytes besides the core: incomplete records of TLS, and those that the socket did not
+    /// take.
+    pub fn set_transport_held(&mut self, me: SessionRef, held: usize) {
+        if self.sessions.get(me).is_none() {
+            return;
+        }
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        let before = if held == 0 { self.transport.remove(&me) } else { self.transport.insert(me, held) };
+        self.shared.account(before.unwrap_or(0) as usize, held as usize);
+    }
+
+    /// The session is gone, or goes elsewhere: nothing is held for it any more but what it takes along.
+    fn forget_transport(&mut self, me: SessionRef) {
+        // Most sessions never have an entry, and hashing costs more than looking.
+        if !self.transport.is_empty()
+            && let Some(held) = self.transport.remove(&me)
+        {
+            self.shared.account(held as usize, 0);
+        }
+    }
+
+    /// Keeps the books on the memory of names, which sessions share.
+    fn account_names(&mut self) {
+        let held = self.interner.held();
+        self.shared.account(std::mem::replace(&mut self.names_held, held), held);
     }
 
     fn drive(&mut self, me: SessionRef, mut input: Input<&[u8]>) {
@@ -525,7 +560,7 @@ impl Shard {
     }
 
     /// What [`Shard::fill`] prepared, at most `max` slices.
-    pub fn slices<'a>(&'a self, me: SessionRef, slices: &mut Vec<IoSlice<'a>>, max: usize) {
+    pub fn slices<'a>(&'a self, me: SessionRef, slices: &mut impl Extend<IoSlice<'a>>, max: usize) {
         if let Some(session) = self.sessions.get(me) {
             session.conn.slices(slices, max);
         }
@@ -536,7 +571,10 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         self.stats.bytes_out.add(n as u64);
         let mut reports: smallvec::SmallVec<[(StreamId, u32); 4]> = smallvec::SmallVec::new();
-        session.conn.written(n, |stream, n| reports.push((stream, n)));
+        session.conn.written(n, |stream, n| match reports.last_mut() {
+            Some((last, sum)) if *last == stream => *sum = sum.saturating_add(n),
+            _ => reports.push((stream, n)),
+        });
         session.stalled = match (blocked, n, session.stalled) {
             (false, ..) => 0,
             (true, 0, since) if since != 0 => since,
@@ -561,6 +599,9 @@ impl Shard {
         }
         if more {
             self.touch(me);
+        } else if let Some(session) = self.sessions.get_mut(me) {
+            // The outbox may be gone with what was noted in it.
+            account(&self.shared, &self.stats, session);
         }
     }
 
@@ -616,9 +657,9 @@ impl Shard {
         self.actions.pop_front()
     }
 
-    /// Messages for another shard since the last call.
-    pub fn take_posts(&mut self, shard: u16) -> Vec<Msg> {
-        self.posts.get_mut(usize::from(shard)).map(std::mem::take).unwrap_or_default()
+    /// Messages for another shard, to be taken out.
+    pub fn posts(&mut self, shard: u16) -> Option<&mut Batch> {
+        self.posts.get_mut(usize::from(shard)).filter(|batch| !batch.is_empty())
     }
 
     fn post(&mut self, shard: u16, msg: Msg) {
@@ -629,6 +670,13 @@ impl Shard {
         if let Some(batch) = self.posts.get_mut(usize::from(shard)) {
             batch.push(msg);
         }
+    }
+
+    /// Whether the inbox of a shard has room for operations. Full, it refuses them, and what else carries bodies; answers without
+    /// one, cancels, credits and the bytes of streams, which windows bound, always go.
+    fn has_mail_room(&self, shard: u16) -> bool {
+        let Some(batch) = self.posts.get(usize::from(shard)) else { return false };
+        self.shared.mail(shard) + (batch.held() as u64) < self.shared.settings.inbox()
     }
 
     // --- refusals and faults ---
@@ -761,7 +809,7 @@ impl Shard {
 
 /// Keeps the books on a session's memory.
 fn account(shared: &Shared, stats: &Stats, session: &mut Session) {
-    let held = u32::try_from(session.conn.held()).unwrap_or(u32::MAX);
+    let held = u32::try_from(session.held()).unwrap_or(u32::MAX);
     if held != session.held {
         shared.account(session.held as usize, held as usize);
         session.held = held;

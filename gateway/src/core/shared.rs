@@ -11,6 +11,10 @@ use crate::core::identity::Gatekeeper;
 use crate::core::registry::Registry;
 use crate::core::stats::Stats;
 
+/// Operations of at most so many bytes are taken until the memory budget is used up: a command that would free a device, or end what
+/// fills the memory, is one of them.
+const SMALL: usize = 4 << 10;
+
 /// The limits and rules of the data plane. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -87,6 +91,8 @@ pub struct Shared {
     pub sessions: AtomicU64,
     /// Bytes held for peers, all shards.
     pub held: AtomicU64,
+    /// Of those, bytes in the inbox of each shard.
+    mail: Vec<AtomicU64>,
     epoch: AtomicU64,
 }
 
@@ -133,6 +139,20 @@ impl Settings {
     #[must_use]
     pub const fn outbox_ceiling(&self) -> usize {
         self.outbox.saturating_add(self.outbox / 4).saturating_add(64 << 10)
+    }
+
+    /// Bytes that may wait in the inbox of one shard before operations towards it are refused: an eighth of the memory budget, 1 to
+    /// 64 MiB.
+    #[must_use]
+    pub const fn inbox(&self) -> u64 {
+        let share = self.memory / 8;
+        if share < 1 << 20 {
+            1 << 20
+        } else if share > 64 << 20 {
+            64 << 20
+        } else {
+            share
+        }
     }
 }
 
@@ -182,6 +202,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             sessions: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            mail: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
         }
     }
@@ -203,7 +224,45 @@ impl Shared {
         }
     }
 
-    /// Whether windows may grow and streams may be opened: below 80 % of the memory budget.
+    /// Messages of so many bytes were put into a shard's inbox.
+    pub fn mail_in(&self, shard: u16, bytes: usize) {
+        if let Some(mail) = self.mail.get(usize::from(shard)) {
+            mail.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.account(0, bytes);
+        }
+    }
+
+    /// Messages of so many bytes were taken out of a shard's inbox and handled.
+    pub fn mail_out(&self, shard: u16, bytes: usize) {
+        if let Some(mail) = self.mail.get(usize::from(shard)) {
+            mail.fetch_sub(bytes as u64, Ordering::Relaxed);
+            self.account(bytes, 0);
+        }
+    }
+
+    /// Bytes in a shard's inbox.
+    #[must_use]
+    pub fn mail(&self, shard: u16) -> u64 {
+        self.mail.get(usize::from(shard)).map_or(0, |mail| mail.load(Ordering::Relaxed))
+    }
+
+    /// Whether an operation of so many bytes may begin that has to do with somebody who holds `held` bytes already. Below 80 % of the
+    /// memory budget any may, above 100 % none. In between small ones may, and others of those that hold less than an equal share.
+    #[must_use]
+    pub fn admits(&self, held: usize, size: usize) -> bool {
+        let all = self.held.load(Ordering::Relaxed);
+        if all < self.settings.memory / 10 * 8 {
+            return true;
+        }
+        if all > self.settings.memory {
+            return false;
+        }
+        let share = self.settings.memory / self.sessions.load(Ordering::Relaxed).max(1);
+        size <= SMALL || (held + size) as u64 <= share
+    }
+
+    /// Whether what is not needed may be taken: windows grow, streams are opened, names are registered, and lists of who is online are
+    /// made below 80 % of the memory budget.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.held.load(Ordering::Relaxed) < self.settings.memory / 10 * 8

@@ -1,8 +1,9 @@
 //! A session's socket: reads it for the core and writes what the core has for it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 use mio::net::TcpStream;
+use smallvec::SmallVec;
 
 use crate::core::Bound;
 use crate::core::shard::Shard;
@@ -33,6 +34,8 @@ pub(super) struct Conn {
     pub(super) ended: bool,
     /// It carries large bodies at the moment.
     bulk: bool,
+    /// Bytes held by TLS that the core knows of.
+    held: u32,
 }
 
 /// What a read came to.
@@ -80,7 +83,17 @@ impl Io {
 
 impl Conn {
     pub(super) fn new(io: Io, session: SessionRef, bound: Bound) -> Self {
-        Self { io, session, bound, readable: false, ended: false, bulk: false }
+        Self { io, session, bound, readable: false, ended: false, bulk: false, held: 0 }
+    }
+
+    /// Tells the core what TLS holds, if that has changed.
+    pub(super) fn note_held(&mut self, shard: &mut Shard) {
+        let Io::Tls(_, tls) = &self.io else { return };
+        let held = u32::try_from(tls.held()).unwrap_or(u32::MAX);
+        if held != self.held {
+            self.held = held;
+            shard.set_transport_held(self.session, held as usize);
+        }
     }
 
     /// Writes what TLS has encrypted already; true if nothing of it is left.
@@ -179,7 +192,7 @@ impl Conn {
             shard.written(self.session, 0, false);
             return Ok(());
         }
-        let mut slices = Vec::with_capacity(8);
+        let mut slices: SmallVec<[IoSlice<'_>; 16]> = SmallVec::new();
         shard.slices(self.session, &mut slices, SLICES);
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         let written = match &mut self.io {
@@ -189,6 +202,7 @@ impl Conn {
             },
             Io::Tls(socket, tls) => tls.write_vectored(socket, scratch, &slices),
         };
+        drop(slices);
         let pending = matches!(&self.io, Io::Tls(_, tls) if tls.wants_write());
         match written {
             Ok(n) => shard.written(self.session, n, n < total || pending),

@@ -1,7 +1,9 @@
 //! The inboxes of all shards: how they and the async world reach each other.
 //!
-//! An inbox is drained every turn without needing room anywhere else, so it is bounded by what one turn of the others can produce: a
-//! shard that sees another's inbox congested reads nothing until the next turn. Nothing is dropped.
+//! An inbox is drained every turn without needing room anywhere else. A shard that sees another's inbox congested reads nothing until
+//! the next turn, so what comes in is what the others had read before. Beyond [`Settings::inbox`](crate::core::Settings::inbox) bytes
+//! they refuse operations towards it (`overloaded`); what always goes is small, or bounded by the windows of streams. Nothing is
+//! dropped. The bytes count in the memory budget.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
-use crate::core::message::Msg;
+use crate::core::Shared;
+use crate::core::message::{Batch, Msg};
 
 /// Messages in an inbox from which on the other shards stop reading.
 const CONGESTED: usize = 16_384;
@@ -18,7 +21,7 @@ const CONGESTED: usize = 16_384;
 /// One shard's inbox.
 #[derive(Debug)]
 pub struct Inbox {
-    mail: Mutex<Vec<Msg>>,
+    mail: Mutex<Batch>,
     depth: AtomicUsize,
     waker: Waker,
     connections: AtomicUsize,
@@ -28,6 +31,7 @@ pub struct Inbox {
 #[derive(Debug)]
 pub struct Hub {
     inboxes: Vec<Inbox>,
+    shared: Arc<Shared>,
 }
 
 // === impl Inbox ===
@@ -51,10 +55,10 @@ impl Inbox {
 // === impl Hub ===
 
 impl Hub {
-    /// The inboxes in the order of their shards.
+    /// The inboxes in the order of their shards, which share this.
     #[must_use]
-    pub fn new(inboxes: Vec<Inbox>) -> Arc<Self> {
-        Arc::new(Self { inboxes })
+    pub fn new(inboxes: Vec<Inbox>, shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { inboxes, shared })
     }
 
     /// How many shards there are.
@@ -63,13 +67,20 @@ impl Hub {
         u16::try_from(self.inboxes.len()).unwrap_or(u16::MAX)
     }
 
-    /// Puts messages into a shard's inbox and wakes it if it was empty.
-    pub fn post(&self, shard: u16, mut msgs: Vec<Msg>) {
+    /// Puts a message into a shard's inbox.
+    pub fn post(&self, shard: u16, msg: Msg) {
+        self.post_all(shard, &mut msg.into());
+    }
+
+    /// Puts all messages of a batch into a shard's inbox and wakes it if it was empty.
+    pub fn post_all(&self, shard: u16, batch: &mut Batch) {
         let Some(inbox) = self.inboxes.get(usize::from(shard)) else { return };
+        // Before anybody can take them out again.
+        self.shared.mail_in(shard, batch.held());
         let wake = {
             let mut mail = inbox.mail.lock();
             let wake = mail.is_empty();
-            mail.append(&mut msgs);
+            mail.append(batch);
             inbox.depth.store(mail.len(), Ordering::Relaxed);
             wake
         };
@@ -78,17 +89,21 @@ impl Hub {
         }
     }
 
-    /// Everything in a shard's inbox.
-    #[must_use]
-    pub fn take(&self, shard: u16) -> Vec<Msg> {
-        let Some(inbox) = self.inboxes.get(usize::from(shard)) else { return Vec::new() };
+    /// Moves everything in a shard's inbox to an empty batch. It counts as waiting until [`Hub::handled`].
+    pub fn take(&self, shard: u16, batch: &mut Batch) {
+        let Some(inbox) = self.inboxes.get(usize::from(shard)) else { return };
         if inbox.depth.load(Ordering::Relaxed) == 0 {
-            return Vec::new();
+            return;
         }
         let mut mail = inbox.mail.lock();
         // Under the lock: behind it a message that has just come would be counted away, and nobody woken for it.
         inbox.depth.store(0, Ordering::Relaxed);
-        std::mem::take(&mut *mail)
+        batch.append(&mut mail);
+    }
+
+    /// A shard is done with messages of so many bytes.
+    pub fn handled(&self, shard: u16, bytes: usize) {
+        self.shared.mail_out(shard, bytes);
     }
 
     /// Whether a shard has messages.
@@ -97,11 +112,15 @@ impl Hub {
         self.inboxes.get(usize::from(shard)).is_some_and(|inbox| inbox.depth.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether any inbox but this shard's own has more than it should.
+    /// Whether any inbox but this shard's own has more than it should: messages, or half of the bytes from which on operations are
+    /// refused.
     #[must_use]
     pub fn is_congested(&self, own: u16) -> bool {
-        let others = self.inboxes.iter().enumerate().filter(|(shard, _)| *shard != usize::from(own));
-        others.into_iter().any(|(_, inbox)| inbox.depth.load(Ordering::Relaxed) > CONGESTED)
+        let bytes = self.shared.settings.inbox() / 2;
+        let mut others = (0..).zip(&self.inboxes).filter(|(shard, _)| *shard != own);
+        others.any(|(shard, inbox)| {
+            inbox.depth.load(Ordering::Relaxed) > CONGESTED || self.shared.mail(shard) > bytes
+        })
     }
 
     /// The shard with the fewest connections.

@@ -31,7 +31,7 @@ impl Bench {
     fn new() -> Self {
         let shared = Arc::new(Shared::new(Settings::default(), 1, Arc::new(Gate)));
         let poll = Poll::new().unwrap();
-        let hub = Hub::new(vec![Inbox::new(&poll).unwrap()]);
+        let hub = Hub::new(vec![Inbox::new(&poll).unwrap()], Arc::clone(&shared));
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Bound::Edge, None).unwrap();
         let addr = listener.local_addr().unwrap();
         let foreign = HandedOver::default();
@@ -54,7 +54,7 @@ impl Bench {
         // A wake-up ends the wait of a turn that would otherwise last until a handshake times out.
         while !holds(self) {
             assert!(Instant::now() < deadline, "{what}");
-            self.driver.hub.post(0, vec![Msg::Drain { edges: true, spread_ms: 0 }]);
+            self.driver.hub.post(0, Msg::Drain { edges: true, spread_ms: 0 });
             self.driver.turn().unwrap();
         }
     }
@@ -154,7 +154,7 @@ fn while_something_is_ready_or_an_inbox_has_mail_nobody_waits() {
     let mut bench = Bench::new();
     let _peer = welcome(&mut bench);
     assert_ne!(bench.driver.timeout(), Some(Duration::ZERO), "nothing to do");
-    bench.driver.hub.post(0, vec![Msg::Drain { edges: true, spread_ms: 0 }]);
+    bench.driver.hub.post(0, Msg::Drain { edges: true, spread_ms: 0 });
     assert_eq!(bench.driver.timeout(), Some(Duration::ZERO), "mail");
     bench.run_on();
     bench.driver.ready.push_back(Token(0));

@@ -291,6 +291,7 @@ impl Stage {
     /// A message from the async world.
     pub fn post(&mut self, shard: u16, msg: Msg) {
         let outside = self.shards.len();
+        self.shared.mail_in(shard, msg.held());
         self.shards[usize::from(shard)].inbox[outside].push_back(msg);
         self.wake(shard);
     }
@@ -431,6 +432,14 @@ impl Stage {
     pub fn check_books(&self) {
         let moving = || self.shards.iter().flat_map(|shard| shard.inbox.iter().flatten()).filter_map(moving);
         let held: u64 = self.shards.iter().map(|shard| shard.audit.held).chain(moving()).sum();
+        let mut mail = 0;
+        for shard in &self.shards {
+            let waiting: usize = shard.inbox.iter().flatten().map(Msg::held).sum();
+            let id = shard.core.id();
+            assert_eq!(self.shared.mail(id), waiting as u64, "bytes in the inbox of shard {id}");
+            mail += waiting as u64;
+        }
+        let held = held + mail;
         assert_eq!(self.shared.held.load(Ordering::Relaxed), held, "bytes held, all sessions together");
         let sessions: usize =
             self.shards.iter().map(|shard| shard.audit.sessions).sum::<usize>() + moving().count();

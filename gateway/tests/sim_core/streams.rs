@@ -13,7 +13,7 @@ use frontier_wire::native::head::{
 };
 use frontier_wire::yamux::StreamId;
 
-use super::{MILLI, SECOND, head, settings};
+use super::{MILLI, SECOND, head, held, settings};
 
 /// An edge and a service with streams between them; the gateway's shards are all combinations.
 const SHARDS: [(u16, u16); 3] = [(0, 0), (0, 1), (1, 0)];
@@ -459,8 +459,7 @@ fn bytes_are_granted_back_when_the_reader_takes_them_and_nobody_else_waits() {
         lab.run();
         // The service grants nothing: its window and the gateway's are full, and that is all the gateway holds.
         let window = settings().stream_window as usize;
-        let held =
-            usize::try_from(lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed)).unwrap();
+        let held = usize::try_from(held(&lab)).unwrap();
         assert!(held <= 2 * window + 10_000, "{held}");
         lab.call_edge(service, 1, 5, "m", b"");
         lab.run();

@@ -154,9 +154,7 @@ impl Outbox {
     #[must_use]
     pub fn flow_bytes(&self, key: FlowKey) -> usize {
         let flow = self.flows.as_ref().and_then(|flows| flows.by_key.get(&key));
-        flow.map_or(0, |flow| {
-            flow.items.iter().map(Item::len).sum()
-        })
+        flow.map_or(0, |flow| flow.items.iter().map(Item::len).sum())
     }
 
     /// Where to append a small frame of `len` bytes (at most 64 KiB): exactly that many must be appended.

@@ -20,7 +20,7 @@ use frontier_wire::native::proto;
 use frontier_wire::native::reader::Frame;
 use prost::Message;
 
-use super::ops::PlaceError;
+use super::ops::{INBOX_FULL, PlaceError};
 use super::{Fault, Shard, WRITE_BUDGET};
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
@@ -29,7 +29,7 @@ use crate::core::identity::Claim;
 use crate::core::message::{Body, Destination, Msg, NOBODY, Place};
 use crate::core::names::NameSet;
 use crate::core::registry::{InstanceId, NameKind};
-use crate::core::session::{Phase, ServiceSide, Step};
+use crate::core::session::{Phase, ServiceSide, Session, Step};
 use crate::core::stats::{OpKind, Refusal};
 use crate::core::table::SessionRef;
 
@@ -114,7 +114,7 @@ impl Shard {
         {
             session.reserved = grant.reserved.clone();
             greeting.grant = grant;
-            greeting.hello = Some(Box::new(hello));
+            greeting.keep(hello);
         }
         if id == 0 {
             self.ask_id(me)
@@ -253,6 +253,10 @@ impl Shard {
         let (kind, body) = (OpKind::Call, Body::Slice(body));
         let place = Place { from, from_id, sender, kind, more: false, head: &head, body, deadline, flow };
         if target.shard != self.id {
+            if from != NOBODY && !self.has_mail_room(target.shard) {
+                self.answer_error(from, from_id, kind, INBOX_FULL.0, INBOX_FULL.1);
+                return true;
+            }
             // An instance that has just gone is replaced by the next: nobody else would tell services of this edge.
             self.post_place(target, place, Destination::Name(NameKind::Method, method.into()), 0);
             return true;
@@ -314,10 +318,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(greeting) = session.greeting.as_mut() else { return };
         let epoch = self.shared.next_epoch(unix_ms, greeting.grant.epoch);
-        let hello = greeting.hello.as_mut();
-        let (meta, labels) = hello.map_or_else(Default::default, |hello| {
-            (std::mem::take(&mut hello.meta), std::mem::take(&mut hello.labels))
-        });
+        let (meta, labels) = greeting.take_card();
         let mut card = Arc::new(EdgeCard::new((id, epoch), greeting.addr, &meta, labels));
         let old = loop {
             match self.shared.registry.claim_edge(me, &card) {
@@ -326,6 +327,7 @@ impl Shard {
             }
         };
         session.card = Some(Arc::clone(&card));
+        self.touch(me);
         let policy = self.shared.settings.policy;
         let key = self.sessions.get(me).map_or(0, |session| session.choice_key(policy));
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
@@ -382,6 +384,7 @@ impl Shard {
         let (Some(card), Some(hello)) = (session.card.clone(), greeting.hello) else { return };
         let methods = NameSet::default().edited(hello.methods.iter().map(String::as_str), [].into_iter());
         session.methods = self.interner.intern(methods);
+        self.account_names();
         let ticket = self.shared.gatekeeper.ticket(card.id, card.epoch, self.now.unix_ms / 1_000);
         self.welcome(me, &hello, card.id, card.epoch, ticket);
         self.stats.sessions[Bound::Edge as usize].add(1);
@@ -507,6 +510,9 @@ impl Shard {
         if let Err(error) = self.hello_limits().check_registration(names, present) {
             return Some((error.code(), error.to_string()));
         }
+        if !self.shared.has_room() && !has_all(session, names) {
+            return Some((ErrorCode::Overloaded, "gateway out of memory budget".to_owned()));
+        }
         if session.service.is_none() && names.topics().next().is_some() {
             return Some((ErrorCode::InvalidArgument, "only services take topics".to_owned()));
         }
@@ -532,7 +538,8 @@ impl Shard {
             let none = [].into_iter();
             let set = if add { set.edited(names.methods(), none) } else { set.edited(none, names.methods()) };
             session.methods = self.interner.intern(set);
-            return self.interner.release(old);
+            self.interner.release(old);
+            return self.account_names();
         };
         let mut changed = Vec::new();
         let methods = names.methods().map(|name| (NameKind::Method, name));
@@ -557,6 +564,17 @@ impl Shard {
         } else {
             self.post(session.shard, Msg::Cut { session, code, text });
         }
+    }
+}
+
+/// Whether a session has registered all of some names already.
+fn has_all(session: &Session, names: &Names<'_>) -> bool {
+    match &session.service {
+        Some(side) => {
+            names.methods().all(|name| side.methods.contains(name))
+                && names.topics().all(|name| side.topics.contains(name))
+        }
+        None => session.methods.as_ref().is_some_and(|set| names.methods().all(|name| set.contains(name))),
     }
 }
 

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::Shard;
+use crate::core::card::EdgeCard;
+use crate::core::footprint::shared_str;
 use crate::core::message::{LegRef, NOBODY};
-use crate::core::session::{LegState, Phase, Session};
+use crate::core::names::NameSet;
+use crate::core::session::{LegState, Ops, Phase, REGISTERED, Session};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 use crate::core::timer::TICK_MICROS;
@@ -49,7 +52,7 @@ impl Shard {
     #[must_use]
     pub fn audit(&self) -> Audit {
         let mut audit = Audit { name_sets: self.interner.len(), ..Audit::default() };
-        let mut sets = HashSet::new();
+        let (mut sets, mut names) = (HashSet::new(), 0);
         let mut timers = 0;
         for slot in 0..self.sessions.slots() {
             let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
@@ -63,8 +66,19 @@ impl Shard {
                 audit.ready[session.bound as usize] += 1;
             }
             timers += usize::from(session.wake != u64::MAX);
-            sets.extend(session.methods.as_ref().map(Arc::as_ptr));
+            if let Some(set) = &session.methods
+                && sets.insert(Arc::as_ptr(set))
+            {
+                names += count_names(set) + size_of::<NameSet>() + 4 * size_of::<usize>();
+            }
             self.check(me, session, &mut audit.problems);
+        }
+        if (names, names) != (self.interner.held(), self.names_held) {
+            audit.problems.push(format!("names take {names}, {} are accounted", self.names_held));
+        }
+        audit.held += names as u64 + self.transport.values().map(|held| u64::from(*held)).sum::<u64>();
+        if self.transport.keys().any(|me| self.sessions.get(*me).is_none()) {
+            audit.problems.push("bytes of a transport whose session is gone".to_owned());
         }
         if sets.len() != audit.name_sets {
             audit.problems.push(format!("{} name sets interned, {} in use", audit.name_sets, sets.len()));
@@ -87,7 +101,8 @@ impl Shard {
             }
         };
         let conn = &session.conn;
-        rule(session.held as usize == conn.held(), "memory held is not what is accounted");
+        let held = count(session);
+        rule(session.held as usize == held, &format!("{} bytes accounted, {held} held", session.held));
         rule(session.queued as usize == conn.outbox_bytes(), "outbox is not what is accounted");
         // What others do to a session is looked at with its timer, a tick later.
         let ceiling = self.shared.settings.outbox_ceiling() + (64 << 10);
@@ -185,4 +200,33 @@ impl Shard {
     pub fn is_admitting(&self, me: SessionRef) -> bool {
         self.sessions.get(me).is_some_and(|session| session.phase == Phase::Admitting)
     }
+}
+
+/// What a session holds, counted afresh; what the protocol's own state takes is counted, and compared, by its own tests.
+fn count(session: &Session) -> usize {
+    let mut held = session.conn.held();
+    held += session.card.as_ref().map_or(0, |card| card.count_held());
+    if let Some(side) = &session.service {
+        let places = (side.methods.names().len() + side.topics.names().len()) * REGISTERED;
+        let list =
+            side.snapshot.as_ref().map_or(0, |list| list.edges.capacity() * size_of::<Arc<EdgeCard>>());
+        held += count_names(&side.methods) + count_names(&side.topics) + side.name.len() + places + list;
+    }
+    if let Some(greeting) = &session.greeting {
+        held += greeting.first.capacity() + if greeting.hello.is_some() { greeting.hello_held } else { 0 };
+    }
+    if let Some(ops) = &session.ops {
+        let tables = [ops.pending.allocation_size(), ops.index.allocation_size()];
+        let more = [ops.outgoing.allocation_size(), ops.sticky.allocation_size()];
+        held += size_of::<Ops>() + tables.iter().chain(&more).sum::<usize>() + ops.deadlines.memory();
+    }
+    if let Some(legs) = &session.legs {
+        let reading: usize = legs.iter().map(|(_, leg)| leg.state.held()).sum();
+        held += legs.held() - legs.reading + reading;
+    }
+    held
+}
+
+fn count_names(set: &NameSet) -> usize {
+    set.names().iter().map(|name| shared_str(name.len()) + size_of::<Arc<str>>()).sum()
 }

@@ -15,7 +15,7 @@ use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::{Frame, FrameReader, Piece};
 use frontier_wire::yamux::StreamId;
 
-use super::ops::Refused;
+use super::ops::{INBOX_FULL, OUT_OF_BUDGET, Refused};
 use super::{Fault, Shard};
 use crate::core::message::{LegMsg, LegRef, Msg, OpenLeg};
 use crate::core::session::{Leg, LegState, Phase};
@@ -43,7 +43,7 @@ impl Shard {
         self.stats.legs.add(1);
         let at = LegRef { session: me, stream };
         if !room {
-            self.refuse(at, ErrorCode::Overloaded, "gateway out of memory budget");
+            self.refuse(at, OUT_OF_BUDGET.0, OUT_OF_BUDGET.1);
         } else if leaving {
             self.refuse(at, ErrorCode::SessionClosed, "the session is leaving");
         } else {
@@ -62,13 +62,16 @@ impl Shard {
         let at = LegRef { session: me, stream };
         let Some(leg) = self.leg(at) else { return Ok(()) };
         match &leg.state {
-            LegState::Open => {
-                let bytes = match piece {
-                    Piece::Input(slice) => self.copy(slice),
-                    Piece::Owned(bytes) => bytes,
-                };
-                self.forward(at, bytes);
-            }
+            LegState::Open => match (leg.peer, piece) {
+                (Some(peer), Piece::Input(slice)) if peer.session.shard == self.id => {
+                    self.push_copy(peer, slice);
+                }
+                (_, Piece::Input(slice)) => {
+                    let bytes = self.copy(slice);
+                    self.forward(at, bytes);
+                }
+                (_, Piece::Owned(bytes)) => self.forward(at, bytes),
+            },
             LegState::Refused => self.release(at, piece.len()),
             LegState::Waiting => self.abort(at),
             LegState::Opening(_) | LegState::Offered(_) => match piece {
@@ -86,7 +89,10 @@ impl Shard {
         let len = input.len();
         let Some(leg) = self.leg(at) else { return };
         let (LegState::Opening(reader) | LegState::Offered(reader)) = &mut leg.state else { return };
+        let before = reader.held();
         let frame = reader.next(&mut input, &limits);
+        let after = reader.held();
+        self.note_reading(at, before, after);
         self.release(at, len - input.len());
         match frame {
             Ok(None) => {}
@@ -151,6 +157,7 @@ impl Shard {
         let open = OpenLeg { from: at, sender, head: Bytes::copy_from_slice(&frame.head), deadline };
         match self.route_stream(at.session, &call) {
             Ok(target) if target.shard == self.id => self.on_open_leg(target, open),
+            Ok(target) if !self.has_mail_room(target.shard) => self.refuse(at, INBOX_FULL.0, INBOX_FULL.1),
             Ok(target) => self.post(target.shard, Msg::Open { target, open: Box::new(open) }),
             Err((code, text)) => self.refuse(at, code, text),
         }
@@ -173,7 +180,7 @@ impl Shard {
             Sender::Service(_) => (ErrorCode::EdgeNotOnline, "edge not online"),
         };
         if !self.shared.has_room() {
-            return Err((ErrorCode::Overloaded, "gateway out of memory budget"));
+            return Err(OUT_OF_BUDGET);
         }
         let (now, window) = (self.now.micros, self.shared.settings.stream_window);
         let session = self.sessions.get_mut(target).ok_or(gone)?;
@@ -254,9 +261,11 @@ impl Shard {
     fn on_refused(&mut self, at: LegRef, frame: Bytes) {
         let deadline = self.now.micros + REFUSED_GRACE;
         let Some(leg) = self.leg(at) else { return };
+        let before = leg.state.held();
         leg.state = LegState::Refused;
         leg.peer = None;
         leg.finished_out = true;
+        self.note_reading(at, before, 0);
         if let Some(session) = self.sessions.get_mut(at.session) {
             if let Some(legs) = session.legs.as_mut() {
                 legs.set_deadline(at.stream, deadline);
@@ -309,6 +318,17 @@ impl Shard {
     fn push(&mut self, at: LegRef, bytes: Bytes, report: bool) {
         if let Some(session) = self.sessions.get_mut(at.session) {
             session.conn.outbox().push_stream(at.stream, bytes, report);
+        }
+        self.touch(at.session);
+    }
+
+    /// Bytes of a stream for a leg of this shard, which are copied behind what waits there.
+    fn push_copy(&mut self, at: LegRef, bytes: &[u8]) {
+        if self.leg(at).is_none() {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(at.session) {
+            session.conn.outbox().copy_to_stream(at.stream, bytes, true);
         }
         self.touch(at.session);
     }
@@ -411,6 +431,14 @@ impl Shard {
         self.sessions.get_mut(at.session)?.legs.as_mut()?.get_mut(at.stream)
     }
 
+    /// What a leg holds of a frame that is not complete has changed.
+    fn note_reading(&mut self, at: LegRef, before: usize, after: usize) {
+        let Some(session) = self.sessions.get_mut(at.session) else { return };
+        if let Some(legs) = session.legs.as_mut() {
+            legs.reading = legs.reading + after - before;
+        }
+    }
+
     /// The far end has accepted: bytes may go both ways, for as long as they like.
     fn set_open(&mut self, at: LegRef) {
         let Some(session) = self.sessions.get_mut(at.session) else { return };
@@ -422,7 +450,9 @@ impl Shard {
     }
 
     fn take_leg(&mut self, at: LegRef) -> Option<Leg> {
-        let leg = self.sessions.get_mut(at.session)?.legs.as_mut()?.remove(at.stream)?;
+        let legs = self.sessions.get_mut(at.session)?.legs.as_mut()?;
+        let leg = legs.remove(at.stream)?;
+        legs.reading -= leg.state.held();
         self.stats.legs.sub(1);
         Some(leg)
     }

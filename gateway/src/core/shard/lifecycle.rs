@@ -8,6 +8,7 @@ use frontier_wire::native::reader::Frame;
 
 use super::{Action, Fault, Shard};
 use crate::core::Bound;
+use crate::core::names::Interner;
 use crate::core::session::{Phase, Session, Stay, Step};
 use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
@@ -69,9 +70,10 @@ impl Shard {
         }
     }
 
-    /// Takes a session out of the table and off the wheel.
+    /// Takes a session out of the table and off the wheel, and what its transport holds out of the books.
     pub(super) fn take_out(&mut self, me: SessionRef) -> Option<Session> {
         let session = self.sessions.remove(me)?;
+        self.forget_transport(me);
         if session.wake != u64::MAX {
             self.wheel.remove(session.wake / TICK_MICROS, me.slot);
         }
@@ -181,6 +183,7 @@ impl Shard {
         session.greeting = None;
         let methods = session.methods.take();
         self.interner.release(methods);
+        self.account_names();
         self.leave_registry(me);
         self.end_ops(me);
         self.end_legs(me);
@@ -320,8 +323,11 @@ impl Shard {
         let all = self.shared.held.load(Ordering::Relaxed);
         let slots = 0..self.sessions.slots();
         let held = slots.filter_map(|slot| {
-            let session = self.sessions.at(slot)?;
-            (session.held > 0 && session.phase == Phase::Ready).then_some((session.held, slot))
+            let (me, session) = (self.sessions.handle(slot)?, self.sessions.at(slot)?);
+            let names = session.methods.as_ref().map_or(0, Interner::share);
+            let transport = self.transport.get(&me).map_or(0, |held| *held as usize);
+            let held = session.held as usize + names + transport;
+            (held > 0).then_some((u32::try_from(held).unwrap_or(u32::MAX), slot))
         });
         let mut holders: Vec<(u32, u32)> = held.collect();
         holders.sort_unstable();

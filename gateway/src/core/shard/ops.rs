@@ -34,6 +34,11 @@ use crate::core::table::SessionRef;
 
 /// From this size on a body is sent by reference, in turn with other large ones, instead of being copied into a block.
 const BULK: usize = 16 << 10;
+/// Copies for other shards below this length share blocks. Whoever gets one copies it again or is done with it in the same turn, so
+/// that none of them keeps a block.
+const SHARED_COPY: usize = 4 << 10;
+/// Such a block.
+const COPY_BLOCK: usize = 16 << 10;
 /// Targets tried for one operation before it fails.
 const TRIES: usize = 3;
 /// Method names that only the gateway calls.
@@ -41,6 +46,11 @@ pub(super) const RESERVED: [&str; 3] = ["get_edge_id", "edge_online", "edge_offl
 
 /// Why an operation was not carried out.
 pub(super) type Refused = (ErrorCode, &'static str);
+
+/// What the budget refuses.
+pub(super) const OUT_OF_BUDGET: Refused = (ErrorCode::Overloaded, "gateway out of memory budget");
+/// What a full inbox refuses.
+pub(super) const INBOX_FULL: Refused = (ErrorCode::Overloaded, "receiver's shard does not keep up");
 
 /// Why an operation could not be given to a session.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +160,10 @@ impl Shard {
         if total > settings.body {
             return Ok(Err((ErrorCode::PayloadTooLarge, "body longer than limits.body")));
         }
+        let whole = usize::try_from(total).unwrap_or(usize::MAX).saturating_add(head.len());
+        if !self.shared.admits(session.held as usize, whole) {
+            return Ok(Err(OUT_OF_BUDGET));
+        }
         let deadline = settings.deadline(self.now.micros, call.timeout_ms);
         let sender = session.sender();
         let flow = match kind {
@@ -188,6 +202,9 @@ impl Shard {
         loop {
             let route = self.route(me, place.kind, call, &skip)?;
             if route.target.shard != self.id {
+                if !self.has_mail_room(route.target.shard) {
+                    return Err(INBOX_FULL);
+                }
                 let destination = destination(place.sender, place.kind, call);
                 self.post_place(route.target, place, destination, 0);
                 return Ok((count(route), 0));
@@ -237,8 +254,11 @@ impl Shard {
         if bytes.is_empty() {
             return Bytes::new();
         }
-        if bytes.len() >= BULK {
+        if bytes.len() >= SHARED_COPY {
             return Bytes::copy_from_slice(bytes);
+        }
+        if self.arena.capacity() < bytes.len() {
+            self.arena.reserve(COPY_BLOCK);
         }
         self.arena.extend_from_slice(bytes);
         self.arena.split().freeze()
@@ -268,6 +288,9 @@ impl Shard {
         // ceiling holds for it.
         if session.conn.operation_bytes() + size > limit && place.from != NOBODY {
             return Err(PlaceError::Refused((ErrorCode::Overloaded, "receiver does not keep up")));
+        }
+        if !self.shared.admits(session.held as usize, size) && place.from != NOBODY {
+            return Err(PlaceError::Refused(OUT_OF_BUDGET));
         }
         let local = session.next_id;
         session.next_id += 1;
@@ -419,7 +442,8 @@ fn append(
     let Ok(header) = header.with_lens(head.len() + extra, body.len()) else { return };
     let outbox = conn.outbox();
     let len = HEADER_LEN + head.len() + extra;
-    if body.len() < BULK && !outbox.has_flow(FlowKey::Operation(flow)) {
+    let copied = if body.len() < BULK { body.len() } else { 0 };
+    if copied == body.len() && !outbox.has_flow(FlowKey::Operation(flow)) {
         let out = outbox.small(len + body.len());
         out.extend_from_slice(&header.encode());
         out.extend_from_slice(head);
@@ -429,13 +453,16 @@ fn append(
         out.extend_from_slice(body.as_slice());
         return;
     }
-    let mut lead = BytesMut::with_capacity(len);
+    let mut lead = BytesMut::with_capacity(len + copied);
     lead.put_slice(&header.encode());
     lead.put_slice(head);
     if let Some((sender, timeout)) = forwarded {
         append_forwarded(&mut lead, sender, timeout);
     }
-    outbox.push_frame(flow, lead.freeze(), body.into_bytes());
+    // A small body may be a part of something larger, which it must not keep while it waits.
+    lead.put_slice(&body.as_slice()[..copied]);
+    let body = if copied == body.len() { Bytes::new() } else { body.into_bytes() };
+    outbox.push_frame(flow, lead.freeze(), body);
 }
 
 fn count(route: Route) -> Route {

@@ -24,6 +24,9 @@ impl Shard {
         let refusal = match session.service.as_mut() {
             None => Some((ErrorCode::PermissionDenied, "only services ask who is online")),
             Some(side) if side.snapshot.is_some() => Some((ErrorCode::Overloaded, "a snapshot is under way")),
+            Some(_) if !self.shared.has_room() => {
+                Some((ErrorCode::Overloaded, "gateway out of memory budget"))
+            }
             Some(side) => {
                 let edges = self.shared.registry.announced();
                 side.snapshot = Some(Box::new(Snapshot { id, edges }));

@@ -195,6 +195,7 @@ impl Stage {
         let inbox = &mut self.shards[at].inbox;
         let mail: Vec<Msg> =
             senders.into_iter().flat_map(|sender| std::mem::take(&mut inbox[sender])).collect();
+        let held: usize = mail.iter().map(Msg::held).sum();
         for msg in mail {
             let session = msg.session();
             let core = &mut self.shards[at].core;
@@ -215,6 +216,7 @@ impl Stage {
                 }
             }
         }
+        self.shared.mail_out(self.shards[at].core.id(), held);
     }
 
     fn accept(&mut self, at: usize, link: usize) {
@@ -339,14 +341,15 @@ impl Stage {
 
     fn deliver_posts(&mut self, at: usize) {
         for to in 0..self.shards.len() {
-            let posts = self.shards[at].core.take_posts(u16::try_from(to).unwrap_or(u16::MAX));
-            if to == at {
-                assert!(posts.is_empty(), "a shard posts to itself");
-            } else if !posts.is_empty() {
-                self.trace(23, posts.len() as u64);
-                self.shards[to].inbox[at].extend(posts);
-                self.wake(u16::try_from(to).unwrap_or(u16::MAX));
-            }
+            let to_shard = u16::try_from(to).unwrap_or(u16::MAX);
+            let Some(batch) = self.shards[at].core.posts(to_shard) else { continue };
+            assert_ne!(to, at, "a shard posts to itself");
+            let (held, posts) = (batch.held(), batch.drain().collect::<Vec<Msg>>());
+            assert_eq!(held, posts.iter().map(Msg::held).sum::<usize>(), "what a batch takes");
+            self.shared.mail_in(to_shard, held);
+            self.trace(23, posts.len() as u64);
+            self.shards[to].inbox[at].extend(posts);
+            self.wake(to_shard);
         }
     }
 }

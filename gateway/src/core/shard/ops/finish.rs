@@ -65,8 +65,15 @@ impl Shard {
             self.abandon(me, local, ErrorCode::PayloadTooLarge, "answer longer than limits.body");
             return Ok(());
         }
+        let size = frame.head.len() + frame.body.len();
+        let fits =
+            to.shard == self.id || to == NOBODY || size <= ANSWER_ALWAYS || self.has_mail_room(to.shard);
+        if !fits && !ends {
+            self.abandon(me, local, ErrorCode::Overloaded, "answer does not fit");
+            return Ok(());
+        }
         if ends && let Some(pending) = self.remove_pending(me, local) {
-            self.record(&pending, error);
+            self.record(&pending, if fits { error } else { Some(ErrorCode::Overloaded) });
             // An answer before the last fragment ends the transfer of the body.
             if pending.receiving
                 && kind == OpKind::Call
@@ -75,7 +82,11 @@ impl Shard {
                 session.conn.drop_flow(FlowKey::Operation(pending.flow));
             }
         }
-        self.answer(to, id, kind, header.flags, &frame.head, body(frame.body));
+        if fits {
+            self.answer(to, id, kind, header.flags, &frame.head, body(frame.body));
+        } else {
+            self.answer_error(to, id, kind, ErrorCode::Overloaded, "answer does not fit");
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
 use frontier_wire::native::head::{CallHead, Credit};
 use frontier_wire::native::reader::Frame;
 
-use super::{OpKey, append};
+use super::{INBOX_FULL, OpKey, append};
 use crate::core::message::{Body, Msg};
 use crate::core::shard::{Fault, Shard, body};
 use crate::core::table::SessionRef;
@@ -35,6 +35,11 @@ impl Shard {
         let (flags, body) = (header.flags, body(frame.body));
         if target.shard == self.id {
             self.fragment(target, OpKey::Local(local), flags, &frame.head, body);
+        } else if !flags.abort() && !self.has_mail_room(target.shard) {
+            let Some(outgoing) = self.remove_outgoing(me, header.id) else { return Ok(()) };
+            let (code, text) = INBOX_FULL;
+            self.cancel_outgoing(me, header.id, &outgoing, code);
+            self.answer_now(me, header.id, outgoing.kind, outgoing.replying, code, text);
         } else {
             let (head, body) = (self.copy(&frame.head), self.own(body));
             self.post(
