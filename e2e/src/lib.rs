@@ -1,6 +1,7 @@
 //! What the tests of whole processes are made of. The tests themselves are in `tests/`, one file per story.
 //!
 //! - [`gateway`]: the built binary `frontier` as a process of one test, with its configuration, log and `/proc` entry.
+//! - [`geminio`]: an edge or service that speaks geminio.
 //! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
 //! - [`program`]: a program for people as a process of one test, such as an example.
@@ -15,6 +16,7 @@
 pub mod bystanders;
 pub mod certs;
 pub mod gateway;
+pub mod geminio;
 pub mod http;
 pub mod peer;
 pub mod program;

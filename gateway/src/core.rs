@@ -12,6 +12,7 @@ pub mod api;
 pub mod card;
 pub mod complaints;
 pub mod deadlines;
+pub mod dialect;
 pub mod exchange;
 pub mod footprint;
 pub mod identity;

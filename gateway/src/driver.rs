@@ -336,6 +336,10 @@ impl Driver {
         for _ in 0..self.reads {
             let Some(conn) = self.conns.get_mut(slot) else { return false };
             let session = conn.session;
+            if !self.shard.wants_read(session) {
+                conn.paused = true;
+                return false;
+            }
             let (shard, buffer) = (&mut self.shard, &mut self.buffer);
             let (plain, scratch) = (&mut self.plain, &mut self.scratch);
             let read = catch_unwind(AssertUnwindSafe(|| conn.read(shard, buffer, plain, scratch)));
@@ -457,6 +461,15 @@ impl Driver {
                 Action::Close(session) => {
                     if let Some(io) = self.detach(session) {
                         io.close(&mut self.buffer, &mut self.scratch);
+                    }
+                }
+                Action::Read(session) => {
+                    let slot = session.slot as usize;
+                    if let Some(conn) = self.conns.get_mut(slot)
+                        && conn.session == session
+                        && std::mem::take(&mut conn.paused)
+                    {
+                        self.ready.push_back(Token(slot));
                     }
                 }
                 Action::Foreign(session, bytes) => {

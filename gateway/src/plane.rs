@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::control::{DataPlane, EdgeRow, NotOnline, Scan, ServiceRow};
 use crate::core::api::{Page, ServiceView, View};
+use crate::core::dialect::Protocol;
 use crate::core::message::{Msg, ScanReply};
 use crate::core::stats::{OpKind, Outcomes, Refusal, Stats};
 use crate::core::{Bound, SessionRef, Shared};
@@ -159,14 +160,22 @@ impl DataPlaneStats for Plane {
 }
 
 fn shard(stats: &Stats) -> ShardSnapshot {
-    let sessions = |bound: Bound| SessionCount {
-        role: bound.name(),
-        protocol: "native",
-        count: stats.sessions[bound as usize].get(),
+    let sessions = |bound: Bound, protocol: Protocol| {
+        let (all, geminio) = (stats.sessions[bound as usize].get(), stats.geminio[bound as usize].get());
+        let count = match protocol {
+            // The two are not read at the same moment.
+            Protocol::Native => all.saturating_sub(geminio),
+            Protocol::Geminio => geminio,
+        };
+        SessionCount { role: bound.name(), protocol: protocol.name(), count }
     };
+    let bounds = [Bound::Edge, Bound::Service];
     let refusals = Refusal::ALL.iter().zip(&stats.refusals);
     ShardSnapshot {
-        sessions: vec![sessions(Bound::Edge), sessions(Bound::Service)],
+        sessions: Protocol::ALL
+            .iter()
+            .flat_map(|protocol| bounds.map(|bound| sessions(bound, *protocol)))
+            .collect(),
         accepts: stats.accepts.get(),
         refusals: refusals.map(|(why, count)| (why.name(), count.get())).collect(),
         takeovers: stats.takeovers.get(),

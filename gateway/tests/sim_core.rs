@@ -15,6 +15,8 @@ mod admission;
 mod budget;
 #[path = "sim_core/calls.rs"]
 mod calls;
+#[path = "sim_core/geminio.rs"]
+mod geminio;
 #[path = "sim_core/messages.rs"]
 mod messages;
 #[path = "sim_core/sessions.rs"]

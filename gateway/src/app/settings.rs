@@ -48,7 +48,7 @@ pub(super) fn settings(config: &Config) -> Settings {
 
 fn protocols(listen: &Listen) -> Protocols {
     let takes = |protocol| listen.protocols.as_ref().is_none_or(|listed| listed.contains(&protocol));
-    Protocols { native: takes(Protocol::Native) }
+    Protocols { native: takes(Protocol::Native), geminio: takes(Protocol::Geminio) }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -34,7 +34,7 @@ impl Protocol {
 
     /// Those that this version speaks; the others are accepted in files with a warning, so that one file can serve
     /// gateways of several versions.
-    pub const SPOKEN: &[Self] = &[Self::Native];
+    pub const SPOKEN: &[Self] = &[Self::Native, Self::Geminio];
 
     /// The name in files and logs.
     #[must_use]

@@ -6,12 +6,14 @@ use std::any::Any;
 
 use bytes::Bytes;
 use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::time::Time;
 use frontier_wire::native::frame::Flags;
 use frontier_wire::native::head::Sender;
 use frontier_wire::yamux::StreamId;
 
 use crate::core::Bound;
 use crate::core::api::Page;
+use crate::core::dialect::Protocol;
 use crate::core::registry::NameKind;
 use crate::core::shard::Moved;
 use crate::core::stats::OpKind;
@@ -37,6 +39,10 @@ pub struct Place<'a> {
     pub head: &'a [u8],
     /// The body or its first fragment.
     pub body: Body<'a>,
+    /// What the body is.
+    pub form: Form,
+    /// When the sender stops waiting by its own clock, if it has said so to a peer that reads it.
+    pub context: Option<Time>,
     /// In microseconds of the shards' clock.
     pub deadline: u64,
     /// The order it belongs to.
@@ -52,6 +58,18 @@ pub enum Body<'a> {
     Shared(Bytes),
 }
 
+/// How the bytes of a body are to be understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// As they are.
+    #[default]
+    Plain,
+    /// Base64 of the payload, checked, as geminio peers write it. Between two of them it is never decoded.
+    Base64,
+    /// An `EdgeInfo`: the gateway itself asks or tells a service something about an edge.
+    EdgeInfo,
+}
+
 /// Where an operation may go when its target turns out to be gone.
 #[derive(Clone, Debug)]
 pub enum Destination {
@@ -63,30 +81,76 @@ pub enum Destination {
     Fixed,
 }
 
+/// A stream of a session: the number of its yamux stream, or of its geminio dialogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LegId(pub u64);
+
 /// One end of a user stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LegRef {
     /// The session.
     pub session: SessionRef,
     /// The stream there.
-    pub stream: StreamId,
+    pub stream: LegId,
 }
 
 /// What one leg of a stream tells the other.
 #[derive(Debug)]
 pub enum LegMsg {
-    /// The far end answered Open: its OpenAck frame, to be passed on.
-    Accepted(Bytes),
+    /// The far end answered Open: its OpenAck frame, to be passed on, and what it speaks.
+    Accepted(Bytes, Protocol),
     /// The far end refused: its OpenAck frame, after which the stream ends.
     Refused(Bytes),
     /// Bytes.
     Data(Bytes),
     /// Half-close.
     Finish,
+    /// The far end, a dialogue, has ended in good order.
+    Closed,
+    /// A call or message, between dialogues.
+    Operation(Box<DialogueOperation>),
+    /// Its answer.
+    Answer(Box<DialogueAnswer>),
+    /// Nobody waits any more for the answer to the operation of this number.
+    CancelOperation(u64),
     /// Reset.
     Reset,
     /// So many bytes reached the socket: the writer may send as many more.
     Release(u32),
+}
+
+/// A call or message on a stream, from one dialogue to another; payloads as they came, in base64.
+#[derive(Debug)]
+pub struct DialogueOperation {
+    /// Its number at the sender.
+    pub id: u64,
+    /// Call or message.
+    pub kind: OpKind,
+    /// The method, in base64.
+    pub key: Bytes,
+    /// The payload.
+    pub value: Bytes,
+    /// The topic.
+    pub topic: Box<str>,
+    /// Bytes beside the payload.
+    pub custom: Bytes,
+    /// When its sender stops waiting, by its own clock.
+    pub context: Option<Time>,
+    /// In microseconds of the shards' clock.
+    pub deadline: u64,
+}
+
+/// The answer to a [`DialogueOperation`].
+#[derive(Debug)]
+pub struct DialogueAnswer {
+    /// The operation.
+    pub id: u64,
+    /// The method, in base64.
+    pub key: Bytes,
+    /// The payload, in base64.
+    pub value: Bytes,
+    /// Why it failed; empty = it did not.
+    pub error: Box<str>,
 }
 
 /// A message to a shard.
@@ -101,7 +165,7 @@ pub enum Msg {
     /// The requester grants bytes of the response.
     CreditReply { target: SessionRef, from: SessionRef, from_id: u64, bytes: u32 },
     /// An answer, or a part of one.
-    Answer { to: SessionRef, id: u64, kind: OpKind, flags: Flags, head: Bytes, body: Bytes },
+    Answer { to: SessionRef, id: u64, kind: OpKind, flags: Flags, head: Bytes, body: Bytes, form: Form },
     /// The operation failed on the way.
     Fail { to: SessionRef, id: u64, kind: OpKind, code: ErrorCode, text: &'static str },
     /// The receiver grants bytes of the operation's body.
@@ -158,6 +222,10 @@ pub struct PlaceOwned {
     /// See [`Place`].
     pub body: Bytes,
     /// See [`Place`].
+    pub form: Form,
+    /// See [`Place`].
+    pub context: Option<Time>,
+    /// See [`Place`].
     pub deadline: u64,
     /// See [`Place`].
     pub flow: u64,
@@ -178,6 +246,8 @@ pub struct OpenLeg {
     pub head: Bytes,
     /// In microseconds of the shards' clock.
     pub deadline: u64,
+    /// What the opener speaks.
+    pub protocol: Protocol,
 }
 
 /// A session on its way to another shard, with the driver's part of it.
@@ -221,14 +291,30 @@ impl Msg {
             Self::Fragment { head, body, .. } | Self::Answer { head, body, .. } => head.len() + body.len(),
             Self::Open { open, .. } => size_of::<OpenLeg>() + open.head.len(),
             Self::Leg {
-                what: LegMsg::Data(bytes) | LegMsg::Accepted(bytes) | LegMsg::Refused(bytes),
+                what: LegMsg::Data(bytes) | LegMsg::Accepted(bytes, _) | LegMsg::Refused(bytes),
                 ..
             } => bytes.len(),
             Self::Adopt(adopt) => {
                 let said = &adopt.moved.said;
                 size_of::<Adopt>() + said.hello.len() + said.frames.len() + said.raw.len()
             }
-            Self::Leg { what: LegMsg::Finish | LegMsg::Reset | LegMsg::Release(_), .. }
+            Self::Leg { what: LegMsg::Operation(operation), .. } => {
+                let DialogueOperation { key, value, topic, custom, .. } = &**operation;
+                size_of::<DialogueOperation>() + key.len() + value.len() + topic.len() + custom.len()
+            }
+            Self::Leg { what: LegMsg::Answer(answer), .. } => {
+                let DialogueAnswer { key, value, error, .. } = &**answer;
+                size_of::<DialogueAnswer>() + key.len() + value.len() + error.len()
+            }
+            Self::Leg {
+                what:
+                    LegMsg::Finish
+                    | LegMsg::Reset
+                    | LegMsg::Release(_)
+                    | LegMsg::Closed
+                    | LegMsg::CancelOperation(_),
+                ..
+            }
             | Self::Cancel { .. }
             | Self::CreditReply { .. }
             | Self::Fail { .. }
@@ -306,6 +392,22 @@ impl From<Msg> for Batch {
     }
 }
 
+// === impl LegId ===
+
+impl LegId {
+    /// The yamux stream of that number.
+    #[must_use]
+    pub fn yamux(self) -> Option<StreamId> {
+        u32::try_from(self.0).ok().and_then(StreamId::new)
+    }
+}
+
+impl From<StreamId> for LegId {
+    fn from(stream: StreamId) -> Self {
+        Self(stream.get().into())
+    }
+}
+
 // === impl Body ===
 
 impl Body<'_> {
@@ -340,6 +442,16 @@ impl Body<'_> {
     }
 }
 
+// === impl Place ===
+
+impl Place<'_> {
+    /// The same without its body.
+    #[must_use]
+    pub fn clone_head(&self) -> Self {
+        Self { body: Body::Slice(&[]), ..self.clone() }
+    }
+}
+
 // === impl PlaceOwned ===
 
 impl PlaceOwned {
@@ -354,6 +466,8 @@ impl PlaceOwned {
             more: self.more,
             head: &self.head,
             body: Body::Shared(self.body.clone()),
+            form: self.form,
+            context: self.context,
             deadline: self.deadline,
             flow: self.flow,
         }

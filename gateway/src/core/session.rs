@@ -7,22 +7,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use frontier_wire::native::connection::Connection;
+use frontier_wire::geminio::packet::MAX_BODY;
 use frontier_wire::native::head::Sender;
 use frontier_wire::native::hello::Hello;
 use frontier_wire::native::reader::FrameReader;
-use frontier_wire::yamux::StreamId;
 use hashbrown::HashMap;
 
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
 use crate::core::deadlines::{Deadlines, tick};
+use crate::core::dialect::Dialect;
 use crate::core::exchange::Policy;
 use crate::core::footprint::block;
 use crate::core::identity::Subject;
-use crate::core::message::LegRef;
+use crate::core::message::{LegId, LegRef};
 use crate::core::names::NameSet;
 use crate::core::registry::{InstanceId, NameKind};
+use crate::core::shard::{Bodies, Dialogue};
+use crate::core::shared::Settings;
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -61,7 +63,7 @@ pub enum Stay {
 #[derive(Debug)]
 pub struct Session {
     /// The protocol state.
-    pub conn: Connection,
+    pub conn: Dialect,
     /// The edge's card; shared with the registry.
     pub card: Option<Arc<EdgeCard>>,
     /// What only services have.
@@ -74,8 +76,8 @@ pub struct Session {
     pub legs: Option<Box<Legs>>,
     /// Methods of an edge.
     pub methods: Option<Arc<NameSet>>,
-    /// Reserved methods this identity may use.
-    pub reserved: Option<Arc<[String]>>,
+    /// Reserved methods this identity may use; few sessions have a list of their own.
+    pub reserved: Option<Box<Arc<[String]>>>,
     /// The next operation ID towards this peer.
     pub next_id: u64,
     /// When it must next be looked at, in microseconds; `u64::MAX` = never.
@@ -92,8 +94,10 @@ pub struct Session {
     pub held: u32,
     /// Bytes that wait to be written to it.
     pub queued: u32,
-    /// Control frames in the current second, and which second that is.
-    pub control: (u32, u32),
+    /// Control frames in the current second.
+    pub control: u32,
+    /// Which second that is, wrapping.
+    pub second: u16,
     /// The listener it came in by.
     pub bound: Bound,
     /// Where it is in its life.
@@ -102,6 +106,8 @@ pub struct Session {
     pub dirty: bool,
     /// Whether it stays.
     pub stay: Stay,
+    /// Its socket is not read, because what it has sent cannot go on.
+    pub unread: bool,
 }
 
 /// What a service session has beyond an edge.
@@ -182,6 +188,8 @@ pub struct Ops {
     /// The registry's version when `sticky` was found full. From then on a new topic's target is not picked but computed, since
     /// whoever it was before, while there was no room to remember it, was computed as well.
     pub crowded: Option<u64>,
+    /// Bodies that are whole on one side and in fragments on the other.
+    pub(in crate::core) bodies: Option<Box<Bodies>>,
 }
 
 /// Where a peer's messages of a topic go.
@@ -237,13 +245,17 @@ pub struct Outgoing {
     pub sending: bool,
     /// Fragments of the answer have been passed on.
     pub replying: bool,
+    /// The peer has set the deadline, by its own clock.
+    pub own_deadline: bool,
+    /// Of a geminio peer: the method, in base64, to be repeated in the answer.
+    pub method: Option<Box<[u8]>>,
 }
 
 /// User streams of a session, by the number they have there.
 #[derive(Debug, Default)]
 pub struct Legs {
-    legs: HashMap<StreamId, Leg>,
-    deadlines: Deadlines<StreamId>,
+    legs: HashMap<LegId, Leg>,
+    deadlines: Deadlines<LegId>,
     /// Bytes of memory in frames that are not complete: what the readers of all legs hold together.
     pub reading: usize,
 }
@@ -267,6 +279,8 @@ pub struct Leg {
     pub deadline: u64,
     /// When it was opened, in microseconds.
     pub started: u64,
+    /// What only a stream of a geminio session has.
+    pub dialogue: Option<Box<Dialogue>>,
 }
 
 /// Where a leg is in its life.
@@ -289,7 +303,7 @@ pub enum LegState {
 impl Session {
     /// A fresh connection.
     #[must_use]
-    pub fn new(conn: Connection, bound: Bound, greeting: Greeting) -> Self {
+    pub fn new(conn: Dialect, bound: Bound, greeting: Greeting) -> Self {
         Self {
             conn,
             card: None,
@@ -307,11 +321,13 @@ impl Session {
             since: 0,
             held: 0,
             queued: 0,
-            control: (0, 0),
+            control: 0,
+            second: 0,
             bound,
             phase: Phase::New,
             dirty: false,
             stay: Stay::Stays,
+            unread: false,
         }
     }
 
@@ -345,6 +361,15 @@ impl Session {
             (None, Some(service), _) => Some(service.addr),
             (None, None, Some(greeting)) => Some(greeting.addr),
             (None, None, None) => None,
+        }
+    }
+
+    /// Bytes that may wait for it in all: to a geminio peer a payload goes in one packet, however long.
+    #[must_use]
+    pub const fn ceiling(&self, settings: &Settings) -> usize {
+        match self.conn {
+            Dialect::Native(_) => settings.outbox_ceiling(),
+            Dialect::Geminio(_) => settings.outbox_ceiling().saturating_add(MAX_BODY as usize),
         }
     }
 
@@ -472,6 +497,7 @@ impl Ops {
             + self.outgoing.allocation_size()
             + self.sticky.allocation_size()
             + self.deadlines.memory()
+            + self.bodies.as_ref().map_or(0, |bodies| bodies.bytes())
     }
 
     /// Nothing in flight and nothing to remember.
@@ -481,6 +507,7 @@ impl Ops {
             && self.outgoing.is_empty()
             && self.sticky.is_empty()
             && self.crowded.is_none()
+            && self.bodies.as_ref().is_none_or(|bodies| bodies.is_empty())
     }
 }
 
@@ -506,35 +533,35 @@ impl Legs {
     }
 
     /// All of them, in any order.
-    pub fn iter(&self) -> impl Iterator<Item = (StreamId, &Leg)> {
+    pub fn iter(&self) -> impl Iterator<Item = (LegId, &Leg)> {
         self.legs.iter().map(|(stream, leg)| (*stream, leg))
     }
 
     /// All of them, in any order.
-    pub fn into_legs(self) -> impl Iterator<Item = (StreamId, Leg)> {
+    pub fn into_legs(self) -> impl Iterator<Item = (LegId, Leg)> {
         self.legs.into_iter()
     }
 
     /// The one of a stream.
-    pub fn get_mut(&mut self, stream: StreamId) -> Option<&mut Leg> {
+    pub fn get_mut(&mut self, stream: LegId) -> Option<&mut Leg> {
         self.legs.get_mut(&stream)
     }
 
     /// Adds one.
-    pub fn insert(&mut self, stream: StreamId, leg: Leg) {
+    pub fn insert(&mut self, stream: LegId, leg: Leg) {
         self.deadlines.add(leg.deadline, stream);
         self.legs.insert(stream, leg);
     }
 
     /// Takes one out.
-    pub fn remove(&mut self, stream: StreamId) -> Option<Leg> {
+    pub fn remove(&mut self, stream: LegId) -> Option<Leg> {
         let leg = self.legs.remove(&stream)?;
         self.count_off(leg.deadline);
         Some(leg)
     }
 
     /// Moves a deadline; `u64::MAX` = it has none any more.
-    pub fn set_deadline(&mut self, stream: StreamId, deadline: u64) {
+    pub fn set_deadline(&mut self, stream: LegId, deadline: u64) {
         let Some(leg) = self.legs.get_mut(&stream) else { return };
         let old = std::mem::replace(&mut leg.deadline, deadline);
         self.deadlines.add(deadline, stream);
@@ -542,10 +569,10 @@ impl Legs {
     }
 
     /// A stream whose deadline has passed; call until `None`, and remove each.
-    pub fn overdue(&mut self, now: u64) -> Option<StreamId> {
+    pub fn overdue(&mut self, now: u64) -> Option<LegId> {
         let legs = &self.legs;
         // What was answered or opened meanwhile is still noted under its old deadline.
-        let late = |stream: &StreamId| legs.get(stream).is_some_and(|leg| leg.deadline <= now);
+        let late = |stream: &LegId| legs.get(stream).is_some_and(|leg| leg.deadline <= now);
         std::iter::from_fn(|| self.deadlines.pop(now)).find(late)
     }
 

@@ -7,16 +7,22 @@
 //! - `ops`: calls and messages
 //! - `legs`: user streams
 //! - `admission`: from Hello to Welcome, takeover, presence events
+//! - `geminio`: the same for sessions that speak geminio
 //! - `lifecycle`: timers, closing, drain
 
 mod admission;
 #[cfg(any(test, feature = "testing"))]
 pub mod audit;
 mod control;
+mod geminio;
 mod legs;
 mod lifecycle;
 mod ops;
 mod presence;
+mod soon;
+
+pub use self::geminio::Dialogue;
+pub(in crate::core) use self::ops::Bodies;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -26,6 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::connection::Connection as Geminio;
+use frontier_wire::geminio::limits::Limits as GeminioLimits;
 use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
 use frontier_wire::native::frame::{FrameHeader, FrameType};
 use frontier_wire::native::head::{ErrorRef, GoAway, HeadError};
@@ -36,6 +44,7 @@ use frontier_wire::yamux::{Config, StreamId};
 use hashbrown::HashMap;
 
 use crate::core::complaints::Complaints;
+use crate::core::dialect::{Dialect, Protocol};
 use crate::core::exchange::mix;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Batch, Body, Msg};
@@ -64,6 +73,8 @@ pub const PANIC_IN_TIMER: &str = "frontier.fault.timer";
 pub enum Action {
     /// The session is over: close its socket.
     Close(SessionRef),
+    /// The socket of the session may be read again.
+    Read(SessionRef),
     /// Its first bytes are of a protocol that the core does not speak; the session is gone, the socket is the driver's.
     Foreign(SessionRef, Vec<u8>),
     /// Take the connection out of this shard and send it to another, which answers its Hello.
@@ -102,6 +113,8 @@ pub struct Said {
 pub(crate) enum Fault {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Geminio(#[from] frontier_wire::geminio::connection::Fault),
     #[error(transparent)]
     Head(#[from] HeadError),
     #[error("{} frame where none may be", .0.name())]
@@ -144,6 +157,12 @@ pub struct Shard {
     /// Sessions that may still begin, and when the bucket was filled last.
     tokens: (u32, u64),
     config: Config,
+    /// What geminio peers are held to.
+    geminio: Arc<GeminioLimits>,
+    /// Sessions to be looked at before the wheel's next tick.
+    soon: soon::Soon,
+    /// Geminio sessions that are to be closed in a drain, each at its time.
+    departures: soon::Soon,
     complaints: Complaints,
     /// Of edges and of services.
     drains: [Option<lifecycle::DrainCursor>; 2],
@@ -184,6 +203,9 @@ impl Shard {
             secret: mix(seed ^ 0xa076_1d64_78bd_642f),
             tokens: (0, 0),
             config,
+            geminio: Arc::new(geminio::limits(settings)),
+            soon: soon::Soon::default(),
+            departures: soon::Soon::default(),
             complaints: Complaints::default(),
             drains: [None; 2],
             culled: 0,
@@ -256,7 +278,7 @@ impl Shard {
             grant: Default::default(),
             step: Step::None,
         };
-        let mut session = Session::new(Connection::accept(&self.config), bound, greeting);
+        let mut session = Session::new(Dialect::Native(Connection::accept(&self.config)), bound, greeting);
         session.last_rx = self.now.micros;
         let me = self.sessions.insert(session);
         self.wake_at(me, deadline);
@@ -315,12 +337,26 @@ impl Shard {
                 }
                 first if self.shared.settings.protocols(session.bound).takes(first) => {
                     session.phase = Phase::Greeting;
+                    if first == Sniff::Geminio {
+                        let limits = Arc::clone(&self.geminio);
+                        session.conn = Dialect::Geminio(Geminio::serve(limits, self.now.micros));
+                    }
                 }
                 _ => return self.foreign(me, bytes),
             }
         }
-        self.drive(me, Input::new(bytes));
+        match session.conn {
+            Dialect::Native(_) => self.drive(me, Input::new(bytes)),
+            Dialect::Geminio(_) => self.drive_geminio(me, bytes),
+        }
         self.settle(me);
+    }
+
+    /// Whether the socket of a session should be read; if not, [`Action::Read`] says when it should be again.
+    pub fn wants_read(&mut self, me: SessionRef) -> bool {
+        let Some(session) = self.sessions.get_mut(me) else { return true };
+        session.unread = !session.conn.wants_read();
+        !session.unread
     }
 
     /// Whether the next bytes of a session should be read straight into [`Shard::direct_buffer`], and how many.
@@ -342,14 +378,19 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         session.last_rx = self.now.micros;
         self.stats.bytes_in.add(n as u64);
-        let outcome = match session.conn.finish_direct::<&[u8]>(n) {
-            Ok(None) => Ok(()),
-            Ok(Some(event)) => self.on_event(me, event),
-            Err(error) => Err(error.into()),
-        };
-        self.outcome(me, outcome);
-        // What was read may have been the last of a yamux frame that also ends its stream.
-        self.drive(me, Input::new(&[]));
+        match &mut session.conn {
+            Dialect::Native(conn) => {
+                let outcome = match conn.finish_direct::<&[u8]>(n) {
+                    Ok(None) => Ok(()),
+                    Ok(Some(event)) => self.on_event(me, event),
+                    Err(error) => Err(error.into()),
+                };
+                self.outcome(me, outcome);
+                // What was read may have been the last of a yamux frame that also ends its stream.
+                self.drive(me, Input::new(&[]));
+            }
+            Dialect::Geminio(_) => self.finish_direct_geminio(me),
+        }
         self.settle(me);
     }
 
@@ -390,7 +431,8 @@ impl Shard {
                 Phase::Admitting | Phase::Ready => ready,
                 Phase::Closing => return,
             };
-            let event = match session.conn.receive(&mut input, &limits) {
+            let Some(conn) = session.conn.native() else { return };
+            let event = match conn.receive(&mut input, &limits) {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) => return self.fault(me, error.into()),
@@ -464,15 +506,14 @@ impl Shard {
 
     /// After bytes were handled: limits on control frames, memory, output.
     fn settle(&mut self, me: SessionRef) {
-        let ceiling = self.shared.settings.outbox_ceiling();
         let Some(session) = self.sessions.get_mut(me) else { return };
-        let counts = session.conn.engine_mut().take_counts();
+        let ceiling = session.ceiling(&self.shared.settings);
+        let control = session.conn.native().map_or(0, |conn| conn.engine_mut().take_counts().control);
         let crowded = session.phase == Phase::Ready && session.conn.operation_bytes() > ceiling;
-        if counts.control > 0 {
-            let many = u32::from(counts.control);
-            if let Err(fault) = self.control_frames(me, many) {
-                self.fault(me, fault);
-            }
+        if control > 0
+            && let Err(fault) = self.control_frames(me, u32::from(control))
+        {
+            self.fault(me, fault);
         }
         if crowded {
             self.fault(me, Fault::Flood);
@@ -484,7 +525,7 @@ impl Shard {
     fn is_crowded(&self, me: SessionRef) -> bool {
         self.sessions.get(me).is_some_and(|session| {
             session.phase == Phase::Ready
-                && session.conn.operation_bytes() > self.shared.settings.outbox_ceiling()
+                && session.conn.operation_bytes() > session.ceiling(&self.shared.settings)
         })
     }
 
@@ -500,22 +541,30 @@ impl Shard {
     }
 
     fn control_frames(&mut self, me: SessionRef, many: u32) -> Result<(), Fault> {
-        let second = u32::try_from(self.now.micros / 1_000_000).unwrap_or(u32::MAX);
+        let second = (self.now.micros / 1_000_000) as u16;
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
-        if session.control.1 != second {
-            session.control = (0, second);
+        if session.second != second {
+            (session.control, session.second) = (0, second);
         }
-        session.control.0 = session.control.0.saturating_add(many);
-        if session.control.0 > self.shared.settings.control_frames { Err(Fault::Flood) } else { Ok(()) }
+        session.control = session.control.saturating_add(many);
+        if session.control > self.shared.settings.control_frames { Err(Fault::Flood) } else { Ok(()) }
     }
 
     /// Puts a session on the dirty list if it has something to send, and keeps the books on its memory.
     fn touch(&mut self, me: SessionRef) {
         let Some(session) = self.sessions.get_mut(me) else { return };
         account(&self.shared, &self.stats, session);
-        if !session.dirty && session.conn.wants_write() && session.stalled == 0 {
+        if !session.dirty && session.conn.wants_write(self.now.micros) && session.stalled == 0 {
             session.dirty = true;
             self.dirty.push_back(me);
+        }
+        if let Dialect::Geminio(conn) = &session.conn {
+            let at = conn.poll_timeout();
+            if session.unread && conn.wants_read() {
+                session.unread = false;
+                self.actions.push_back(Action::Read(me));
+            }
+            self.wake_soon(me, at);
         }
     }
 
@@ -541,17 +590,24 @@ impl Shard {
     /// Prepares what a session sends next; false if there is nothing.
     pub fn fill(&mut self, me: SessionRef) -> bool {
         let Some(session) = self.sessions.get_mut(me) else { return false };
-        if session.conn.sending() > 0 {
+        let conn = match &mut session.conn {
+            Dialect::Native(conn) => conn,
+            Dialect::Geminio(conn) => {
+                conn.fill(WRITE_BUDGET, self.now.micros);
+                return conn.sending() > 0 && conn.wants_write(self.now.micros);
+            }
+        };
+        if conn.sending() > 0 {
             return true;
         }
-        let before = session.conn.engine().send_window(StreamId::FIRST);
-        session.conn.fill(WRITE_BUDGET);
-        let filled = session.conn.sending();
+        let before = conn.engine().send_window(StreamId::FIRST);
+        conn.fill(WRITE_BUDGET);
+        let filled = conn.sending();
         // A peer may keep its socket empty and yet take nothing: it has to grant window on the session stream, always.
-        let starved = filled < WRITE_BUDGET && session.conn.operation_bytes() > filled;
+        let starved = filled < WRITE_BUDGET && conn.operation_bytes() > filled;
         if !starved {
             session.starved = 0;
-        } else if session.starved == 0 || session.conn.engine().send_window(StreamId::FIRST) < before {
+        } else if session.starved == 0 || conn.engine().send_window(StreamId::FIRST) < before {
             session.starved = self.now.micros;
             let at = self.now.micros + self.shared.settings.stall;
             self.wake_at(me, at);
@@ -570,20 +626,17 @@ impl Shard {
     pub fn written(&mut self, me: SessionRef, n: usize, blocked: bool) {
         let Some(session) = self.sessions.get_mut(me) else { return };
         self.stats.bytes_out.add(n as u64);
-        let mut reports: smallvec::SmallVec<[(StreamId, u32); 4]> = smallvec::SmallVec::new();
-        session.conn.written(n, |stream, n| match reports.last_mut() {
-            Some((last, sum)) if *last == stream => *sum = sum.saturating_add(n),
-            _ => reports.push((stream, n)),
-        });
+        let reports = session.conn.written(n);
         session.stalled = match (blocked, n, session.stalled) {
             (false, ..) => 0,
             (true, 0, since) if since != 0 => since,
             (true, ..) => self.now.micros,
         };
         let stalled = session.stalled;
-        // What waits for window alone is looked at again when the peer grants some; until then there is nothing to write.
-        let more = n > 0 || session.conn.sending() > 0 || session.conn.engine().has_control();
-        let done = session.phase == Phase::Closing && !session.conn.wants_write();
+        let now = self.now.micros;
+        let more = n > 0 || session.conn.has_more(now);
+        let done =
+            session.phase == Phase::Closing && !session.conn.wants_write(now) && session.conn.is_over();
         let snapshot = session.service.as_ref().is_some_and(|side| side.snapshot.is_some());
         for (stream, n) in reports {
             self.on_stream_written(me, stream, n);
@@ -702,6 +755,7 @@ impl Shard {
             _ => (ErrorCode::InvalidArgument, Refusal::Malformed),
         };
         let (addr, id) = (session.addr(), session.id());
+        let session_is_geminio = session.conn.protocol() == Protocol::Geminio;
         let greeting = matches!(session.phase, Phase::New | Phase::Greeting | Phase::Admitting);
         let text = fault.to_string();
         if let Some(addr) = addr
@@ -710,7 +764,11 @@ impl Shard {
             tracing::warn!(target: "frontier::session", id, client.addr = %addr, error = text, "protocol error");
         }
         self.refused(why);
-        if greeting {
+        if session_is_geminio {
+            // It is told nothing, as in Go: what it sends cannot be relied on any more.
+            self.end(me, "protocol error");
+            self.remove(me);
+        } else if greeting {
             self.turn_away(me, code, &text, 0);
         } else {
             self.send_go_away(me, 0, code, &text);
@@ -737,12 +795,15 @@ impl Shard {
     fn turn_away(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
         // Without a session stream there is nothing to say it on, and waiting for one would keep the connection.
         if let Some(session) = self.sessions.get_mut(me)
-            && session.conn.engine().can_send(StreamId::FIRST)
+            && session.conn.has_session_stream()
         {
             let error = ErrorRef { code, text, retry_after_ms };
             let mut head = Vec::with_capacity(error.encoded_len());
             error.encode(&mut head);
             session.conn.send(FrameHeader::new(FrameType::Reject, 0), &head, &[]);
+        }
+        if let Some(conn) = self.sessions.get_mut(me).and_then(|session| session.conn.geminio()) {
+            conn.reject(geminio::text(code, text), self.now.micros);
         }
         self.end(me, "rejected");
     }

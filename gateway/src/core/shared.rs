@@ -73,6 +73,8 @@ pub struct Settings {
 pub struct Protocols {
     /// The native one.
     pub native: bool,
+    /// Geminio.
+    pub geminio: bool,
 }
 
 /// See the module documentation.
@@ -104,9 +106,8 @@ impl Protocols {
     pub const fn takes(self, first: Sniff) -> bool {
         match first {
             Sniff::Native => self.native,
-            Sniff::NeedMore | Sniff::Geminio | Sniff::Tls | Sniff::Http | Sniff::Mqtt | Sniff::Unknown => {
-                false
-            }
+            Sniff::Geminio => self.geminio,
+            Sniff::NeedMore | Sniff::Tls | Sniff::Http | Sniff::Mqtt | Sniff::Unknown => false,
         }
     }
 }
@@ -114,7 +115,7 @@ impl Protocols {
 impl Default for Protocols {
     /// All of them.
     fn default() -> Self {
-        Self { native: true }
+        Self { native: true, geminio: true }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Stats {
     pub refusals: [Count; Refusal::ALL.len()],
     /// Sessions now: edges, services.
     pub sessions: [Count; 2],
+    /// Of those, the ones that speak geminio.
+    pub geminio: [Count; 2],
     /// Edge sessions replaced by a newer one.
     pub takeovers: Count,
     /// Bytes read from and written to sockets, after TLS.

@@ -32,6 +32,8 @@ pub(super) struct Conn {
     pub(super) readable: bool,
     /// The poller saw the end: read until the socket says so, whatever its reads return.
     pub(super) ended: bool,
+    /// There may be bytes to read, but the core takes none at the moment.
+    pub(super) paused: bool,
     /// It carries large bodies at the moment.
     bulk: bool,
     /// Bytes held by TLS that the core knows of.
@@ -83,7 +85,7 @@ impl Io {
 
 impl Conn {
     pub(super) fn new(io: Io, session: SessionRef, bound: Bound) -> Self {
-        Self { io, session, bound, readable: false, ended: false, bulk: false, held: 0 }
+        Self { io, session, bound, readable: false, ended: false, paused: false, bulk: false, held: 0 }
     }
 
     /// Tells the core what TLS holds, if that has changed.

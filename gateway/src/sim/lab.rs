@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::connection::Event;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME};
 use frontier_wire::native::head::{CallBuilder, CallHead, Credit, ReplyHead, encode_error_reply};
 use frontier_wire::native::hello::{Hello, InstanceId, Role, Welcome};
@@ -12,6 +13,7 @@ use frontier_wire::yamux::StreamId;
 
 use super::dialer::{Dialer, Heard, Note};
 use super::gate::Gate;
+use super::guest::Guest;
 use super::net::Ending;
 use super::rng::Rng;
 use super::stage::{Chaos, Notice, Path, Stage};
@@ -24,12 +26,17 @@ const SETTLE: u64 = 20_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(usize);
 
+/// A geminio peer of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestId(usize);
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Lab {
     /// The gateway.
     pub stage: Stage,
     peers: Vec<State>,
+    guests: Vec<Guest>,
     /// The books are not compared: a test has changed them.
     pub cooked: bool,
 }
@@ -59,6 +66,7 @@ impl Lab {
         Self {
             stage: Stage::new(settings, 2, Arc::new(Gate), chaos, Rng::new(seed)),
             peers: Vec::new(),
+            guests: Vec::new(),
             cooked: false,
         }
     }
@@ -143,6 +151,71 @@ impl Lab {
     pub fn hang_up(&mut self, peer: Peer, how: Ending) {
         let link = self.peers[peer.0].dialer.link;
         self.stage.hang_up(link, how);
+    }
+
+    // --- geminio peers
+
+    /// A geminio connection that has said who it is; the answer may take a while.
+    pub fn knock(&mut self, bound: Bound, shard: u16, wanted: u64, meta: &[u8]) -> GuestId {
+        let guest = Guest::new(&mut self.stage, bound, shard, Path::PERFECT, wanted, meta);
+        self.guests.push(guest);
+        let id = GuestId(self.guests.len() - 1);
+        self.guests[id.0].flush(&mut self.stage, id.0 as u64);
+        id
+    }
+
+    /// A geminio edge that was welcomed under this ID.
+    ///
+    /// # Panics
+    /// If it was not.
+    pub fn guest_edge(&mut self, shard: u16, id: u64) -> GuestId {
+        let guest = self.knock(Bound::Edge, shard, id, b"");
+        self.run();
+        let first = self.guests[guest.0].heard.pop_front();
+        assert!(matches!(first, Some(Event::Welcome { client }) if client == id), "{first:?}");
+        guest
+    }
+
+    /// A geminio service that takes these topics and offers these methods.
+    ///
+    /// # Panics
+    /// If it was not welcomed.
+    pub fn guest_service(&mut self, shard: u16, name: &str, methods: &[&str], topics: &[&str]) -> GuestId {
+        let topics: Vec<String> = topics.iter().map(|topic| format!("{topic:?}")).collect();
+        let meta = format!("{{\"service\":{name:?},\"topics\":[{}]}}", topics.join(","));
+        let guest = self.knock(Bound::Service, shard, 0, meta.as_bytes());
+        self.run();
+        let first = self.guests[guest.0].heard.pop_front();
+        assert!(matches!(first, Some(Event::Welcome { .. })), "{first:?}");
+        for method in methods {
+            self.guests[guest.0].conn.register(method.as_bytes()).expect("a new connection takes methods");
+        }
+        self.run();
+        let acked = self.guests[guest.0].heard.drain(..).filter(|e| matches!(e, Event::RegisterDone { .. }));
+        assert_eq!(acked.count(), methods.len(), "methods acknowledged");
+        guest
+    }
+
+    /// A geminio peer; what is done with it goes out with the next [`Lab::run`].
+    pub fn guest(&mut self, guest: GuestId) -> &mut Guest {
+        &mut self.guests[guest.0]
+    }
+
+    /// Everything that a geminio peer has heard and not looked at.
+    pub fn events(&mut self, guest: GuestId) -> Vec<Event<Bytes>> {
+        self.guests[guest.0].heard.drain(..).collect()
+    }
+
+    /// How the gateway ended the connection of a geminio peer.
+    #[must_use]
+    pub fn guest_ended(&self, guest: GuestId) -> Option<Ending> {
+        self.stage.ended(self.guests[guest.0].link)
+    }
+
+    fn serve(&mut self, guest: usize) {
+        let state = &mut self.guests[guest];
+        state.listen(&mut self.stage).expect("a gateway keeps the protocol");
+        state.flush(&mut self.stage, guest as u64);
     }
 
     // --- sending
@@ -252,6 +325,9 @@ impl Lab {
         for peer in 0..self.peers.len() {
             self.flush(peer);
         }
+        for guest in 0..self.guests.len() {
+            self.serve(guest);
+        }
         let until = self.stage.now() + micros;
         while let Some(notice) = self.stage.step(until) {
             match notice {
@@ -260,11 +336,13 @@ impl Lab {
                     if let Some(at) = at {
                         self.listen(at);
                         self.flush(at);
+                    } else if let Some(guest) = self.guests.iter().position(|guest| guest.link == link) {
+                        self.serve(guest);
                     }
                 }
                 Notice::Turn(_) if self.cooked => {}
                 Notice::Turn(_) => self.stage.check_books(),
-                Notice::Timer(_) => {}
+                Notice::Timer(guest) => self.serve(guest as usize),
             }
         }
     }
@@ -350,6 +428,10 @@ impl Lab {
     pub fn close(&mut self) {
         for peer in 0..self.peers.len() {
             self.hang_up(Peer(peer), Ending::Closed);
+        }
+        for guest in 0..self.guests.len() {
+            let link = self.guests[guest].link;
+            self.stage.hang_up(link, Ending::Closed);
         }
         self.advance(2_000_000);
         self.stage.check_empty();

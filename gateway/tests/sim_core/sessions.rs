@@ -615,7 +615,7 @@ fn other_protocols_are_handed_over_with_all_their_bytes() {
     for (pieces, whole) in [
         (&[&b"GET / HTTP/1.1\r\n"[..]][..], &b"GET / HTTP/1.1\r\n"[..]),
         (&[b"G", b"E", b"T / HTTP/1.1\r\n"], b"GET / HTTP/1.1\r\n"),
-        (&[b"\x01", b"\x01\x00"], b"\x01\x01\x00"),
+        (&[b"\x10\x0c\x00\x04MQTT"], b"\x10\x0c\x00\x04MQTT"),
         (&[b"\x16\x03\x01"], b"\x16\x03\x01"),
     ] {
         let mut lab = Lab::new(settings());

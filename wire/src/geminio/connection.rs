@@ -655,7 +655,7 @@ impl Connection {
     }
 
     /// What to write next, at most `max` slices more.
-    pub fn slices<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, max: usize) {
+    pub fn slices<'a>(&'a self, slices: &mut impl Extend<IoSlice<'a>>, max: usize) {
         if let Some(outbox) = self.outbox.as_ref() {
             outbox.slices(slices, max);
         }

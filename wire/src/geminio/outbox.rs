@@ -266,14 +266,14 @@ impl Outbox {
     }
 
     /// What to write next, in order; at most `max` slices are added.
-    pub fn slices<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, max: usize) {
+    pub fn slices<'a>(&'a self, slices: &mut impl Extend<IoSlice<'a>>, max: usize) {
         let mut skip = self.written;
         for segment in self.segments.iter().take(max) {
-            slices.push(IoSlice::new(segment.as_slice().get(skip..).unwrap_or_default()));
+            slices.extend([IoSlice::new(segment.as_slice().get(skip..).unwrap_or_default())]);
             skip = 0;
         }
         if self.segments.len() < max && !self.block.is_empty() {
-            slices.push(IoSlice::new(&self.block));
+            slices.extend([IoSlice::new(&self.block)]);
         }
     }
 

@@ -9,24 +9,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::text::ILLEGAL_EDGE_ID;
 use frontier_wire::native::frame::{FrameHeader, FrameType};
 use frontier_wire::native::head::{
     CallBuilder, Names, ReplyHead, Sender, encode_error_reply, error_reply_len,
 };
 use frontier_wire::native::hello::{Hello, Role, is_reserved};
 use frontier_wire::native::limits::HelloLimits;
-use frontier_wire::native::presence::{EdgeInfo, EdgeInfoBuilder};
+use frontier_wire::native::presence::EdgeInfoBuilder;
 use frontier_wire::native::proto;
 use frontier_wire::native::reader::Frame;
 use prost::Message;
 
+use super::geminio::answered_id;
 use super::ops::{INBOX_FULL, PlaceError};
 use super::{Fault, Shard, WRITE_BUDGET};
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
+use crate::core::dialect::{Dialect, Protocol};
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
 use crate::core::identity::Claim;
-use crate::core::message::{Body, Destination, Msg, NOBODY, Place};
+use crate::core::message::{Body, Destination, Form, Msg, NOBODY, Place};
 use crate::core::names::NameSet;
 use crate::core::registry::{InstanceId, NameKind};
 use crate::core::session::{Phase, ServiceSide, Session, Step};
@@ -54,7 +57,7 @@ pub(super) fn pool_index(head: &[u8]) -> Option<u32> {
 }
 
 impl Shard {
-    fn hello_limits(&self) -> HelloLimits {
+    pub(super) fn hello_limits(&self) -> HelloLimits {
         let settings = &self.shared.settings;
         HelloLimits { meta: settings.meta, names: settings.registrations, ..HelloLimits::default() }
     }
@@ -69,6 +72,11 @@ impl Shard {
                 return Ok(());
             }
         };
+        self.greet(me, hello)
+    }
+
+    /// What a new connection says of itself, in either protocol.
+    pub(super) fn greet(&mut self, me: SessionRef, hello: Hello) -> Result<(), Fault> {
         let now = self.now.unix_ms / 1_000;
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
         let Some(greeting) = session.greeting.as_mut() else { return Err(Fault::Hello) };
@@ -112,7 +120,7 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(me)
             && let Some(greeting) = session.greeting.as_mut()
         {
-            session.reserved = grant.reserved.clone();
+            session.reserved = grant.reserved.clone().map(Box::new);
             greeting.grant = grant;
             greeting.keep(hello);
         }
@@ -251,7 +259,9 @@ impl Shard {
         call.encode(&mut head);
         let flow = super::ops::flow(self.secret, from, from_id) ^ 1;
         let (kind, body) = (OpKind::Call, Body::Slice(body));
-        let place = Place { from, from_id, sender, kind, more: false, head: &head, body, deadline, flow };
+        let (form, context, more) = (Form::EdgeInfo, None, false);
+        let place =
+            Place { from, from_id, sender, kind, more, head: &head, body, form, context, deadline, flow };
         if target.shard != self.id {
             if from != NOBODY && !self.has_mail_room(target.shard) {
                 self.answer_error(from, from_id, kind, INBOX_FULL.0, INBOX_FULL.1);
@@ -272,7 +282,14 @@ impl Shard {
     }
 
     /// An answer for an edge in its admission.
-    pub(super) fn on_admission_answer(&mut self, me: SessionRef, id: u64, head: &[u8], body: &[u8]) {
+    pub(super) fn on_admission_answer(
+        &mut self,
+        me: SessionRef,
+        id: u64,
+        head: &[u8],
+        body: &[u8],
+        form: Form,
+    ) {
         let Some(greeting) = self.sessions.get(me).and_then(|session| session.greeting.as_ref()) else {
             return;
         };
@@ -280,13 +297,13 @@ impl Shard {
         let error =
             ReplyHead::parse(head).map(|reply| reply.error.map(|error| (error.code, error.text.to_owned())));
         match (step, id, error) {
-            (Step::EdgeId, ASK_ID, Ok(None)) => match EdgeInfo::parse(body).map(|info| info.edge) {
-                Ok(0) => {
+            (Step::EdgeId, ASK_ID, Ok(None)) => match answered_id(body, form) {
+                Some(0) => {
                     let id = self.new_id();
                     self.claim(me, id);
                 }
-                Ok(id) => self.claim(me, id),
-                Err(_) => self.deny(me, ErrorCode::Internal, "illegal edgeID"),
+                Some(id) => self.claim(me, id),
+                None => self.deny(me, ErrorCode::Internal, ILLEGAL_EDGE_ID),
             },
             (Step::Online, ASK_ONLINE, Ok(None)) => self.welcome_edge(me),
             (Step::EdgeId, ASK_ID, Ok(Some((code, text))))
@@ -387,11 +404,20 @@ impl Shard {
         self.account_names();
         let ticket = self.shared.gatekeeper.ticket(card.id, card.epoch, self.now.unix_ms / 1_000);
         self.welcome(me, &hello, card.id, card.epoch, ticket);
-        self.stats.sessions[Bound::Edge as usize].add(1);
-        tracing::info!(target: "frontier::session", edge = card.id, client.addr = %card.addr, epoch = card.epoch, "edge online");
+        let protocol = self.count_in(me);
+        tracing::info!(target: "frontier::session", edge = card.id, protocol, client.addr = %card.addr, epoch = card.epoch, "edge online");
         if self.shared.draining.load(Ordering::Relaxed) {
             self.send_go_away(me, 0, ErrorCode::GatewayDraining, "gateway draining");
         }
+    }
+
+    /// Counts a session that was welcomed; returns the name of what it speaks.
+    fn count_in(&self, me: SessionRef) -> &'static str {
+        let Some(session) = self.sessions.get(me) else { return "" };
+        let (bound, protocol) = (session.bound as usize, session.conn.protocol());
+        self.stats.sessions[bound].add(1);
+        self.stats.geminio[bound].add(u64::from(protocol == Protocol::Geminio));
+        protocol.name()
     }
 
     fn welcome(&mut self, me: SessionRef, hello: &Hello, id: u64, epoch: u64, ticket: Vec<u8>) {
@@ -413,11 +439,16 @@ impl Shard {
         let (window, silence) = (settings.stream_window, settings.heartbeat * 5 / 2);
         let since = u32::try_from(self.now.unix_ms / 1_000).unwrap_or(u32::MAX);
         let Some(session) = self.sessions.get_mut(me) else { return };
-        session.conn.engine_mut().set_stream_windows(window, hello.stream_window);
-        session.conn.send(FrameHeader::new(FrameType::Welcome, 0), &welcome.encode_to_vec(), &[]);
-        // Now, or the announcement of a stream that is opened in this turn would overtake it, and the peer would give that stream
-        // other windows than those that are agreed here.
-        session.conn.fill(WRITE_BUDGET);
+        match &mut session.conn {
+            Dialect::Native(conn) => {
+                conn.engine_mut().set_stream_windows(window, hello.stream_window);
+                conn.send(FrameHeader::new(FrameType::Welcome, 0), &welcome.encode_to_vec(), &[]);
+                // Now, or the announcement of a stream that is opened in this turn would overtake it, and the peer would give that
+                // stream other windows than those that are agreed here.
+                conn.fill(WRITE_BUDGET);
+            }
+            Dialect::Geminio(conn) => conn.admit(id, self.now.micros),
+        }
         session.phase = Phase::Ready;
         session.since = since;
         session.greeting = None;
@@ -450,7 +481,7 @@ impl Shard {
         let instance = InstanceId { key: mix(service_id ^ instance), service_id };
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(greeting) = session.greeting.as_ref() else { return };
-        session.reserved = reserved;
+        session.reserved = reserved.map(Box::new);
         let side = ServiceSide {
             instance: instance.clone(),
             name: hello.name.as_str().into(),
@@ -466,8 +497,8 @@ impl Shard {
         if let Some(side) = self.sessions.get(me).and_then(|session| session.service.as_ref()) {
             self.shared.registry.add_names(me, &instance, side.offers());
         }
-        self.stats.sessions[Bound::Service as usize].add(1);
-        tracing::info!(target: "frontier::session", service = %hello.name, id = service_id, client.addr = %addr, "service online");
+        let protocol = self.count_in(me);
+        tracing::info!(target: "frontier::session", service = %hello.name, protocol, id = service_id, client.addr = %addr, "service online");
     }
 
     /// Register or Unregister.
@@ -491,14 +522,14 @@ impl Shard {
     }
 
     /// What a Register or Unregister counts for among the control frames: by the work it makes.
-    fn names_cost(&self, me: SessionRef, names: &Names<'_>) -> u32 {
+    pub(super) fn names_cost(&self, me: SessionRef, names: &Names<'_>) -> u32 {
         let set = self.sessions.get(me).and_then(|session| session.methods.as_ref());
         let set = set.map_or(0, |methods| methods.names().len());
         let cost = 1 + names.count() / NAMES_PER_FRAME + set / SET_PER_FRAME;
         u32::try_from(cost).unwrap_or(u32::MAX)
     }
 
-    fn names_refusal(&self, me: SessionRef, names: &Names<'_>) -> Option<(ErrorCode, String)> {
+    pub(super) fn names_refusal(&self, me: SessionRef, names: &Names<'_>) -> Option<(ErrorCode, String)> {
         let session = self.sessions.get(me)?;
         if session.is_leaving() {
             return Some((ErrorCode::SessionClosed, "the session is leaving".to_owned()));
@@ -525,7 +556,7 @@ impl Shard {
         (!allowed).then(|| (ErrorCode::PermissionDenied, format!("method {reserved} is reserved")))
     }
 
-    fn edit_names(&mut self, me: SessionRef, names: &Names<'_>, add: bool) {
+    pub(super) fn edit_names(&mut self, me: SessionRef, names: &Names<'_>, add: bool) {
         let registry = &self.shared.registry;
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(side) = session.service.as_mut() else {

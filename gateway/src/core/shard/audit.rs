@@ -105,11 +105,11 @@ impl Shard {
         rule(session.held as usize == held, &format!("{} bytes accounted, {held} held", session.held));
         rule(session.queued as usize == conn.outbox_bytes(), "outbox is not what is accounted");
         // What others do to a session is looked at with its timer, a tick later.
-        let ceiling = self.shared.settings.outbox_ceiling() + (64 << 10);
+        let ceiling = session.ceiling(&self.shared.settings) + (64 << 10);
         rule(conn.operation_bytes() <= ceiling, "outbox above its ceiling");
         rule(session.wake != u64::MAX, "nothing will ever look at it again");
         rule(session.wake >= self.now.micros.saturating_sub(1), "its time has passed");
-        let waits = session.dirty || session.stalled != 0 || !conn.wants_write();
+        let waits = session.dirty || session.stalled != 0 || !conn.wants_write(self.now.micros);
         rule(waits || conn.sending() == 0, "bytes are ready to go and nobody writes them");
         let idle = session.phase == Phase::Closing && (session.ops.is_some() || session.legs.is_some());
         rule(!idle, "closing with operations or streams");
@@ -219,6 +219,7 @@ fn count(session: &Session) -> usize {
         let tables = [ops.pending.allocation_size(), ops.index.allocation_size()];
         let more = [ops.outgoing.allocation_size(), ops.sticky.allocation_size()];
         held += size_of::<Ops>() + tables.iter().chain(&more).sum::<usize>() + ops.deadlines.memory();
+        held += ops.bodies.as_ref().map_or(0, |bodies| bodies.bytes());
     }
     if let Some(legs) = &session.legs {
         let reading: usize = legs.iter().map(|(_, leg)| leg.state.held()).sum();

@@ -32,8 +32,8 @@ impl Shard {
             Msg::CreditReply { target, from, from_id, bytes } => {
                 self.credit_reply(target, OpKey::Origin(from, from_id), bytes);
             }
-            Msg::Answer { to, id, kind, flags, head, body } => {
-                self.answer(to, id, kind, flags, &head, Body::Shared(body));
+            Msg::Answer { to, id, kind, flags, head, body, form } => {
+                self.answer(to, id, kind, flags, &head, Body::Shared(body), form);
             }
             Msg::Fail { to, id, kind, code, text } => self.answer_error(to, id, kind, code, text),
             Msg::CreditBody { to, id, bytes } => self.credit_body(to, id, bytes),

@@ -11,13 +11,13 @@ use frontier_wire::native::head::{
     CallHead, ReplyHead, Sender, append_forwarded, encode_error_reply, error_reply_len, forwarded_len,
 };
 use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::{Frame, FrameReader, Piece};
 use frontier_wire::yamux::StreamId;
 
 use super::ops::{INBOX_FULL, OUT_OF_BUDGET, Refused};
 use super::{Fault, Shard};
-use crate::core::message::{LegMsg, LegRef, Msg, OpenLeg};
+use crate::core::dialect::Protocol;
+use crate::core::message::{LegId, LegMsg, LegRef, Msg, OpenLeg};
 use crate::core::session::{Leg, LegState, Phase};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
@@ -39,9 +39,9 @@ impl Shard {
         }
         let leg = Leg::new(LegState::Opening(FrameReader::new()), None, window, deadline, now);
         let leaving = session.is_leaving();
-        session.legs.get_or_insert_default().insert(stream, leg);
+        session.legs.get_or_insert_default().insert(stream.into(), leg);
         self.stats.legs.add(1);
-        let at = LegRef { session: me, stream };
+        let at = LegRef { session: me, stream: stream.into() };
         if !room {
             self.refuse(at, OUT_OF_BUDGET.0, OUT_OF_BUDGET.1);
         } else if leaving {
@@ -59,11 +59,11 @@ impl Shard {
         stream: StreamId,
         piece: Piece<&[u8]>,
     ) -> Result<(), Fault> {
-        let at = LegRef { session: me, stream };
+        let at = LegRef { session: me, stream: stream.into() };
         let Some(leg) = self.leg(at) else { return Ok(()) };
         match &leg.state {
             LegState::Open => match (leg.peer, piece) {
-                (Some(peer), Piece::Input(slice)) if peer.session.shard == self.id => {
+                (Some(peer), Piece::Input(slice)) if self.is_native_here(peer) => {
                     self.push_copy(peer, slice);
                 }
                 (_, Piece::Input(slice)) => {
@@ -113,7 +113,7 @@ impl Shard {
 
     /// Half-close by a peer.
     pub(super) fn on_stream_finished(&mut self, me: SessionRef, stream: StreamId) {
-        let at = LegRef { session: me, stream };
+        let at = LegRef { session: me, stream: stream.into() };
         let Some(leg) = self.leg(at) else { return };
         leg.finished_in = true;
         let (peer, both) = (leg.peer, leg.finished_out);
@@ -133,7 +133,7 @@ impl Shard {
 
     /// Reset by a peer; the stream is gone there.
     pub(super) fn on_stream_reset(&mut self, me: SessionRef, stream: StreamId) {
-        let at = LegRef { session: me, stream };
+        let at = LegRef { session: me, stream: stream.into() };
         let Some(leg) = self.take_leg(at) else { return };
         self.far_end_lost(&leg, (ErrorCode::SessionClosed, "refused by reset"));
     }
@@ -154,12 +154,21 @@ impl Shard {
             leg.state = LegState::Waiting;
             legs.set_deadline(at.stream, deadline.saturating_add(1_000_000));
         }
-        let open = OpenLeg { from: at, sender, head: Bytes::copy_from_slice(&frame.head), deadline };
-        match self.route_stream(at.session, &call) {
+        let head = Bytes::copy_from_slice(&frame.head);
+        let open = OpenLeg { from: at, sender, head, deadline, protocol: Protocol::Native };
+        let target = self.route_stream(at.session, &call);
+        self.pass_open(target, open);
+    }
+
+    /// Offers a stream to whom it is for.
+    pub(super) fn pass_open(&mut self, target: Result<SessionRef, Refused>, open: OpenLeg) {
+        match target {
             Ok(target) if target.shard == self.id => self.on_open_leg(target, open),
-            Ok(target) if !self.has_mail_room(target.shard) => self.refuse(at, INBOX_FULL.0, INBOX_FULL.1),
+            Ok(target) if !self.has_mail_room(target.shard) => {
+                self.refuse(open.from, INBOX_FULL.0, INBOX_FULL.1)
+            }
             Ok(target) => self.post(target.shard, Msg::Open { target, open: Box::new(open) }),
-            Err((code, text)) => self.refuse(at, code, text),
+            Err((code, text)) => self.refuse(open.from, code, text),
         }
     }
 
@@ -187,20 +196,22 @@ impl Shard {
         if session.phase != Phase::Ready || session.is_leaving() {
             return Err(gone);
         }
+        let Some(conn) = session.conn.native() else { return self.offer_dialogue(target, &open) };
         let left = u32::try_from(open.deadline.saturating_sub(now) / 1_000).unwrap_or(u32::MAX).max(1);
         let extra = forwarded_len(open.sender, left);
         let header = FrameHeader::new(FrameType::Open, 0);
         let header = header.with_lens(open.head.len() + extra, 0);
         let header = header.map_err(|_| (ErrorCode::PayloadTooLarge, "head too long"))?;
-        let stream = session.conn.open_stream();
+        let stream = conn.open_stream();
         let stream = stream.map_err(|_| (ErrorCode::Overloaded, "receiver has too many streams"))?;
         let mut frame = BytesMut::with_capacity(HEADER_LEN + open.head.len() + extra);
         frame.put_slice(&header.encode());
         frame.put_slice(&open.head);
         append_forwarded(&mut frame, open.sender, left);
-        session.conn.outbox().push_stream(stream, frame.freeze(), false);
+        conn.outbox().push_stream(stream, frame.freeze(), false);
         let leg =
             Leg::new(LegState::Offered(FrameReader::new()), Some(open.from), window, open.deadline, now);
+        let stream = stream.into();
         session.legs.get_or_insert_default().insert(stream, leg);
         self.stats.legs.add(1);
         self.wake_at(target, open.deadline);
@@ -233,13 +244,13 @@ impl Shard {
         let Some(peer) = self.leg(at).and_then(|leg| leg.peer) else { return self.abort(at) };
         if error.is_none() {
             self.set_open(at);
-            return self.tell(peer, LegMsg::Accepted(bytes));
+            return self.tell(peer, LegMsg::Accepted(bytes, Protocol::Native));
         }
         // The acceptor closes its end itself; ours goes with the OpenAck.
         if self.take_leg(at).is_some()
             && let Some(session) = self.sessions.get_mut(at.session)
         {
-            session.conn.reset_stream(at.stream);
+            session.conn.reset_stream(at.stream, self.now.micros);
         }
         self.touch(at.session);
         self.tell(peer, LegMsg::Refused(bytes));
@@ -261,6 +272,9 @@ impl Shard {
     fn on_refused(&mut self, at: LegRef, frame: Bytes) {
         let deadline = self.now.micros + REFUSED_GRACE;
         let Some(leg) = self.leg(at) else { return };
+        if leg.dialogue.is_some() {
+            return self.refuse_dialogue(at);
+        }
         let before = leg.state.held();
         leg.state = LegState::Refused;
         leg.peer = None;
@@ -270,8 +284,8 @@ impl Shard {
             if let Some(legs) = session.legs.as_mut() {
                 legs.set_deadline(at.stream, deadline);
             }
-            session.conn.outbox().push_stream(at.stream, frame, false);
-            session.conn.finish_stream(at.stream);
+            session.conn.push_stream(at.stream, frame, false);
+            session.conn.finish_stream(at.stream, self.now.micros);
         }
         self.wake_at(at.session, deadline);
         self.touch(at.session);
@@ -292,8 +306,11 @@ impl Shard {
             // A leg that has ended: its far end must not wait for it. A release or a finish needs no answer.
             return;
         };
+        if leg.dialogue.is_some() {
+            return self.on_dialogue_leg(at, what);
+        }
         match what {
-            LegMsg::Accepted(frame) => {
+            LegMsg::Accepted(frame, _) => {
                 self.set_open(at);
                 self.push(at, frame, false);
             }
@@ -303,23 +320,46 @@ impl Shard {
                 leg.finished_out = true;
                 let both = leg.finished_in;
                 if let Some(session) = self.sessions.get_mut(at.session) {
-                    session.conn.finish_stream(at.stream);
+                    session.conn.finish_stream(at.stream, self.now.micros);
                 }
                 if both {
                     self.remove_leg(at);
                 }
                 self.touch(at.session);
             }
+            LegMsg::Closed => self.on_far_closed(at),
+            // Between dialogues alone.
+            LegMsg::Operation(_) | LegMsg::Answer(_) | LegMsg::CancelOperation(_) => {}
             LegMsg::Reset => self.reset_leg(at),
             LegMsg::Release(n) => self.release(at, n as usize),
         }
     }
 
-    fn push(&mut self, at: LegRef, bytes: Bytes, report: bool) {
+    /// The far end has closed both its directions, after everything that came before.
+    fn on_far_closed(&mut self, at: LegRef) {
+        let Some(leg) = self.leg(at) else { return };
+        let over = leg.finished_in;
+        // What its peer still sends reaches nobody.
+        (leg.state, leg.peer, leg.finished_out) = (LegState::Refused, None, true);
         if let Some(session) = self.sessions.get_mut(at.session) {
-            session.conn.outbox().push_stream(at.stream, bytes, report);
+            session.conn.finish_stream(at.stream, self.now.micros);
+        }
+        if over {
+            self.remove_leg(at);
         }
         self.touch(at.session);
+    }
+
+    fn push(&mut self, at: LegRef, bytes: Bytes, report: bool) {
+        if let Some(session) = self.sessions.get_mut(at.session) {
+            session.conn.push_stream(at.stream, bytes, report);
+        }
+        self.touch(at.session);
+    }
+
+    /// Whether a leg is of this shard and passes on bytes as they are.
+    fn is_native_here(&mut self, at: LegRef) -> bool {
+        at.session.shard == self.id && self.leg(at).is_none_or(|leg| leg.dialogue.is_none())
     }
 
     /// Bytes of a stream for a leg of this shard, which are copied behind what waits there.
@@ -328,32 +368,37 @@ impl Shard {
             return;
         }
         if let Some(session) = self.sessions.get_mut(at.session) {
-            session.conn.outbox().copy_to_stream(at.stream, bytes, true);
+            session.conn.copy_to_stream(at.stream, bytes, true);
         }
         self.touch(at.session);
     }
 
     /// Bytes of a stream were written to the reader's socket: its writer may send as many more.
-    pub(super) fn on_stream_written(&mut self, me: SessionRef, stream: StreamId, n: u32) {
-        let at = LegRef { session: me, stream };
-        if let Some(peer) = self.leg(at).and_then(|leg| leg.peer) {
-            self.tell(peer, LegMsg::Release(n));
+    pub(super) fn on_stream_written(&mut self, me: SessionRef, stream: LegId, n: u32) {
+        let Some(leg) = self.leg(LegRef { session: me, stream }) else { return };
+        let early = leg.dialogue.as_mut().map_or(0, |dialogue| dialogue.take_early(n));
+        if let Some(peer) = leg.peer
+            && n > early
+        {
+            self.tell(peer, LegMsg::Release(n - early));
         }
     }
 
     /// Gives bytes back to a writer, and more of them if it used up its window and the reader keeps up.
-    fn release(&mut self, at: LegRef, n: usize) {
+    pub(super) fn release(&mut self, at: LegRef, n: usize) {
         let n = u32::try_from(n).unwrap_or(u32::MAX);
         let max = self.shared.settings.stream_window_max;
         let room = self.shared.has_room();
         let Some(session) = self.sessions.get_mut(at.session) else { return };
-        session.conn.release(at.stream, n);
+        let Some(conn) = session.conn.native() else { return self.release_dialogue(at, n as usize) };
+        let Some(stream) = at.stream.yamux() else { return };
+        conn.release(stream, n);
         if let Some(leg) = session.legs.as_mut().and_then(|legs| legs.get_mut(at.stream)) {
             leg.released = leg.released.saturating_add(n);
             if leg.released >= leg.window && leg.window < max && room {
                 leg.released = 0;
                 leg.window = leg.window.saturating_mul(2).min(max);
-                session.conn.engine_mut().grow(at.stream, leg.window);
+                conn.engine_mut().grow(stream, leg.window);
             }
         }
         self.touch(at.session);
@@ -362,17 +407,17 @@ impl Shard {
     // --- ending ---
 
     /// A stream cannot go on: reset on this side, and whatever fits on the other.
-    fn abort(&mut self, at: LegRef) {
+    pub(super) fn abort(&mut self, at: LegRef) {
         let Some(leg) = self.take_leg(at) else { return };
         if let Some(session) = self.sessions.get_mut(at.session) {
-            session.conn.reset_stream(at.stream);
+            session.conn.reset_stream(at.stream, self.now.micros);
         }
         self.touch(at.session);
         self.far_end_lost(&leg, (ErrorCode::SessionClosed, "stream closed before it was accepted"));
     }
 
     /// Tells the other leg that this one is gone.
-    fn far_end_lost(&mut self, leg: &Leg, why: Refused) {
+    pub(super) fn far_end_lost(&mut self, leg: &Leg, why: Refused) {
         let Some(peer) = leg.peer else { return };
         match leg.state {
             // The opener still waits for an OpenAck.
@@ -388,7 +433,7 @@ impl Shard {
     fn reset_leg(&mut self, at: LegRef) {
         if self.take_leg(at).is_some() {
             if let Some(session) = self.sessions.get_mut(at.session) {
-                session.conn.reset_stream(at.stream);
+                session.conn.reset_stream(at.stream, self.now.micros);
             }
             self.touch(at.session);
         }
@@ -398,11 +443,11 @@ impl Shard {
     pub(super) fn end_legs(&mut self, me: SessionRef) {
         let Some(legs) = self.sessions.get_mut(me).and_then(|session| session.legs.take()) else { return };
         self.stats.legs.sub(legs.len() as u64);
-        let mut legs: Vec<(StreamId, Leg)> = legs.into_legs().collect();
+        let mut legs: Vec<(LegId, Leg)> = legs.into_legs().collect();
         legs.sort_unstable_by_key(|(stream, _)| *stream);
         for (stream, leg) in legs {
             if let Some(session) = self.sessions.get_mut(me) {
-                session.conn.drop_flow(FlowKey::Stream(stream));
+                session.conn.drop_stream(stream);
             }
             self.far_end_lost(&leg, (ErrorCode::SessionClosed, "session closed"));
         }
@@ -417,7 +462,7 @@ impl Shard {
             let at = LegRef { session: me, stream };
             let Some(leg) = self.take_leg(at) else { continue };
             if let Some(session) = self.sessions.get_mut(me) {
-                session.conn.reset_stream(stream);
+                session.conn.reset_stream(stream, now);
             }
             self.far_end_lost(&leg, (ErrorCode::DeadlineExceeded, "deadline exceeded"));
         }
@@ -427,7 +472,7 @@ impl Shard {
 
     // --- tables ---
 
-    fn leg(&mut self, at: LegRef) -> Option<&mut Leg> {
+    pub(super) fn leg(&mut self, at: LegRef) -> Option<&mut Leg> {
         self.sessions.get_mut(at.session)?.legs.as_mut()?.get_mut(at.stream)
     }
 
@@ -440,7 +485,7 @@ impl Shard {
     }
 
     /// The far end has accepted: bytes may go both ways, for as long as they like.
-    fn set_open(&mut self, at: LegRef) {
+    pub(super) fn set_open(&mut self, at: LegRef) {
         let Some(session) = self.sessions.get_mut(at.session) else { return };
         let Some(legs) = session.legs.as_mut() else { return };
         if let Some(leg) = legs.get_mut(at.stream) {
@@ -449,7 +494,7 @@ impl Shard {
         }
     }
 
-    fn take_leg(&mut self, at: LegRef) -> Option<Leg> {
+    pub(super) fn take_leg(&mut self, at: LegRef) -> Option<Leg> {
         let legs = self.sessions.get_mut(at.session)?.legs.as_mut()?;
         let leg = legs.remove(at.stream)?;
         legs.reading -= leg.state.held();
@@ -457,11 +502,11 @@ impl Shard {
         Some(leg)
     }
 
-    fn remove_leg(&mut self, at: LegRef) {
+    pub(super) fn remove_leg(&mut self, at: LegRef) {
         drop(self.take_leg(at));
     }
 
-    fn tell(&mut self, to: LegRef, what: LegMsg) {
+    pub(super) fn tell(&mut self, to: LegRef, what: LegMsg) {
         if to.session.shard == self.id {
             self.on_leg(to, what);
         } else {
@@ -473,7 +518,23 @@ impl Shard {
 // === impl Leg ===
 
 impl Leg {
-    fn new(state: LegState, peer: Option<LegRef>, window: u32, deadline: u64, started: u64) -> Self {
-        Self { state, peer, finished_in: false, finished_out: false, window, released: 0, deadline, started }
+    pub(super) fn new(
+        state: LegState,
+        peer: Option<LegRef>,
+        window: u32,
+        deadline: u64,
+        started: u64,
+    ) -> Self {
+        Self {
+            state,
+            peer,
+            finished_in: false,
+            finished_out: false,
+            window,
+            released: 0,
+            deadline,
+            started,
+            dialogue: None,
+        }
     }
 }

@@ -8,6 +8,7 @@ use frontier_wire::native::reader::Frame;
 
 use super::{Action, Fault, Shard};
 use crate::core::Bound;
+use crate::core::dialect::{Dialect, Protocol};
 use crate::core::names::Interner;
 use crate::core::session::{Phase, Session, Stay, Step};
 use crate::core::stats::Refusal;
@@ -15,7 +16,7 @@ use crate::core::table::SessionRef;
 use crate::core::timer::TICK_MICROS;
 
 /// A session that has ended gets so long to take its last bytes, in microseconds: a peer cut by takeover is gone within a second.
-const LAST_BYTES: u64 = 900_000;
+pub(super) const LAST_BYTES: u64 = 900_000;
 /// Sessions told to go away per turn: telling a large fleet must not hold up the others.
 const DRAIN_STEP: u32 = 512;
 /// The largest holders are looked for so often at most, in microseconds.
@@ -54,14 +55,17 @@ impl Shard {
             return Some(self.now.micros);
         }
         let cull = self.shared.over_budget().then_some(self.culled + CULL_PERIOD);
-        self.wheel.next_due().into_iter().chain(cull).min()
+        let soon = self.soon.next_due().into_iter().chain(self.departures.next_due());
+        self.wheel.next_due().into_iter().chain(cull).chain(soon).min()
     }
 
     /// The next session that may have something due, for [`Shard::on_timer`]. They come one by one, so that a panic over one of them
     /// takes no timer from the others.
     pub fn next_timer(&mut self) -> Option<SessionRef> {
         loop {
-            let slot = self.wheel.pop(self.now.micros)?;
+            let Some(slot) = self.wheel.pop(self.now.micros) else {
+                return self.soon.expire(self.now.micros);
+            };
             // Nobody is on the wheel who is not in the table.
             if let Some(session) = self.sessions.at_mut(slot) {
                 session.wake = u64::MAX;
@@ -84,6 +88,9 @@ impl Shard {
     pub fn on_tick(&mut self) {
         self.drain_step(Bound::Edge);
         self.drain_step(Bound::Service);
+        while let Some(me) = self.departures.expire(self.now.micros) {
+            self.cut_here(me, ErrorCode::GatewayDraining, "gateway draining");
+        }
         if self.shared.over_budget() && self.now.micros >= self.culled + CULL_PERIOD {
             self.cull();
         }
@@ -95,12 +102,23 @@ impl Shard {
         assert!(self.faulty.take_if(|faulty| *faulty == me).is_none(), "fault point: frontier.fault.timer");
         let now = self.now.micros;
         let silence = self.shared.settings.heartbeat * 5 / 2;
-        let ceiling = self.shared.settings.outbox_ceiling();
         let Some(session) = self.sessions.get_mut(me) else { return };
+        let ceiling = session.ceiling(&self.shared.settings);
+        if session.conn.protocol() == Protocol::Geminio {
+            self.protocol_timer(me);
+        }
+        let Some(session) = self.sessions.get_mut(me) else { return };
+        let protocol = match &session.conn {
+            Dialect::Native(_) => u64::MAX,
+            // What is due sooner than the wheel is accurate has a place of its own.
+            Dialect::Geminio(conn) => conn.poll_timeout().max(now + TICK_MICROS),
+        };
+        let silent = session.conn.protocol() == Protocol::Native && session.last_rx + silence <= now;
         let next = match session.phase {
             Phase::New | Phase::Greeting | Phase::Admitting => self.greeting_timer(me),
-            Phase::Closing => return self.remove(me),
-            Phase::Ready if session.last_rx + silence <= now => {
+            Phase::Closing if session.conn.is_over() => return self.remove(me),
+            Phase::Closing => protocol,
+            Phase::Ready if silent => {
                 self.stats.refusals[Refusal::Timeout as usize].add(1);
                 return self.end(me, "heartbeat lost");
             }
@@ -110,10 +128,14 @@ impl Shard {
                 return self.remove(me);
             }
             Phase::Ready => {
-                let heartbeat = session.last_rx + silence;
+                let heartbeat = if session.conn.protocol() == Protocol::Native {
+                    session.last_rx + silence
+                } else {
+                    protocol
+                };
                 let stall = self.stall_timer(me);
                 let ops = self.expire_ops(me);
-                let legs = self.expire_legs(me);
+                let legs = self.expire_legs(me).min(self.expire_dialogues(me)).min(self.expire_leaving(me));
                 if let Some(session) = self.sessions.get_mut(me) {
                     session.tidy();
                 }
@@ -179,7 +201,7 @@ impl Shard {
             return;
         }
         session.phase = Phase::Closing;
-        session.stay = Stay::Leaves;
+        let left = std::mem::replace(&mut session.stay, Stay::Leaves) == Stay::Leaves;
         session.greeting = None;
         let methods = session.methods.take();
         self.interner.release(methods);
@@ -190,9 +212,19 @@ impl Shard {
         if phase == Phase::Ready {
             self.log_end(me, why);
         }
-        let deadline = self.now.micros + LAST_BYTES;
+        let now = self.now.micros;
+        let mut deadline = now + LAST_BYTES;
         let Some(session) = self.sessions.get_mut(me) else { return };
-        if session.conn.wants_write() {
+        if let Dialect::Geminio(conn) = &mut session.conn {
+            if !left {
+                // The end is agreed upon, and a young connection waits for it; `Over` says when.
+                drop(conn.disconnect::<&[u8]>(now));
+            }
+            if !conn.is_over() {
+                deadline = conn.poll_timeout();
+            }
+        }
+        if session.conn.wants_write(now) || !session.conn.is_over() {
             // What it was to be woken for sooner is over.
             self.set_timer(me, deadline);
             self.touch(me);
@@ -204,11 +236,13 @@ impl Shard {
     fn log_end(&self, me: SessionRef, why: &'static str) {
         let Some(session) = self.sessions.get(me) else { return };
         self.stats.sessions[session.bound as usize].sub(1);
+        let protocol = session.conn.protocol();
+        self.stats.geminio[session.bound as usize].sub(u64::from(protocol == Protocol::Geminio));
         let seconds = (self.now.unix_ms / 1_000).saturating_sub(u64::from(session.since));
         let addr = session.addr();
         tracing::info!(
             target: "frontier::session",
-            role = session.bound.name(), id = session.id(), client.addr = addr.map(tracing::field::display), reason = why, seconds,
+            role = session.bound.name(), protocol = protocol.name(), id = session.id(), client.addr = addr.map(tracing::field::display), reason = why, seconds,
             "session ended"
         );
     }
@@ -306,6 +340,11 @@ impl Shard {
             };
             if self.sessions.get(me).is_some_and(ready) {
                 let wait = (self.random() % u64::from(drain.spread_ms.max(1))) as u32;
+                if self.sessions.get(me).is_some_and(|session| session.conn.protocol() == Protocol::Geminio) {
+                    // It cannot be told to wait: all of them come back at once when they are closed at once.
+                    self.departures.add(me, self.now.micros + u64::from(wait) * 1_000);
+                    continue;
+                }
                 self.send_go_away(me, wait, ErrorCode::GatewayDraining, "gateway draining");
             }
         }

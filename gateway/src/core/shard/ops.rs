@@ -11,29 +11,40 @@
 mod finish;
 mod route;
 mod transfer;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::data::decode;
 use frontier_wire::native::connection::Connection;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT};
+use frontier_wire::native::frame::{
+    Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT, MAX_BODY_FRAME,
+};
 use frontier_wire::native::head::{CallHead, Sender, append_forwarded, forwarded_len};
 use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::Frame;
 use smallvec::SmallVec;
 
-use self::route::{destination, hash_name};
+pub(in crate::core) use self::whole::Bodies;
+
+pub(super) use self::finish::ANSWER_ALWAYS;
+use self::route::destination;
+pub(super) use self::route::hash_name;
+pub(super) use self::whole::LONGEST;
 use super::{Fault, Shard, body};
+use crate::core::dialect::Dialect;
 use crate::core::exchange::mix;
-use crate::core::message::{Body, Destination, Msg, NOBODY, Place, PlaceOwned};
-use crate::core::session::{Outgoing, Pending, Phase, Stay};
+use crate::core::message::{Body, Destination, Form, Msg, NOBODY, Place, PlaceOwned};
+use crate::core::session::{Outgoing, Pending, Phase, Session, Stay};
+use crate::core::shared::Settings;
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
 /// From this size on a body is sent by reference, in turn with other large ones, instead of being copied into a block.
-const BULK: usize = 16 << 10;
+pub(super) const BULK: usize = 16 << 10;
 /// Copies for other shards below this length share blocks. Whoever gets one copies it again or is done with it in the same turn, so
 /// that none of them keeps a block.
 const SHARED_COPY: usize = 4 << 10;
@@ -71,10 +82,10 @@ pub(super) enum OpKey {
 }
 
 /// Where an operation goes.
-struct Route {
-    target: SessionRef,
+pub(super) struct Route {
+    pub(super) target: SessionRef,
     instance: u64,
-    in_flight: Option<Arc<AtomicU32>>,
+    pub(super) in_flight: Option<Arc<AtomicU32>>,
 }
 
 impl OpKind {
@@ -144,18 +155,11 @@ impl Shard {
         if header.id == 0 {
             return Err(Fault::IdInUse(0));
         }
-        if let Some(ops) = &session.ops {
-            if ops.outgoing.contains_key(&header.id) {
-                return Err(Fault::IdInUse(header.id));
-            }
-            let calls = ops.outgoing.len() as u32 - ops.messages;
-            let (used, limit) = match kind {
-                OpKind::Message => (ops.messages, settings.messages_in_flight),
-                OpKind::Call | OpKind::Stream => (calls, settings.requests_in_flight),
-            };
-            if used >= limit {
-                return Ok(Err((ErrorCode::Overloaded, "too many operations in flight")));
-            }
+        if session.ops.as_ref().is_some_and(|ops| ops.outgoing.contains_key(&header.id)) {
+            return Err(Fault::IdInUse(header.id));
+        }
+        if let Err(refused) = room_in_flight(session, kind, settings) {
+            return Ok(Err(refused));
         }
         if total > settings.body {
             return Ok(Err((ErrorCode::PayloadTooLarge, "body longer than limits.body")));
@@ -171,7 +175,20 @@ impl Shard {
             OpKind::Message => flow(self.secret, me, hash_name(call.name)),
         };
         let (left, credit) = (total - body.len() as u64, u64::from(INITIAL_CREDIT) - body.len() as u64);
-        let place = Place { from: me, from_id: header.id, sender, kind, more, head, body, deadline, flow };
+        let (form, context) = (Form::Plain, None);
+        let place = Place {
+            from: me,
+            from_id: header.id,
+            sender,
+            kind,
+            more,
+            head,
+            body,
+            form,
+            context,
+            deadline,
+            flow,
+        };
         Ok(self.dispatch(me, call, place).map(|(route, local)| {
             let outgoing = Outgoing {
                 target: route.target,
@@ -182,6 +199,8 @@ impl Shard {
                 kind,
                 sending: more,
                 replying: false,
+                own_deadline: false,
+                method: None,
             };
             if let Some(session) = self.sessions.get_mut(me) {
                 let ops = session.ops();
@@ -192,7 +211,7 @@ impl Shard {
     }
 
     /// Finds a target that takes the operation. A target that turns out to be gone is replaced by the next.
-    fn dispatch(
+    pub(super) fn dispatch(
         &mut self,
         me: SessionRef,
         call: &CallHead<'_>,
@@ -230,7 +249,12 @@ impl Shard {
         destination: Destination,
         hops: u8,
     ) {
-        let place = PlaceOwned {
+        let place = self.own_place(place, destination, hops);
+        self.post(target.shard, Msg::Place { target, place: Box::new(place) });
+    }
+
+    fn own_place(&mut self, place: Place<'_>, destination: Destination, hops: u8) -> PlaceOwned {
+        PlaceOwned {
             from: place.from,
             from_id: place.from_id,
             sender: place.sender,
@@ -241,12 +265,13 @@ impl Shard {
                 Body::Slice(slice) => self.copy(slice),
                 Body::Shared(bytes) => bytes,
             },
+            form: place.form,
+            context: place.context,
             deadline: place.deadline,
             flow: place.flow,
             destination,
             hops,
-        };
-        self.post(target.shard, Msg::Place { target, place: Box::new(place) });
+        }
     }
 
     /// A copy that outlives the turn; small ones share one allocation.
@@ -278,15 +303,21 @@ impl Shard {
     /// Gives an operation to a session of this shard; returns the ID it knows it by.
     pub(super) fn place(&mut self, target: SessionRef, place: &Place<'_>) -> Result<u64, PlaceError> {
         let limit = self.shared.settings.outbox;
-        let (now, own) = (self.now.micros, place.from.shard == self.id);
+        let now = self.now.micros;
         let session = self.sessions.get_mut(target).ok_or(PlaceError::Gone)?;
         if session.phase != Phase::Ready || session.is_leaving() && place.from != NOBODY {
             return Err(PlaceError::Gone);
         }
-        let size = place.head.len() + place.body.len();
+        let Dialect::Native(conn) = &session.conn else { return self.place_geminio(target, place) };
+        let body = match place.form {
+            Form::Plain | Form::EdgeInfo => place.body.clone(),
+            Form::Base64 => Body::Shared(decode(place.body.as_slice()).into()),
+        };
+        // Of a body that leaves in fragments, no more is on its way than the receiver has granted.
+        let size = place.head.len() + body.len().min(INITIAL_CREDIT as usize);
         // What services are told of edges is sent once and nobody asks again, so it needs no room: there is little of it, and the
         // ceiling holds for it.
-        if session.conn.operation_bytes() + size > limit && place.from != NOBODY {
+        if conn.operation_bytes() + size > limit && place.from != NOBODY {
             return Err(PlaceError::Refused((ErrorCode::Overloaded, "receiver does not keep up")));
         }
         if !self.shared.admits(session.held as usize, size) && place.from != NOBODY {
@@ -294,17 +325,37 @@ impl Shard {
         }
         let local = session.next_id;
         session.next_id += 1;
+        let whole = !place.more && body.len() > MAX_BODY_FRAME as usize;
+        let left = place.deadline.saturating_sub(now) / 1_000;
+        let timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+        let flags = if place.more { Flags::MORE } else { Flags::default() };
+        let header = FrameHeader::new(place.kind.operation(), local).with_flags(flags);
+        let forwarded = Some((place.sender, timeout_ms));
+        if whole {
+            let body = body.into_bytes();
+            self.send_whole(target, header, place.flow, place.head, forwarded, body, place.deadline);
+        } else if let Dialect::Native(conn) = &mut session.conn {
+            append(conn, place.flow, header, place.head, forwarded, body);
+        }
+        self.pend(target, local, place, place.more || whole);
+        Ok(local)
+    }
+
+    /// Notes that a session is to answer an operation, which goes out with its next write.
+    pub(super) fn pend(&mut self, target: SessionRef, local: u64, place: &Place<'_>, receiving: bool) {
+        let own = place.from.shard == self.id;
+        let Some(session) = self.sessions.get_mut(target) else { return };
         let pending = Pending {
             from: place.from,
             from_id: place.from_id,
             deadline: place.deadline,
-            started: now,
+            started: self.now.micros,
             reply_credit: u64::from(INITIAL_CREDIT),
             reply_left: 0,
             flow: place.flow,
             kind: place.kind,
             replying: false,
-            receiving: place.more,
+            receiving,
         };
         let ops = session.ops();
         ops.pending.insert(local, pending);
@@ -312,18 +363,11 @@ impl Shard {
         if !own {
             ops.index.insert((place.from, place.from_id), local);
         }
-        let left = place.deadline.saturating_sub(now) / 1_000;
-        let timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-        let flags = if place.more { Flags::MORE } else { Flags::default() };
-        let header = FrameHeader::new(place.kind.operation(), local).with_flags(flags);
-        let forwarded = Some((place.sender, timeout_ms));
-        append(&mut session.conn, place.flow, header, place.head, forwarded, place.body.clone());
         self.wake_at(target, place.deadline);
         self.touch(target);
         if place.from == NOBODY {
             self.note_crowd(target);
         }
-        Ok(local)
     }
 
     /// An operation from another shard.
@@ -394,7 +438,7 @@ impl Shard {
         self.sessions.get_mut(me)?.ops.as_mut()?.outgoing.get_mut(&id)
     }
 
-    fn remove_outgoing(&mut self, me: SessionRef, id: u64) -> Option<Outgoing> {
+    pub(super) fn remove_outgoing(&mut self, me: SessionRef, id: u64) -> Option<Outgoing> {
         let ops = self.sessions.get_mut(me)?.ops.as_mut()?;
         let outgoing = ops.outgoing.remove(&id)?;
         ops.messages -= u32::from(outgoing.kind == OpKind::Message);
@@ -402,7 +446,7 @@ impl Shard {
         Some(outgoing)
     }
 
-    fn pending(&mut self, target: SessionRef, key: OpKey) -> Option<(u64, &mut Pending)> {
+    pub(super) fn pending(&mut self, target: SessionRef, key: OpKey) -> Option<(u64, &mut Pending)> {
         let ops = self.sessions.get_mut(target)?.ops.as_mut()?;
         let local = match key {
             OpKey::Local(local) => local,
@@ -411,19 +455,23 @@ impl Shard {
         ops.pending.get_mut(&local).map(|pending| (local, pending))
     }
 
-    fn remove_pending(&mut self, target: SessionRef, local: u64) -> Option<Pending> {
+    pub(super) fn remove_pending(&mut self, target: SessionRef, local: u64) -> Option<Pending> {
         let own = self.id;
         let ops = self.sessions.get_mut(target)?.ops.as_mut()?;
         let pending = ops.pending.remove(&local)?;
         let left = &ops.pending;
         ops.deadlines.remove(pending.deadline, |local| left.contains_key(local));
+        let bodies = ops.bodies.is_some();
         if pending.from.shard != own {
             ops.index.remove(&(pending.from, pending.from_id));
+        }
+        if bodies {
+            self.drop_body(target, false, local);
         }
         Some(pending)
     }
 
-    fn record(&self, pending: &Pending, error: Option<ErrorCode>) {
+    pub(super) fn record(&self, pending: &Pending, error: Option<ErrorCode>) {
         let micros = self.now.micros.saturating_sub(pending.started);
         self.stats.operations[pending.kind as usize].record(error, micros);
     }
@@ -463,6 +511,17 @@ fn append(
     lead.put_slice(&body.as_slice()[..copied]);
     let body = if copied == body.len() { Bytes::new() } else { body.into_bytes() };
     outbox.push_frame(flow, lead.freeze(), body);
+}
+
+/// Whether a peer may start one more.
+pub(super) fn room_in_flight(session: &Session, kind: OpKind, settings: &Settings) -> Result<(), Refused> {
+    let Some(ops) = &session.ops else { return Ok(()) };
+    let calls = ops.outgoing.len() as u32 - ops.messages;
+    let (used, limit) = match kind {
+        OpKind::Message => (ops.messages, settings.messages_in_flight),
+        OpKind::Call | OpKind::Stream => (calls, settings.requests_in_flight),
+    };
+    if used >= limit { Err((ErrorCode::Overloaded, "too many operations in flight")) } else { Ok(()) }
 }
 
 fn count(route: Route) -> Route {

@@ -125,6 +125,9 @@ impl Stage {
         else {
             return false;
         };
+        if !self.shards[at].core.wants_read(session) {
+            return false;
+        }
         let want = self.shards[at].core.direct_want(session);
         if want > 0 && self.rng.chance(self.chaos.direct_reads) {
             return self.read_direct(at, link, session, want);
@@ -303,6 +306,12 @@ impl Stage {
                 Action::Close(session) => {
                     if let Some(link) = self.detach(at, session) {
                         self.close(link);
+                    }
+                }
+                Action::Read(session) => {
+                    if let Some(link) = self.shards[at].conns.get(&session).copied() {
+                        self.shards[at].readable.push(link);
+                        self.wake(u16::try_from(at).unwrap_or(u16::MAX));
                     }
                 }
                 Action::Foreign(session, bytes) => {

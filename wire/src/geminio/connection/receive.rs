@@ -297,7 +297,7 @@ impl Connection {
         let Some(dialogue) = dialogue else { return Ok(None) };
         dialogue.received = true;
         if dialogue.is_over() {
-            return Ok(Some(self.finish(session)));
+            return Ok(Some(self.closed(session)));
         }
         if dialogue.state != State::Open {
             let ours = dialogue.ours;
@@ -316,7 +316,7 @@ impl Connection {
     fn dismissed_early<B>(&mut self, session: u64, ours: bool) -> Option<Event<B>> {
         let id = self.take_id();
         self.send_empty(PacketType::Dismiss, id, session);
-        let closed = self.finish(session);
+        let closed = self.closed(session);
         self.send_session();
         let dialogue = DialogueId(session);
         Some(if ours { Event::OpenFailed { dialogue } } else { closed })
@@ -326,10 +326,10 @@ impl Connection {
         let session = packet.session();
         let dialogue = self.dialogues.as_mut()?.table.get_mut(&session)?;
         dialogue.acked |= dialogue.sent;
-        dialogue.is_over().then(|| self.finish(session))
+        dialogue.is_over().then(|| self.closed(session))
     }
 
-    fn finish<B>(&mut self, session: u64) -> Event<B> {
+    fn closed<B>(&mut self, session: u64) -> Event<B> {
         self.forget(session);
         Event::Closed { dialogue: DialogueId(session) }
     }

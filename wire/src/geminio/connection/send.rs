@@ -425,6 +425,18 @@ impl Connection {
         }
     }
 
+    /// Ends a dialogue after what is queued for it, as [`Connection::close`] does, but what the peer has under way is still taken.
+    pub fn finish(&mut self, dialogue: DialogueId, now: Micros) {
+        let entry = self.dialogues.as_mut().and_then(|all| all.table.get_mut(&dialogue.0));
+        let Some(entry) = entry else { return };
+        if entry.state != State::Open {
+            return self.close(dialogue, now);
+        }
+        if !std::mem::replace(&mut entry.ending, true) {
+            self.dismiss_when_drained(dialogue.0, now);
+        }
+    }
+
     /// Sends our Dismiss if it is due and nothing is queued before it. From then on the peer has its time to answer.
     pub(super) fn dismiss_when_drained(&mut self, session: u64, now: Micros) {
         let deadline = now.saturating_add(self.limits.session_timeout);

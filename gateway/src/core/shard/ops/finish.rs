@@ -1,13 +1,15 @@
 //! How an operation ends: its answer, its cancel, its deadline, the end of a session.
 
 use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
+use frontier_wire::geminio::data::decode;
+use frontier_wire::geminio::text::CONTEXT_DEADLINE;
+use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME};
 use frontier_wire::native::head::{ErrorRef, ReplyHead, encode_error_reply, error_reply_len};
-use frontier_wire::native::outbox::FlowKey;
 use frontier_wire::native::reader::Frame;
 
 use super::{OpKey, append, flow, uncount};
-use crate::core::message::{Body, Msg, NOBODY};
+use crate::core::dialect::Protocol;
+use crate::core::message::{Body, Form, Msg, NOBODY};
 use crate::core::session::{Outgoing, Pending, Phase};
 use crate::core::shard::{Fault, Shard, body};
 use crate::core::stats::OpKind;
@@ -15,7 +17,7 @@ use crate::core::table::SessionRef;
 use crate::core::timer::TICK_MICROS;
 
 /// Room for the answer of an admitted operation is never refused up to this size.
-const ANSWER_ALWAYS: usize = 64;
+pub(in crate::core::shard) const ANSWER_ALWAYS: usize = 64;
 /// Operations of a session that fail in one turn because of their deadline: about a millisecond's work.
 const EXPIRE_STEP: usize = 4_096;
 
@@ -79,11 +81,11 @@ impl Shard {
                 && kind == OpKind::Call
                 && let Some(session) = self.sessions.get_mut(me)
             {
-                session.conn.drop_flow(FlowKey::Operation(pending.flow));
+                session.conn.drop_operation(pending.flow);
             }
         }
         if fits {
-            self.answer(to, id, kind, header.flags, &frame.head, body(frame.body));
+            self.answer(to, id, kind, header.flags, &frame.head, body(frame.body), Form::Plain);
         } else {
             self.answer_error(to, id, kind, ErrorCode::Overloaded, "answer does not fit");
         }
@@ -99,13 +101,14 @@ impl Shard {
         flags: Flags,
         head: &[u8],
         body: Body<'_>,
+        form: Form,
     ) {
         if to == NOBODY {
             return;
         }
         if to.shard != self.id {
             let (head, body) = (self.copy(head), self.own(body));
-            return self.post(to.shard, Msg::Answer { to, id, kind, flags, head, body });
+            return self.post(to.shard, Msg::Answer { to, id, kind, flags, head, body, form });
         }
         let limit = self.shared.settings.outbox;
         let Some(session) = self.sessions.get_mut(to) else { return };
@@ -113,14 +116,21 @@ impl Shard {
             if flags.more() {
                 return self.deny(to, ErrorCode::Internal, "answer about an edge too long");
             }
-            return self.on_admission_answer(to, id, head, body.as_slice());
+            return self.on_admission_answer(to, id, head, body.as_slice(), form);
         }
+        if session.conn.protocol() == Protocol::Geminio {
+            return self.answer_geminio(to, id, kind, flags, head, body, form);
+        }
+        let body = match form {
+            Form::Plain | Form::EdgeInfo => body,
+            Form::Base64 => Body::Shared(decode(body.as_slice()).into()),
+        };
         let Some(outgoing) = session.ops.as_mut().and_then(|ops| ops.outgoing.get_mut(&id)) else {
             self.stats.late_answers.add(1);
             return;
         };
         let replying = std::mem::replace(&mut outgoing.replying, true);
-        let size = head.len() + body.len();
+        let size = head.len() + body.len().min(INITIAL_CREDIT as usize);
         let full = size > ANSWER_ALWAYS && session.conn.operation_bytes() + size > limit;
         if full || !flags.more() {
             let Some(outgoing) = self.remove_outgoing(to, id) else { return };
@@ -133,7 +143,14 @@ impl Shard {
         }
         let Some(session) = self.sessions.get_mut(to) else { return };
         let header = FrameHeader::new(kind.answer(), id).with_flags(flags);
-        append(&mut session.conn, !flow(self.secret, to, id), header, head, None, body);
+        let flow = !flow(self.secret, to, id);
+        if body.len() > MAX_BODY_FRAME as usize {
+            let deadline = self.shared.settings.deadline(self.now.micros, 0);
+            return self.send_whole(to, header, flow, head, None, body.into_bytes(), deadline);
+        }
+        if let Some(conn) = session.conn.native() {
+            append(conn, flow, header, head, None, body);
+        }
         self.touch(to);
     }
 
@@ -156,11 +173,15 @@ impl Shard {
         if session.phase == Phase::Admitting {
             let mut head = Vec::with_capacity(error_reply_len(code, text));
             encode_error_reply(&mut head, code, text);
-            return self.on_admission_answer(to, id, &head, &[]);
+            return self.on_admission_answer(to, id, &head, &[], Form::Plain);
         }
         // Without an entry it was answered before, by a cancel or a deadline that crossed this.
         match self.remove_outgoing(to, id) {
-            Some(outgoing) => self.answer_now(to, id, kind, outgoing.replying, code, text),
+            Some(outgoing) => {
+                let own = outgoing.own_deadline && code == ErrorCode::DeadlineExceeded;
+                let text = if own { CONTEXT_DEADLINE } else { text };
+                self.answer_now(to, id, kind, outgoing.replying, code, text);
+            }
             None => self.stats.late_answers.add(1),
         }
     }
@@ -176,12 +197,15 @@ impl Shard {
         text: &'static str,
     ) {
         let Some(session) = self.sessions.get_mut(to) else { return };
+        if session.conn.protocol() == Protocol::Geminio {
+            return self.respond_error(to, id, code, text);
+        }
         let mut head = Vec::with_capacity(error_reply_len(code, text));
         encode_error_reply(&mut head, code, text);
         // After fragments of the answer the error must say that the rest will not come.
         let flags = if replying { Flags::ABORT } else { Flags::default() };
         if replying {
-            session.conn.drop_flow(FlowKey::Operation(!flow(self.secret, to, id)));
+            session.conn.drop_operation(!flow(self.secret, to, id));
         }
         session.conn.send(FrameHeader::new(kind.answer(), id).with_flags(flags), &head, &[]);
         self.touch(to);
@@ -208,14 +232,19 @@ impl Shard {
     /// their flow, so what is queued of one is sent, and its Cancel behind it: the receiver never hears of it again.
     pub(super) fn tell_cancel(&mut self, target: SessionRef, local: u64, pending: &Pending, code: ErrorCode) {
         let Some(session) = self.sessions.get_mut(target) else { return };
+        if session.conn.protocol() == Protocol::Geminio {
+            return self.cancel_geminio(target, local, pending.kind);
+        }
         if pending.kind != OpKind::Message {
-            session.conn.drop_flow(FlowKey::Operation(pending.flow));
+            session.conn.drop_operation(pending.flow);
         }
         let error = ErrorRef::new(code, "");
         let mut head = Vec::with_capacity(error.encoded_len());
         error.encode(&mut head);
         let header = FrameHeader::new(FrameType::Cancel, local);
-        append(&mut session.conn, pending.flow, header, &head, None, Body::Slice(&[]));
+        if let Some(conn) = session.conn.native() {
+            append(conn, pending.flow, header, &head, None, Body::Slice(&[]));
+        }
         self.touch(target);
         self.note_crowd(target);
     }
@@ -237,7 +266,10 @@ impl Shard {
     ) -> Result<(), Fault> {
         self.control_frame(me)?;
         let id = frame.header.id;
-        let Some(outgoing) = self.remove_outgoing(me, id) else { return Ok(()) };
+        let Some(outgoing) = self.remove_outgoing(me, id) else {
+            self.cancel_leaving(me, id, ErrorCode::Cancelled, "cancelled");
+            return Ok(());
+        };
         self.cancel_outgoing(me, id, &outgoing, ErrorCode::Cancelled);
         self.answer_now(me, id, outgoing.kind, outgoing.replying, ErrorCode::Cancelled, "cancelled");
         Ok(())

@@ -184,7 +184,7 @@ pub(super) fn destination(sender: Sender, kind: OpKind, call: &CallHead<'_>) -> 
 }
 
 /// FNV-1a (Fowler, Noll and Vo): names are short. Two names of one sender that collide only share an order.
-pub(super) fn hash_name(name: &str) -> u64 {
+pub(in crate::core::shard) fn hash_name(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

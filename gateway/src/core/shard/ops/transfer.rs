@@ -5,6 +5,7 @@ use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
 use frontier_wire::native::head::{CallHead, Credit};
 use frontier_wire::native::reader::Frame;
 
+use super::whole::JOINING;
 use super::{INBOX_FULL, OpKey, append};
 use crate::core::message::{Body, Msg};
 use crate::core::shard::{Fault, Shard, body};
@@ -61,6 +62,9 @@ impl Shard {
     ) {
         let limit = self.shared.settings.outbox;
         let Some((local, pending)) = self.pending(target, key) else { return };
+        if local & JOINING != 0 {
+            return self.join_fragment(target, local, flags, &body);
+        }
         pending.receiving = flags.more();
         let (kind, flow) = (pending.kind, pending.flow);
         let Some(session) = self.sessions.get_mut(target) else { return };
@@ -68,7 +72,9 @@ impl Shard {
             return self.abandon(target, local, ErrorCode::Overloaded, "receiver does not keep up");
         }
         let header = FrameHeader::new(kind.operation(), local).with_flags(flags);
-        append(&mut session.conn, flow, header, head, None, body);
+        if let Some(conn) = session.conn.native() {
+            append(conn, flow, header, head, None, body);
+        }
         self.touch(target);
     }
 
@@ -80,6 +86,9 @@ impl Shard {
     ) -> Result<(), Fault> {
         self.control_frame(me)?;
         let (id, bytes) = (frame.header.id, Credit::parse(&frame.head)?.bytes);
+        if self.grant_leaving(me, frame.header.flags.reply(), id, bytes) {
+            return Ok(());
+        }
         if frame.header.flags.reply() {
             let Some(outgoing) = self.outgoing(me, id) else { return Ok(()) };
             let (target, local) = (outgoing.target, outgoing.local);

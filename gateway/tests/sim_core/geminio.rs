@@ -1,0 +1,1002 @@
+//! Geminio peers, among themselves and with native ones: identity, calls, messages, streams, and how each of them ends.
+
+use bytes::Bytes;
+use frontier_gateway::core::{Bound, Protocols, Settings};
+use frontier_gateway::sim::lab::{GuestId, Lab, Peer, edge_hello};
+use frontier_gateway::sim::net::Ending as LinkEnding;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::connection::{Answered, Event, Operation};
+use frontier_wire::geminio::data::{Content, Data, Object, append_tail, decode, split_tail};
+use frontier_wire::geminio::dialogue::DialogueId;
+use frontier_wire::geminio::time::Time;
+use frontier_wire::native::frame::{FrameHeader, FrameType, INITIAL_CREDIT};
+use frontier_wire::native::head::{CallBuilder, CallHead, ReplyBuilder, Sender};
+use frontier_wire::native::presence::EdgeInfoBuilder;
+
+use super::{MILLI, SECOND, head, kinds, settings};
+
+const FIRST: DialogueId = DialogueId::FIRST;
+
+// === what tests say ===
+
+fn call<'a>(method: &'a str, value: &'a [u8]) -> Object<'a> {
+    Object { key: Content::Plain(method.as_bytes()), value: Content::Plain(value), ..Object::default() }
+}
+
+fn message<'a>(topic: &'a str, value: &'a [u8]) -> Object<'a> {
+    Object { topic, value: Content::Plain(value), ..Object::default() }
+}
+
+fn request(lab: &mut Lab, guest: GuestId, object: &Object<'_>) -> u64 {
+    lab.guest(guest).conn.request(FIRST, object).unwrap()
+}
+
+fn publish(lab: &mut Lab, guest: GuestId, object: &Object<'_>) -> u64 {
+    let now = lab.stage.now();
+    lab.guest(guest).conn.publish(FIRST, 0, object, now).unwrap().packet
+}
+
+fn respond(lab: &mut Lab, guest: GuestId, operation: u64, object: &Object<'_>) {
+    assert_eq!(lab.guest(guest).conn.respond(operation, object), Answered::Sent);
+}
+
+fn to_edge<'a>(object: Object<'a>, tail: &'a [u8]) -> Object<'a> {
+    Object { custom: Content::Plain(tail), ..object }
+}
+
+// === what tests hear ===
+
+/// The one event that a peer has heard.
+fn only(lab: &mut Lab, guest: GuestId) -> Event<Bytes> {
+    let mut events = lab.events(guest);
+    assert_eq!(events.len(), 1, "{events:?}");
+    events.remove(0)
+}
+
+fn asked(lab: &mut Lab, guest: GuestId) -> Operation<Bytes> {
+    match only(lab, guest) {
+        Event::Request(operation) | Event::Message(operation) => operation,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn answered(lab: &mut Lab, guest: GuestId, packet: u64) -> Data<Bytes> {
+    match only(lab, guest) {
+        Event::Response { packet: of, data, .. } | Event::Acked { packet: of, data, .. } if of == packet => {
+            data
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The error text that a call or message was answered with.
+fn error(lab: &mut Lab, guest: GuestId, packet: u64) -> String {
+    answered(lab, guest, packet).error().to_owned()
+}
+
+fn raw(events: &[Event<Bytes>]) -> Vec<u8> {
+    let pieces = events
+        .iter()
+        .filter_map(|event| if let Event::Raw(_, piece) = event { Some(&piece[..]) } else { None });
+    pieces.collect::<Vec<_>>().concat()
+}
+
+/// An edge and a service of geminio at these shards.
+fn pair(lab: &mut Lab, edge: u16, service: u16) -> (GuestId, GuestId) {
+    let service = lab.guest_service(service, "svc", &["echo"], &["news"]);
+    (lab.guest_edge(edge, 5), service)
+}
+
+// === identity ===
+
+#[test]
+fn an_edge_gets_the_id_it_wishes_for_or_another_and_a_service_is_known_by_what_it_says() {
+    let mut lab = Lab::new(settings());
+    let (_, service) = pair(&mut lab, 0, 1);
+    let any = lab.knock(Bound::Edge, 0, 0, b"meta");
+    lab.run();
+    let Event::Welcome { client } = only(&mut lab, any) else { panic!() };
+    assert!(client != 0 && client != 5);
+    let registry = &lab.stage.shared().registry;
+    assert_eq!(registry.card(client).unwrap().meta(), b"meta");
+    assert_eq!(registry.edges(), 2);
+    // Name, method, topic.
+    assert_eq!(registry.names(), 3);
+    assert!(lab.events(service).is_empty());
+    lab.close();
+}
+
+#[test]
+fn connack_takes_its_two_milliseconds_and_nothing_more() {
+    let mut lab = Lab::new(settings());
+    let edge = lab.knock(Bound::Edge, 0, 7, b"");
+    lab.advance(1_900);
+    assert!(lab.events(edge).is_empty());
+    lab.advance(400);
+    assert!(matches!(only(&mut lab, edge), Event::Welcome { client: 7 }));
+    lab.close();
+}
+
+#[test]
+fn a_listener_can_be_without_geminio() {
+    let mut protocols = [Protocols::default(); 2];
+    protocols[Bound::Edge as usize].geminio = false;
+    let mut lab = Lab::new(Settings { protocols, ..settings() });
+    let edge = lab.knock(Bound::Edge, 0, 7, b"");
+    lab.run();
+    let link = lab.guest(edge).link;
+    assert!(lab.stage.foreign(link).is_some_and(|bytes| bytes.starts_with(b"\x01\x01")));
+    lab.guest_service(0, "svc", &[], &[]);
+    lab.close();
+}
+
+#[test]
+fn services_of_either_protocol_admit_edges_of_either() {
+    for native_service in [false, true] {
+        for native_edge in [false, true] {
+            let mut lab = Lab::new(settings());
+            let methods = ["get_edge_id", "edge_online", "edge_offline"];
+            let native = native_service.then(|| lab.service(1, "ids", &methods, &[]));
+            let guest = (!native_service).then(|| lab.guest_service(1, "ids", &methods, &[]));
+            let mut hello = edge_hello(0);
+            hello.meta = b"sn-42".to_vec();
+            let peer = native_edge.then(|| lab.dial(Bound::Edge, 0));
+            let edge = match peer {
+                Some(peer) => {
+                    lab.dialer(peer).hello(&hello);
+                    None
+                }
+                None => Some(lab.knock(Bound::Edge, 0, 0, b"sn-42")),
+            };
+            lab.run();
+            if let Some(guest) = guest {
+                let ask = asked(&mut lab, guest);
+                assert_eq!(
+                    (decode(ask.data.key()), decode(ask.data.value())),
+                    (b"get_edge_id".to_vec(), b"sn-42".to_vec())
+                );
+                assert!(ask.data.custom().is_empty());
+                respond(&mut lab, guest, ask.id, &call("get_edge_id", &77_u64.to_be_bytes()));
+                lab.run();
+                let ask = asked(&mut lab, guest);
+                let told = String::from_utf8(decode(ask.data.value())).unwrap();
+                assert!(
+                    told.starts_with(r#"{"EdgeID":77,"Meta":"c24tNDI=","Net":"tcp","Str":"10.0.0."#),
+                    "{told}"
+                );
+                respond(&mut lab, guest, ask.id, &Object::default());
+            }
+            if let Some(native) = native {
+                let ask = lab.expect(native);
+                let mut body = Vec::new();
+                EdgeInfoBuilder::new(77, 0).encode(&mut body);
+                lab.answer(native, &ask, &body);
+                lab.run();
+                let ask = lab.expect(native);
+                assert_eq!(ask.call().name, "edge_online");
+                lab.answer(native, &ask, b"");
+            }
+            lab.run();
+            match (edge, peer) {
+                (Some(edge), _) => assert!(matches!(only(&mut lab, edge), Event::Welcome { client: 77 })),
+                (None, Some(peer)) => assert_eq!(Lab::welcome(&lab.expect(peer)).id, 77),
+                (None, None) => unreachable!(),
+            }
+            let link = match edge {
+                Some(edge) => lab.guest(edge).link,
+                None => lab.dialer(peer.unwrap()).link,
+            };
+            lab.stage.hang_up(link, LinkEnding::Reset);
+            lab.run();
+            if let Some(guest) = guest {
+                let ask = asked(&mut lab, guest);
+                assert_eq!(decode(ask.data.key()), b"edge_offline");
+                assert!(decode(ask.data.value()).starts_with(br#"{"EdgeID":77,"#));
+            }
+            lab.close();
+        }
+    }
+}
+
+#[test]
+fn refusals_come_with_the_services_text() {
+    let mut lab = Lab::new(settings());
+    let service = lab.guest_service(0, "ids", &["get_edge_id", "edge_online"], &[]);
+    for (answers, text) in [
+        (vec![Object { error: "who are you", ..Object::default() }], "who are you"),
+        (vec![call("", b"short")], "illegal edgeID"),
+        (
+            vec![call("", &9_u64.to_be_bytes()), Object { error: "not today", ..Object::default() }],
+            "not today",
+        ),
+    ] {
+        let edge = lab.knock(Bound::Edge, 1, 0, b"");
+        lab.run();
+        for answer in &answers {
+            let ask = asked(&mut lab, service);
+            respond(&mut lab, service, ask.id, answer);
+            lab.run();
+        }
+        let Event::Rejected(data) = only(&mut lab, edge) else { panic!() };
+        assert_eq!(data.error(), text);
+        assert!(lab.guest_ended(edge).is_none(), "it may read why");
+        lab.advance(1_100 * MILLI);
+        assert!(lab.guest_ended(edge).is_some());
+        lab.events(service);
+    }
+    assert_eq!(lab.stage.shared().registry.edges(), 0);
+    lab.close();
+}
+
+#[test]
+fn a_service_that_does_not_say_what_it_is_is_refused() {
+    let mut lab = Lab::new(settings());
+    let service = lab.knock(Bound::Service, 0, 0, b"{nonsense");
+    lab.run();
+    assert!(matches!(only(&mut lab, service), Event::Rejected(_)));
+    lab.close();
+}
+
+#[test]
+fn the_newest_of_an_id_wins_at_once_and_a_young_loser_is_closed_when_it_is_old_enough() {
+    let mut lab = Lab::new(settings());
+    let (old, service) = pair(&mut lab, 0, 1);
+    let new = lab.knock(Bound::Edge, 1, 5, b"");
+    lab.run();
+    assert!(matches!(only(&mut lab, new), Event::Welcome { client: 5 }));
+    let tail = append_tail(b"", 5);
+    request(&mut lab, service, &to_edge(call("tune", b"up"), &tail));
+    lab.run();
+    asked(&mut lab, new);
+    // What the loser still asks is answered, and nothing reaches it.
+    let late = request(&mut lab, old, &call("echo", b""));
+    lab.run();
+    assert_eq!(error(&mut lab, old, late), "force closed");
+    lab.advance(1_800 * MILLI);
+    assert!(lab.events(old).is_empty() && lab.guest_ended(old).is_none());
+    lab.advance(500 * MILLI);
+    assert!(lab.events(old).iter().any(|event| matches!(event, Event::Leaving | Event::Over(_))));
+    assert!(lab.guest_ended(old).is_some());
+    lab.close();
+}
+
+// === calls ===
+
+#[test]
+fn calls_go_both_ways_with_the_edge_id_where_it_belongs() {
+    for shards in [(0, 0), (0, 1), (1, 0)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards.0, shards.1);
+        let ask = Object { custom: Content::Plain(b"mine"), ..call("echo", b"ping") };
+        let packet = request(&mut lab, edge, &ask);
+        lab.run();
+        let got = asked(&mut lab, service);
+        assert_eq!((decode(got.data.key()), decode(got.data.value())), (b"echo".to_vec(), b"ping".to_vec()));
+        assert_eq!(split_tail(got.data.custom()), Some((b"mine".to_vec(), 5)));
+        respond(&mut lab, service, got.id, &call("echo", b"pong"));
+        lab.run();
+        let answer = answered(&mut lab, edge, packet);
+        assert_eq!((decode(answer.value()), decode(answer.key())), (b"pong".to_vec(), b"echo".to_vec()));
+        assert!(answer.custom().is_empty() && answer.error().is_empty());
+        // And back: the tail says who, and is taken off.
+        let tail = append_tail(b"bXk=", 5);
+        let packet = request(&mut lab, service, &to_edge(call("tune", b"up"), &tail));
+        lab.run();
+        let got = asked(&mut lab, edge);
+        assert_eq!(decode(got.data.custom()), b"my");
+        respond(&mut lab, edge, got.id, &Object { error: "no such rpc: tune", ..Object::default() });
+        lab.run();
+        assert_eq!(error(&mut lab, service, packet), "no such rpc: tune");
+        lab.close();
+    }
+}
+
+#[test]
+fn errors_have_the_texts_that_applications_compare() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    let tail = append_tail(b"", 6);
+    let cases = [
+        (edge, call("nothing", b""), "record not found"),
+        (edge, call("ECHO", b""), "record not found"),
+        (edge, call("edge_online", b""), "permission denied"),
+        (service, call("tune", b""), "invalid argument"),
+        (service, to_edge(call("tune", b""), &tail), "edge not online"),
+    ];
+    for (guest, object, text) in &cases {
+        let packet = request(&mut lab, *guest, object);
+        lab.run();
+        assert_eq!(error(&mut lab, *guest, packet), *text);
+    }
+    let packet = publish(&mut lab, edge, &message("weather", b""));
+    lab.run();
+    assert_eq!(error(&mut lab, edge, packet), "topic not online");
+    let tail = append_tail(b"", 6);
+    let packet = publish(&mut lab, service, &to_edge(message("", b""), &tail));
+    lab.run();
+    assert_eq!(error(&mut lab, service, packet), "edge not online");
+    // One failure ends nothing but itself.
+    let tail = append_tail(b"", 5);
+    publish(&mut lab, service, &to_edge(message("", b"hello"), &tail));
+    lab.run();
+    assert_eq!(decode(asked(&mut lab, edge).data.value()), b"hello");
+    lab.close();
+}
+
+#[test]
+fn a_call_ends_by_time_by_cancel_and_by_the_end_of_its_receiver() {
+    for shards in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards.0, shards.1);
+        // By the gateway's time.
+        let packet = request(&mut lab, edge, &call("echo", b"1"));
+        lab.advance(29 * SECOND);
+        let first = asked(&mut lab, service);
+        assert!(lab.events(edge).is_empty());
+        lab.advance(2 * SECOND);
+        assert_eq!(error(&mut lab, edge, packet), "timeout");
+        // A late answer reaches nobody.
+        respond(&mut lab, service, first.id, &call("echo", b"late"));
+        lab.run();
+        assert!(lab.events(edge).is_empty());
+        // By its own.
+        let unix = frontier_gateway::sim::stage::UNIX_MS * 1_000 + lab.stage.now();
+        let context = Some(Time::from_unix_nanos((unix + 100 * MILLI) * 1_000));
+        let packet = request(&mut lab, edge, &Object { context, ..call("echo", b"2") });
+        lab.advance(200 * MILLI);
+        assert_eq!(error(&mut lab, edge, packet), "context deadline exceeded");
+        let got = asked(&mut lab, service);
+        assert_eq!(got.data.deadline(), context, "the handler knows");
+        // The receiver's end.
+        let packet = request(&mut lab, edge, &call("echo", b"3"));
+        lab.run();
+        let link = lab.guest(service).link;
+        lab.stage.hang_up(link, LinkEnding::Reset);
+        lab.run();
+        assert_eq!(error(&mut lab, edge, packet), "force closed");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_cancel_reaches_who_can_read_it_and_is_answered_at_once() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    let native = lab.edge(0, 6);
+    // Whoever has sent a RequestCancel can read one. A raw one: a client of ours sends none to a gateway that has not.
+    let packet = request(&mut lab, edge, &call("echo", b""));
+    lab.run();
+    let got = asked(&mut lab, service);
+    let mut cancel = vec![1, 0x73];
+    cancel.extend_from_slice(&packet.to_be_bytes());
+    cancel.extend_from_slice(&10_u32.to_be_bytes());
+    cancel.extend_from_slice(&1_u64.to_be_bytes());
+    cancel.extend_from_slice(&1_u16.to_be_bytes());
+    let link = lab.guest(edge).link;
+    lab.stage.write(link, &[&cancel]);
+    lab.run();
+    assert_eq!(error(&mut lab, edge, packet), "context canceled");
+    assert!(lab.events(service).is_empty(), "it has never sent one itself");
+    respond(&mut lab, service, got.id, &call("echo", b""));
+    // Now the edge is one that can read it.
+    lab.call(native, 1, "echo", 0, b"");
+    lab.run();
+    let got = asked(&mut lab, service);
+    lab.send(native, FrameType::Cancel, 1, &[], &[]);
+    lab.run();
+    assert_eq!(lab.expect_error(native, 1), ErrorCode::Cancelled);
+    assert!(lab.events(service).is_empty());
+    respond(&mut lab, service, got.id, &call("echo", b""));
+    let tail = append_tail(b"", 5);
+    request(&mut lab, service, &to_edge(call("tune", b""), &tail));
+    lab.run();
+    let got = asked(&mut lab, edge);
+    let link = lab.guest(service).link;
+    lab.stage.hang_up(link, LinkEnding::Reset);
+    lab.run();
+    assert!(matches!(only(&mut lab, edge), Event::Cancelled { operation } if operation == got.id));
+    lab.close();
+}
+
+#[test]
+fn either_protocol_calls_the_other() {
+    for shards in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shards.1, "svc", &["echo"], &["news"]);
+        let edge = lab.guest_edge(shards.0, 5);
+        let packet = request(&mut lab, edge, &call("echo", b"ping"));
+        lab.run();
+        let got = lab.expect(service);
+        assert_eq!(
+            (got.call().name, got.call().sender(), &got.body[..]),
+            ("echo", Some(Sender::Edge(5)), &b"ping"[..])
+        );
+        lab.answer(service, &got, b"pong");
+        lab.run();
+        assert_eq!(decode(answered(&mut lab, edge, packet).value()), b"pong");
+        let packet = request(&mut lab, edge, &call("echo", b""));
+        lab.run();
+        let got = lab.expect(service);
+        lab.answer_error(service, &got, ErrorCode::Application, "the disk is full");
+        lab.run();
+        assert_eq!(error(&mut lab, edge, packet), "the disk is full");
+        lab.call_edge(service, 9, 5, "tune", b"up");
+        lab.run();
+        let got = asked(&mut lab, edge);
+        assert_eq!((decode(got.data.key()), decode(got.data.value())), (b"tune".to_vec(), b"up".to_vec()));
+        respond(&mut lab, edge, got.id, &call("tune", b"done"));
+        lab.run();
+        assert_eq!(&lab.expect(service).body[..], b"done");
+        lab.call_edge(service, 10, 5, "gone", b"");
+        lab.run();
+        let got = asked(&mut lab, edge);
+        respond(&mut lab, edge, got.id, &Object { error: "no such rpc: gone", ..Object::default() });
+        lab.run();
+        assert_eq!(lab.expect_error(service, 10), ErrorCode::MethodNotFound);
+        // A native edge and a geminio service.
+        let guest = lab.guest_service(shards.1, "other", &["sum"], &[]);
+        let native = lab.edge(shards.0, 6);
+        lab.call(native, 1, "sum", 700, b"1 2");
+        lab.run();
+        let got = asked(&mut lab, guest);
+        assert_eq!(split_tail(got.data.custom()), Some((vec![], 6)));
+        assert_eq!(got.data.deadline(), None, "its clock may differ");
+        respond(&mut lab, guest, got.id, &Object { error: "bad numbers", ..Object::default() });
+        lab.run();
+        assert_eq!(lab.expect_error(native, 1), ErrorCode::Application);
+        lab.close();
+    }
+}
+
+/// More than a native sender may have under way without credit.
+const LONG: usize = INITIAL_CREDIT as usize + 100_000;
+
+#[test]
+fn long_bodies_are_joined_for_geminio_and_cut_for_native() {
+    for shards in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let guest = lab.guest_service(shards.1, "svc", &["echo"], &[]);
+        let native = lab.edge(shards.0, 6);
+        // Native to geminio: the gateway grants what it joins.
+        let call_head = head(&CallBuilder::new("echo").total_len(LONG as u64));
+        let header = FrameHeader::new(FrameType::Request, 1);
+        let window = INITIAL_CREDIT as usize;
+        lab.send_part(native, header, &call_head, 0, window, LONG);
+        lab.run();
+        let credits = lab.frames(native);
+        let granted: u32 = credits.iter().map(|note| super::credit(&note.head)).sum();
+        assert_eq!(
+            (granted, credits.iter().all(|note| note.header.kind == FrameType::Credit)),
+            (INITIAL_CREDIT, true)
+        );
+        lab.send_part(native, header, &call_head, window, LONG - window, LONG);
+        lab.run();
+        let got = asked(&mut lab, guest);
+        assert_eq!(decode(got.data.value()), vec![7; LONG]);
+        lab.frames(native);
+        // And the answer leaves in fragments, as the edge grants.
+        let answer: Vec<u8> = (0..LONG).map(|at| (at % 251) as u8).collect();
+        respond(&mut lab, guest, got.id, &call("echo", &answer));
+        lab.run();
+        let first = lab.frames(native);
+        let mut body: Vec<u8> = first.iter().flat_map(|note| note.body.to_vec()).collect();
+        assert_eq!(body.len(), window);
+        assert!(first.iter().all(|note| note.header.kind == FrameType::Response && note.header.flags.more()));
+        lab.grant(native, 1, frontier_wire::native::frame::Flags::REPLY, 1 << 20);
+        lab.run();
+        let rest = lab.frames(native);
+        body.extend(rest.iter().flat_map(|note| note.body.to_vec()));
+        assert!(!rest.last().unwrap().header.flags.more());
+        assert!(body == answer);
+        // Geminio to native, and a native answer.
+        let service = lab.service(shards.1, "other", &["store"], &[]);
+        let edge = lab.guest_edge(shards.0, 5);
+        let packet = request(&mut lab, edge, &call("store", &answer));
+        lab.run();
+        let first = lab.frames(service);
+        let id = first[0].header.id;
+        assert_eq!(first[0].call().total_len, LONG as u64);
+        lab.grant(service, id, frontier_wire::native::frame::Flags::NONE, 1 << 20);
+        lab.run();
+        let all = first.into_iter().chain(lab.frames(service));
+        assert!(all.flat_map(|note| note.body.to_vec()).collect::<Vec<_>>() == answer);
+        let mut reply = Vec::new();
+        ReplyBuilder::new().total_len(LONG as u64).encode(&mut reply);
+        let header = FrameHeader::new(FrameType::Response, id);
+        lab.send_part(service, header, &reply, 0, window, LONG);
+        lab.run();
+        assert_eq!(kinds(&lab.frames(service))[0], FrameType::Credit);
+        lab.send_part(service, header, &reply, window, LONG - window, LONG);
+        lab.run();
+        assert_eq!(decode(answered(&mut lab, edge, packet).value()), vec![7; LONG]);
+        lab.close();
+    }
+}
+
+#[test]
+fn a_body_beyond_what_geminio_takes_is_refused_before_it_is_sent() {
+    let mut lab = Lab::new(settings());
+    let guest = lab.guest_service(1, "svc", &["echo"], &[]);
+    let native = lab.edge(0, 6);
+    let call_head = head(&CallBuilder::new("echo").total_len(9 << 20));
+    lab.send_part(native, FrameHeader::new(FrameType::Request, 1), &call_head, 0, 65_536, 9 << 20);
+    lab.run();
+    assert_eq!(lab.expect_error(native, 1), ErrorCode::PayloadTooLarge);
+    assert!(lab.events(guest).is_empty());
+    lab.close();
+}
+
+// === messages ===
+
+#[test]
+fn messages_keep_their_order_and_no_more_than_thirty_two_are_unacknowledged() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    let native = lab.service(0, "native", &[], &[]);
+    let packets: Vec<u64> = (0..100_u8).map(|n| publish(&mut lab, edge, &message("news", &[n]))).collect();
+    for n in 100..140_u8 {
+        let target = head(&CallBuilder::new("").edge(5));
+        lab.send(native, FrameType::Publish, n.into(), &target, &[n]);
+    }
+    lab.run();
+    let mut next = 0_u8;
+    while next < 100 {
+        let got = lab.events(service);
+        assert!(!got.is_empty() && got.len() <= 32, "{}", got.len());
+        for event in got {
+            let Event::Message(operation) = event else { panic!("{event:?}") };
+            assert_eq!(decode(operation.data.value()), [next]);
+            assert_eq!(
+                (operation.data.topic(), split_tail(operation.data.custom())),
+                ("news", Some((vec![], 5)))
+            );
+            let error = if next == 50 { "not that one" } else { "" };
+            respond(&mut lab, service, operation.id, &Object { error, ..Object::default() });
+            next += 1;
+        }
+        lab.run();
+    }
+    let events = lab.events(edge);
+    let acks: Vec<(u64, String)> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Acked { packet, data, .. } => Some((*packet, data.error().to_owned())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(acks.len(), 100);
+    for (at, packet) in packets.iter().enumerate() {
+        let error = if at == 50 { "not that one" } else { "" };
+        assert!(acks.contains(&(*packet, error.to_owned())), "{at}");
+    }
+    // Of the native service's forty, eight wait.
+    let messages = events.iter().filter(|event| matches!(event, Event::Message(_))).count();
+    assert_eq!(messages, 32);
+    lab.close();
+}
+
+#[test]
+fn a_message_without_owner_goes_to_whoever_takes_everything_and_is_acknowledged_across_protocols() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &[], &["*"]);
+    let edge = lab.guest_edge(1, 5);
+    let packet = publish(&mut lab, edge, &message("weather", b"rain"));
+    lab.run();
+    let got = lab.expect(service);
+    assert_eq!(
+        (got.header.kind, got.call().name, &got.body[..]),
+        (FrameType::Publish, "weather", &b"rain"[..])
+    );
+    lab.answer(service, &got, b"");
+    lab.run();
+    assert_eq!(error(&mut lab, edge, packet), "");
+    lab.send(service, FrameType::Publish, 3, &head(&CallBuilder::new("").edge(5)), b"sun");
+    lab.run();
+    let got = asked(&mut lab, edge);
+    assert_eq!(decode(got.data.value()), b"sun");
+    respond(&mut lab, edge, got.id, &Object { error: "cannot", ..Object::default() });
+    lab.run();
+    assert_eq!(lab.expect_error(service, 3), ErrorCode::Application);
+    lab.close();
+}
+
+// === streams ===
+
+fn open(lab: &mut Lab, guest: GuestId, peer: &str) -> DialogueId {
+    let now = lab.stage.now();
+    lab.guest(guest).conn.open(peer, Content::Plain(b"meta"), now).unwrap()
+}
+
+/// What the opener calls its stream, once it is open.
+fn opened(lab: &mut Lab, guest: GuestId) -> DialogueId {
+    match only(lab, guest) {
+        Event::Opened { dialogue, .. } => dialogue,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An open stream between two geminio peers: the opener's name of it, and the acceptor's.
+fn stream(lab: &mut Lab, from: GuestId, to: GuestId, peer: &str, opener: &str) -> (DialogueId, DialogueId) {
+    open(lab, from, peer);
+    lab.run();
+    let Event::Open { dialogue, data } = only(lab, to) else { panic!() };
+    assert_eq!((decode(data.meta()), data.peer()), (b"meta".to_vec(), opener));
+    assert!(lab.events(from).is_empty(), "not before the far end has it");
+    assert!(lab.guest(to).conn.accept(dialogue));
+    lab.run();
+    (opened(lab, from), dialogue)
+}
+
+#[test]
+fn bytes_messages_and_calls_flow_on_a_stream_that_either_side_opened() {
+    for shards in [(0, 0), (0, 1)] {
+        for by_edge in [true, false] {
+            let mut lab = Lab::new(settings());
+            let (edge, service) = pair(&mut lab, shards.0, shards.1);
+            let id = 1;
+            let (from, to, peer) = if by_edge { (edge, service, "svc") } else { (service, edge, "5") };
+            open(&mut lab, from, peer);
+            lab.run();
+            let Event::Open { dialogue: there, data } = only(&mut lab, to) else { panic!() };
+            assert_eq!(decode(data.meta()), b"meta");
+            assert!(by_edge == (data.peer() == "5"));
+            assert!(lab.events(from).is_empty(), "not before the far end has it");
+            assert!(lab.guest(to).conn.accept(there));
+            lab.run();
+            let here = opened(&mut lab, from);
+            for (a, x, b, y) in [(from, here, to, there), (to, there, from, here)] {
+                lab.guest(a).conn.send_raw(x, Bytes::from(vec![id; 200_000]), false);
+                lab.run();
+                assert_eq!(raw(&lab.events(b)), vec![id; 200_000]);
+                let ask = Object { custom: Content::Plain(b"mine"), ..call("inside", b"q") };
+                let packet = lab.guest(a).conn.request(x, &ask).unwrap();
+                lab.run();
+                let got = asked(&mut lab, b);
+                assert_eq!(
+                    (got.dialogue, decode(got.data.custom())),
+                    (y, b"mine".to_vec()),
+                    "no tail on streams"
+                );
+                respond(&mut lab, b, got.id, &call("inside", b"a"));
+                lab.run();
+                assert_eq!(decode(answered(&mut lab, a, packet).value()), b"a");
+                let now = lab.stage.now();
+                let packet = lab.guest(a).conn.publish(x, 0, &message("t", b"m"), now).unwrap().packet;
+                lab.run();
+                let got = asked(&mut lab, b);
+                assert_eq!((got.data.topic(), decode(got.data.value())), ("t", b"m".to_vec()));
+                respond(&mut lab, b, got.id, &Object { error: "no", ..Object::default() });
+                lab.run();
+                assert_eq!(error(&mut lab, a, packet), "no");
+            }
+            // What is queued comes before the end.
+            lab.guest(from).conn.send_raw(here, Bytes::from_static(b"last"), false);
+            let now = lab.stage.now();
+            lab.guest(from).conn.close(here, now);
+            lab.run();
+            let events = lab.events(to);
+            assert_eq!(raw(&events), b"last");
+            assert!(
+                matches!(events.last(), Some(Event::Closed { dialogue }) if *dialogue == there),
+                "{events:?}"
+            );
+            assert!(matches!(only(&mut lab, from), Event::Closed { .. }));
+            lab.close();
+        }
+    }
+}
+
+#[test]
+fn a_stream_to_nobody_is_refused_so_that_the_opener_notices() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    for (guest, peer) in [(edge, "nobody"), (service, "6"), (service, "not a number")] {
+        open(&mut lab, guest, peer);
+        lab.run();
+        let events = lab.events(guest);
+        assert!(matches!(events[..], [Event::Opened { .. }, Event::Closed { .. }]), "{events:?}");
+    }
+    lab.close();
+}
+
+#[test]
+fn a_reader_that_takes_nothing_holds_its_writer_and_calls_go_on() {
+    for shards in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let (edge, service) = pair(&mut lab, shards.0, shards.1);
+        let (here, _) = stream(&mut lab, edge, service, "svc", "5");
+        lab.guest(service).frozen = true;
+        // The stage's pipes take everything, so the gateway does not notice; the far end of a real one would. What waits in it counts.
+        let link = lab.guest(service).link;
+        for _ in 0..40 {
+            lab.guest(edge).conn.send_raw(here, Bytes::from(vec![1; 256 << 10]), false);
+            lab.run();
+        }
+        assert!(lab.stage.unread(link) > 0);
+        lab.guest(service).frozen = false;
+        lab.run();
+        let packet = request(&mut lab, edge, &call("echo", b"still here"));
+        lab.run();
+        let events = lab.events(service);
+        assert_eq!(raw(&events).len(), 40 * (256 << 10));
+        let Some(Event::Request(got)) = events.into_iter().find(|event| matches!(event, Event::Request(_)))
+        else {
+            panic!()
+        };
+        respond(&mut lab, service, got.id, &call("echo", b"yes"));
+        lab.run();
+        assert_eq!(decode(answered(&mut lab, edge, packet).value()), b"yes");
+        lab.close();
+    }
+}
+
+// --- streams with a native end
+
+/// Opens a stream of a native peer and says whom it is for.
+fn open_native(lab: &mut Lab, peer: Peer, call: &CallBuilder<'_>) -> frontier_wire::yamux::StreamId {
+    let dialer = lab.dialer(peer);
+    let stream = dialer.conn.open_stream().unwrap();
+    dialer.send_on(stream, FrameHeader::new(FrameType::Open, 0), &head(call));
+    lab.run();
+    stream
+}
+
+fn native_bytes(lab: &mut Lab, peer: Peer, stream: frontier_wire::yamux::StreamId) -> Vec<u8> {
+    use frontier_gateway::sim::dialer::Heard;
+    let mut bytes = Vec::new();
+    for heard in lab.take(peer) {
+        if let Heard::Data(of, data) = heard
+            && of == stream
+        {
+            lab.dialer(peer).conn.release(stream, u32::try_from(data.len()).unwrap());
+            bytes.extend_from_slice(&data);
+        }
+    }
+    lab.run();
+    bytes
+}
+
+/// The frames in some bytes.
+fn parse(mut bytes: &[u8]) -> Vec<(FrameHeader, Vec<u8>, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let Some((header, rest)) = bytes.split_first_chunk::<16>() {
+        let header = FrameHeader::parse(header);
+        let (frame, rest) = rest.split_at(header.rest_len());
+        let (head, body) = frame.split_at(header.head_len.into());
+        frames.push((header, head.to_vec(), body.to_vec()));
+        bytes = rest;
+    }
+    assert!(bytes.is_empty());
+    frames
+}
+
+fn frame(kind: FrameType, id: u64, head: &[u8], body: &[u8]) -> Bytes {
+    let mut bytes = bytes::BytesMut::new();
+    FrameHeader::new(kind, id).put_frame(&mut bytes, head, body).unwrap();
+    bytes.freeze()
+}
+
+fn write_native(lab: &mut Lab, peer: Peer, stream: frontier_wire::yamux::StreamId, bytes: Bytes) {
+    lab.dialer(peer).conn.outbox().push_stream(stream, bytes, false);
+    lab.run();
+}
+
+#[test]
+fn a_stream_between_the_protocols_carries_bytes_calls_and_messages() {
+    for shards in [(0, 0), (0, 1)] {
+        for by_native in [true, false] {
+            let mut lab = Lab::new(settings());
+            let guest = lab.guest_service(shards.0, "svc", &[], &[]);
+            let native = lab.edge(shards.1, 6);
+            let (stream, there) = if by_native {
+                let stream = open_native(&mut lab, native, &CallBuilder::new("svc").meta(b"meta"));
+                let Event::Open { dialogue, data } = only(&mut lab, guest) else { panic!() };
+                assert_eq!((decode(data.meta()), data.peer()), (b"meta".to_vec(), "6"));
+                lab.guest(guest).conn.accept(dialogue);
+                lab.run();
+                let ack = parse(&native_bytes(&mut lab, native, stream));
+                assert!(ack.len() == 1 && ack[0].0.kind == FrameType::OpenAck && ack[0].1.is_empty());
+                (stream, dialogue)
+            } else {
+                open(&mut lab, guest, "6");
+                lab.run();
+                let stream = lab.expect_stream(native);
+                let open = parse(&native_bytes(&mut lab, native, stream));
+                let call = CallHead::parse(&open[0].1).unwrap();
+                assert_eq!((open[0].0.kind, call.meta), (FrameType::Open, &b"meta"[..]));
+                assert!(matches!(call.sender(), Some(Sender::Service(_))));
+                assert!(lab.events(guest).is_empty());
+                write_native(&mut lab, native, stream, frame(FrameType::OpenAck, 0, &[], &[]));
+                (stream, opened(&mut lab, guest))
+            };
+            // Bytes, both ways, far more than a window.
+            let sent: Vec<u8> = (0..900_000_usize).map(|at| (at % 251) as u8).collect();
+            lab.guest(guest).conn.send_raw(there, Bytes::from(sent.clone()), false);
+            let mut got = Vec::new();
+            for _ in 0..60 {
+                lab.run();
+                got.extend(native_bytes(&mut lab, native, stream));
+            }
+            let data: Vec<u8> = parse(&got)
+                .into_iter()
+                .flat_map(|(header, _, body)| {
+                    assert_eq!(header.kind, FrameType::Data);
+                    body
+                })
+                .collect();
+            assert!(data == sent, "{} of {}", data.len(), sent.len());
+            for part in sent.chunks(60_000) {
+                lab.dialer(native).conn.outbox().push_stream(
+                    stream,
+                    frame(FrameType::Data, 0, &[], part),
+                    false,
+                );
+            }
+            for _ in 0..20 {
+                lab.run();
+            }
+            assert!(raw(&lab.events(guest)) == sent);
+            // A call of either.
+            let call_head = head(&CallBuilder::new("inside"));
+            write_native(&mut lab, native, stream, frame(FrameType::Request, 1, &call_head, b"q"));
+            let ask = asked(&mut lab, guest);
+            assert_eq!(
+                (decode(ask.data.key()), decode(ask.data.value())),
+                (b"inside".to_vec(), b"q".to_vec())
+            );
+            respond(&mut lab, guest, ask.id, &call("inside", b"a"));
+            lab.run();
+            let answer = parse(&native_bytes(&mut lab, native, stream));
+            assert_eq!(
+                (answer[0].0.kind, answer[0].0.id, &answer[0].2[..]),
+                (FrameType::Response, 1, &b"a"[..])
+            );
+            let packet = lab.guest(guest).conn.request(there, &call("outside", b"q")).unwrap();
+            lab.run();
+            let ask = parse(&native_bytes(&mut lab, native, stream));
+            assert_eq!(CallHead::parse(&ask[0].1).unwrap().name, "outside");
+            write_native(&mut lab, native, stream, frame(FrameType::Response, ask[0].0.id, &[], b"a"));
+            assert_eq!(decode(answered(&mut lab, guest, packet).value()), b"a");
+            // A message of either.
+            let topic = head(&CallBuilder::new("t"));
+            write_native(&mut lab, native, stream, frame(FrameType::Publish, 2, &topic, b"m"));
+            let got = asked(&mut lab, guest);
+            assert_eq!(got.data.topic(), "t");
+            respond(&mut lab, guest, got.id, &Object { error: "no", ..Object::default() });
+            lab.run();
+            let answer = parse(&native_bytes(&mut lab, native, stream));
+            assert_eq!((answer[0].0.kind, answer[0].0.id), (FrameType::Ack, 2));
+            // The end, of either side.
+            let now = lab.stage.now();
+            if by_native {
+                lab.dialer(native).conn.finish_stream(stream);
+                lab.run();
+                assert!(matches!(only(&mut lab, guest), Event::Closed { dialogue } if dialogue == there));
+            } else {
+                lab.guest(guest).conn.send_raw(there, Bytes::from_static(b"last"), false);
+                lab.guest(guest).conn.close(there, now);
+                lab.run();
+                assert!(matches!(only(&mut lab, guest), Event::Closed { .. }));
+                assert_eq!(parse(&native_bytes(&mut lab, native, stream))[0].2, b"last");
+                lab.dialer(native).conn.finish_stream(stream);
+            }
+            lab.run();
+            lab.close();
+        }
+    }
+}
+
+#[test]
+fn a_native_reader_that_takes_nothing_holds_a_geminio_writer() {
+    let mut lab = Lab::new(settings());
+    let guest = lab.guest_service(0, "svc", &["echo"], &[]);
+    let native = lab.edge(1, 6);
+    open(&mut lab, guest, "6");
+    lab.run();
+    let stream = lab.expect_stream(native);
+    native_bytes(&mut lab, native, stream);
+    write_native(&mut lab, native, stream, frame(FrameType::OpenAck, 0, &[], &[]));
+    let there = opened(&mut lab, guest);
+    let sent = 12 << 20;
+    lab.guest(guest).conn.send_raw(there, Bytes::from(vec![3; sent]), false);
+    lab.advance(5 * SECOND);
+    let held = lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(held < 6 << 20, "{held} bytes held");
+    // The stream's reader takes it all now.
+    let mut got = 0;
+    for _ in 0..3_000 {
+        let bytes = native_bytes(&mut lab, native, stream);
+        got += bytes.len();
+        if bytes.is_empty() {
+            lab.advance(20 * MILLI);
+        }
+    }
+    assert!(got >= sent, "{got}");
+    lab.close();
+}
+
+#[test]
+fn an_end_of_the_connection_ends_its_streams_everywhere() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    let (_, there) = stream(&mut lab, edge, service, "svc", "5");
+    let link = lab.guest(edge).link;
+    lab.stage.hang_up(link, LinkEnding::Reset);
+    lab.run();
+    assert!(matches!(only(&mut lab, service), Event::Closed { dialogue } if dialogue == there));
+    lab.close();
+}
+
+// === the end ===
+
+#[test]
+fn a_silent_peer_is_gone_after_two_heartbeats() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    lab.advance(100 * SECOND);
+    assert_eq!(lab.stage.shared().registry.edges(), 1, "heartbeats are answered");
+    let link = lab.guest(edge).link;
+    lab.stage.cut_cable(link);
+    lab.advance(45 * SECOND);
+    assert_eq!(lab.stage.shared().registry.edges(), 0);
+    lab.advance(5 * SECOND);
+    assert_eq!(lab.stage.session(link), None, "the socket is closed whatever the peer does");
+    assert!(lab.events(service).is_empty());
+    lab.close();
+}
+
+#[test]
+fn a_peer_that_leaves_is_gone_at_once() {
+    let mut lab = Lab::new(settings());
+    let (edge, _) = pair(&mut lab, 0, 1);
+    let now = lab.stage.now();
+    assert!(lab.guest(edge).conn.disconnect::<Bytes>(now).is_none());
+    lab.run();
+    assert_eq!(lab.stage.shared().registry.edges(), 0);
+    assert!(matches!(lab.events(edge).last(), Some(Event::Over(_))));
+    assert!(lab.guest_ended(edge).is_some());
+    lab.close();
+}
+
+#[test]
+fn nonsense_ends_its_own_connection_alone() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    for bytes in [
+        // Garbage instead of JSON, a second handshake, a body that is too short.
+        &b"\x01\x71\0\0\0\0\0\0\0\x09\0\0\0\x0a\0\0\0\0\0\0\0\x01{x"[..],
+        b"\x01\x01\0\0\0\0\0\0\0\x09\0\0\0\x0c\x18\0\0\0\0\0\0\0\0\0{}",
+        b"\x01\x71\0\0\0\0\0\0\0\x09\0\0\0\x02{}",
+    ] {
+        let bad = lab.guest_edge(0, 9);
+        let link = lab.guest(bad).link;
+        lab.stage.write(link, &[bytes]);
+        lab.run();
+        assert!(lab.guest_ended(bad).is_some());
+        assert_eq!(lab.stage.shared().registry.edges(), 1);
+    }
+    let packet = request(&mut lab, edge, &call("echo", b""));
+    lab.run();
+    let got = asked(&mut lab, service);
+    respond(&mut lab, service, got.id, &call("echo", b"here"));
+    lab.run();
+    assert_eq!(decode(answered(&mut lab, edge, packet).value()), b"here");
+    lab.close();
+}
+
+#[test]
+fn a_drain_closes_geminio_peers_one_after_the_other() {
+    let mut lab = Lab::new(settings());
+    let edges: Vec<GuestId> = (1..=20).map(|id| lab.guest_edge(0, id)).collect();
+    lab.advance(3 * SECOND);
+    lab.stage.post(0, frontier_gateway::core::message::Msg::Drain { edges: true, spread_ms: 2_000 });
+    lab.advance(SECOND);
+    let half = lab.stage.shared().registry.edges();
+    assert!((2..18).contains(&half), "{half} are left halfway");
+    lab.advance(2 * SECOND);
+    assert_eq!(lab.stage.shared().registry.edges(), 0);
+    for edge in edges {
+        assert!(matches!(lab.events(edge).last(), Some(Event::Over(_))));
+    }
+    lab.close();
+}
