@@ -591,7 +591,8 @@ impl Connection {
         let Some(dialogues) = self.dialogues.as_ref() else { return wake };
         let deadlines = dialogues.table.values().map(|dialogue| dialogue.deadline);
         let slots = dialogues.windows.values().filter_map(|window| window.reopen_at(&self.limits));
-        let paced = dialogues.turns.iter().filter_map(|id| dialogues.table.get(id)?.raw.as_ref());
+        // Also of those without bytes: more may be queued when nobody says what time it is.
+        let paced = dialogues.table.values().filter_map(|dialogue| dialogue.raw.as_ref());
         let paced = paced.map(|raw| raw.ready_at(now, &self.limits)).filter(|at| *at > now);
         deadlines.chain(slots).chain(paced).fold(wake, Micros::min)
     }
@@ -640,6 +641,11 @@ impl Connection {
             let len = before.saturating_sub(raw.bytes());
             let empty = raw.bytes() == 0;
             raw.queued = !empty;
+            // Whether more is queued or will be: `budget` may end this before anybody sees that the next packet has to wait.
+            let ready_at = raw.ready_at(now, &self.limits);
+            if ready_at > now {
+                self.wake = self.wake.min(ready_at);
+            }
             dialogues.raw = dialogues.raw.saturating_sub(len);
             if !empty {
                 dialogues.turns.push_back(id);

@@ -357,6 +357,10 @@ impl Connection {
         dialogues.unreleased = dialogues.unreleased.saturating_add(bytes.len());
         if let Some(raw) = &mut dialogue.raw {
             raw.heard(&self.limits);
+            let ready_at = raw.ready_at(now, &self.limits);
+            if ready_at > now {
+                self.wake = self.wake.min(ready_at);
+            }
         }
         Some(Event::Raw(DialogueId(session), bytes))
     }

@@ -750,6 +750,25 @@ fn raw_bytes_go_in_few_packets() {
 }
 
 #[test]
+fn paced_bytes_are_waited_for_whenever_they_were_queued() {
+    // As long as what is asked for at once, so that nothing is left to be looked at when the last packet of a burst is taken.
+    let mut scene = Scene::ready_with(Limits { stream_packet: 64 << 10, ..Limits::default() });
+    let dialogue = scene.dialogue();
+    scene.connection.send_raw(dialogue, bytes::Bytes::from(vec![b'x'; 9 * (64 << 10)]), false);
+    assert_eq!(scene.read().len(), 8);
+    assert!(!scene.connection.wants_write(scene.now) && scene.connection.poll_timeout() <= scene.now + MS);
+    scene.pass(MS);
+    assert_eq!(scene.read().len(), 1);
+    // Nothing is queued until after the connection was last told the time, when something else was due.
+    scene.connection.wake = scene.now;
+    scene.connection.handle_timeout::<bytes::Bytes>(scene.now);
+    scene.connection.send_raw(dialogue, bytes::Bytes::from_static(b"more"), false);
+    assert!(!scene.connection.wants_write(scene.now) && scene.connection.poll_timeout() <= scene.now + MS);
+    scene.pass(MS);
+    assert_eq!(scene.read().len(), 1);
+}
+
+#[test]
 fn raw_bytes_that_nobody_takes_stop_the_reading() {
     let mut scene = Scene::ready_with(Limits { unreleased: 1_000, ..Limits::default() });
     let dialogue = scene.dialogue();
