@@ -132,7 +132,7 @@ pub struct Call {
     /// from edges: only to instances of this service
     #[prost(string, tag = "3")]
     pub service: ::prost::alloc::string::String,
-    /// what is left of the deadline; 0 = the gateway's default (30 s)
+    /// what is left of the deadline; 0 = the gateway's default (`limits.call_timeout`, 30 s)
     #[prost(uint32, tag = "4")]
     pub timeout_ms: u32,
     /// only with flag `more`: length of the whole body
