@@ -9,7 +9,8 @@
 //! ```
 //!
 //! - [`relay`]: the bare relay and the bare accept server that the bounds are measured against.
-//! - [`load`]: native edges and services in one process, without runtime, for relay and gateway alike.
+//! - [`load`]: native edges and services in one process, without runtime, for relay and gateway alike; [`load::geminio`]: the same for
+//!   edges and services of the Go system.
 //! - [`client`]: the same through the SDK; [`tasks`]: how client libraries are driven.
 //! - [`brokers`]: what the peers speak: async-nats, MQTT 3.1.1.
 //! - [`harness`]: servers, rows, repetition, the table.

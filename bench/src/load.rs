@@ -5,6 +5,7 @@
 //! - [`crew`]: who takes part and how they come up.
 //! - [`meter`], [`pattern`]: what is counted, and how payloads are checked.
 //! - scenarios: [`exchange`], [`beside`], [`stream`], [`fleet`].
+//! - [`geminio`]: the same for the protocol of the Go system.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -27,6 +28,7 @@ pub mod crew;
 pub mod drive;
 pub mod exchange;
 pub mod fleet;
+pub mod geminio;
 pub mod meter;
 pub mod pattern;
 pub mod peer;

@@ -27,6 +27,9 @@ enum Command {
     /// Native edges and services.
     #[command(subcommand)]
     Load(load::LoadCommand),
+    /// Edges and services that speak geminio.
+    #[command(subcommand)]
+    Geminio(load::geminio::GeminioCommand),
     /// Edges and services of the SDK.
     #[command(subcommand)]
     Client(client::ClientCommand),
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Command::Relay(args) => relay::run_relay(&args),
         Command::Greeter(args) => relay::run_greeter(&args),
         Command::Load(command) => load::run(&command),
+        Command::Geminio(command) => load::geminio::run(&command),
         Command::Client(command) => client::run(&command),
         Command::Broker(command) => brokers::run(&command),
     }

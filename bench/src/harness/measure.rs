@@ -48,7 +48,7 @@ pub struct Bench {
 /// What a driver does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// `load`, `client` or `broker`.
+    /// `load`, `geminio`, `client` or `broker`.
     program: &'static str,
     command: &'static str,
     args: Vec<String>,
@@ -78,6 +78,12 @@ impl Job {
     #[must_use]
     pub fn load(command: &'static str, args: &[&str]) -> Self {
         Self { program: "load", command, args: strings(args), timed: command != "fleet" }
+    }
+
+    /// A scenario of the geminio load.
+    #[must_use]
+    pub fn geminio(command: &'static str, args: &[&str]) -> Self {
+        Self { program: "geminio", ..Self::load(command, args) }
     }
 
     /// A scenario through the SDK.

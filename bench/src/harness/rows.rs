@@ -6,6 +6,7 @@ use super::{measure::Bench, storm, table::Table};
 
 mod calls;
 mod edges;
+mod geminio;
 mod messages;
 mod streams;
 
@@ -32,6 +33,43 @@ pub const ROWS: &[Row] = &[
     Row { name: "beside", about: "small calls beside calls of 8 MiB", measure: streams::beside },
     Row { name: "stream", about: "one stream, writes of 32 KiB", measure: streams::stream },
     Row { name: "stalled", about: "1,000 busy edges and one that does not read", measure: streams::stalled },
+    Row { name: "go-idle", about: "memory of idle geminio edges", measure: geminio::idle },
+    Row { name: "go-connect", about: "CPU per new geminio edge", measure: geminio::connect },
+    Row {
+        name: "go-call-up",
+        about: "geminio calls of 64 B, 10 edges × 8 in flight",
+        measure: geminio::call_up,
+    },
+    Row {
+        name: "go-call-down",
+        about: "the same from the service to the edges",
+        measure: geminio::call_down,
+    },
+    Row {
+        name: "go-call-10x1",
+        about: "geminio calls of 64 B, 10 edges × 1 in flight",
+        measure: geminio::call_one,
+    },
+    Row {
+        name: "go-call-64k",
+        about: "geminio calls of 64 KiB, 4 edges × 2 in flight",
+        measure: geminio::call_large,
+    },
+    Row {
+        name: "go-publish-up",
+        about: "geminio messages, 10 edges × 8 in flight",
+        measure: geminio::publish_up,
+    },
+    Row {
+        name: "go-publish-down",
+        about: "the same from the service to the edges",
+        measure: geminio::publish_down,
+    },
+    Row {
+        name: "go-stream",
+        about: "one geminio stream, writes of 32 KiB and of 1 KiB",
+        measure: geminio::stream,
+    },
     Row { name: "storm", about: "100,000 edges that all reconnect at once", measure: storm::storm },
 ];
 

@@ -62,7 +62,7 @@ pub struct RunArgs {
 /// If a row could not be measured; the table is printed all the same. A bound that is not met is no error.
 pub fn run(args: &RunArgs) -> Result<()> {
     if args.list {
-        ROWS.iter().for_each(|row| out::line(&format!("{:<14} {}", row.name, row.about)));
+        ROWS.iter().for_each(|row| out::line(&format!("{:<16} {}", row.name, row.about)));
         return Ok(());
     }
     let rows = select(&args.rows)?;

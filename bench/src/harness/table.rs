@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub enum Column {
     /// The bare relay, or the bare server where edges only connect.
     Relay,
-    /// The gateway under the native load.
+    /// The gateway under the native load, or that in geminio.
     Gateway,
     /// The gateway under the SDK.
     Sdk,
@@ -15,6 +15,8 @@ pub enum Column {
     Nats,
     /// mosquitto.
     Mosquitto,
+    /// What the Go system was found to take, with Go clients.
+    Go,
 }
 
 /// Whether a bound holds.
@@ -47,7 +49,7 @@ pub struct Table {
 // === impl Column ===
 
 impl Column {
-    const ALL: [Self; 5] = [Self::Relay, Self::Gateway, Self::Sdk, Self::Nats, Self::Mosquitto];
+    const ALL: [Self; 6] = [Self::Relay, Self::Gateway, Self::Sdk, Self::Nats, Self::Mosquitto, Self::Go];
 
     const fn title(self) -> &'static str {
         match self {
@@ -56,6 +58,7 @@ impl Column {
             Self::Sdk => "SDK",
             Self::Nats => "nats-server",
             Self::Mosquitto => "mosquitto",
+            Self::Go => "Go system",
         }
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use super::{
-    drive::{Greeting, Net, Role},
+    drive::{Dial, Greeting, Role},
     meter::Plan,
 };
 
@@ -116,7 +116,7 @@ impl Crew {
     ///
     /// # Errors
     /// If somebody cannot be dialled or listened for.
-    pub fn complete(&mut self, net: &mut Net) -> Result<bool> {
+    pub fn complete(&mut self, net: &mut impl Dial) -> Result<bool> {
         if self.stage == Stage::Start {
             self.start_services(net)?;
             self.stage = Stage::Services;
@@ -135,7 +135,7 @@ impl Crew {
         Ok(false)
     }
 
-    fn start_services(&self, net: &mut Net) -> Result<()> {
+    fn start_services(&self, net: &mut impl Dial) -> Result<()> {
         if let Some(at) = self.target.far {
             net.listen(at)?;
             return Ok(());
@@ -157,20 +157,20 @@ impl Crew {
     ///
     /// # Errors
     /// If nobody expects them.
-    pub fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
-        let conn = net.conn(key);
-        let (id, slot) = match conn.role {
+    pub fn ready(&mut self, net: &impl Dial, key: usize) -> Result<()> {
+        let (role, id) = net.who(key);
+        let slot = match role {
             Role::Edge(index) => {
-                self.edge_ids[index] = conn.id;
-                (conn.id, self.edges.get_mut(index))
+                self.edge_ids[index] = id;
+                self.edges.get_mut(index)
             }
-            Role::Service(index) => (conn.id, self.services.get_mut(index)),
-            Role::Far(index) => (conn.id, self.fars.get_mut(index)),
-            Role::Unknown => (0, None),
+            Role::Service(index) => self.services.get_mut(index),
+            Role::Far(index) => self.fars.get_mut(index),
+            Role::Unknown => None,
         };
         match slot {
             Some(slot @ None) => *slot = Some(key),
-            _ => bail!("{:?} with ID {id} is one too many", net.conn(key).role),
+            _ => bail!("{role:?} with ID {id} is one too many"),
         }
         Ok(())
     }

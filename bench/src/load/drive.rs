@@ -90,6 +90,34 @@ pub trait Scenario {
     fn turn(&mut self, net: &mut Net, now: Instant) -> Result<Next>;
 }
 
+/// How connections come up, whatever protocol they speak.
+pub trait Dial {
+    /// Becomes the service behind a relay; returns where it listens.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    fn listen(&mut self, at: SocketAddr) -> Result<SocketAddr>;
+
+    /// Dials and says who it is. The scenario hears of it when the session stands.
+    ///
+    /// # Errors
+    /// If descriptors or ports have run out.
+    fn dial(
+        &mut self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        role: Role,
+        greeting: &Greeting,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<usize>;
+
+    /// Who a connection is, and the ID it was given.
+    fn who(&self, key: usize) -> (Role, u64);
+
+    /// Closes all connections at once, between turns.
+    fn close_all(&mut self);
+}
+
 /// How the loop goes on after [`Scenario::turn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -246,41 +274,6 @@ impl Net {
         })
     }
 
-    /// Becomes the service behind a relay; returns where it listens.
-    ///
-    /// # Errors
-    /// If the port is taken.
-    pub fn listen(&mut self, at: SocketAddr) -> Result<SocketAddr> {
-        let listener = net::listen(at)?;
-        self.poller.add(&listener, LISTENER, net::LISTENER)?;
-        let addr = net::local_addr(&listener)?;
-        self.listener = Some(listener);
-        Ok(addr)
-    }
-
-    /// Dials and says Hello. The scenario hears of it by [`Scenario::ready`].
-    ///
-    /// # Errors
-    /// If descriptors or ports have run out.
-    pub fn dial(
-        &mut self,
-        to: SocketAddr,
-        from: Option<IpAddr>,
-        role: Role,
-        greeting: &Greeting,
-        tls: Option<&Arc<ClientConfig>>,
-    ) -> Result<usize> {
-        let socket = net::dial(to, from).with_context(|| format!("dial {to}"))?;
-        net::reset_on_close(&socket)?;
-        let mut peer = Peer::dial()?;
-        peer.send(Lane::Session, header(FrameType::Hello, 0), &greeting.encode(role), &[])?;
-        let transport = match tls {
-            None => Transport::Plain(socket),
-            Some(config) => Transport::tls(socket, config)?,
-        };
-        self.insert(transport, peer, role)
-    }
-
     fn insert(&mut self, transport: Transport, peer: Peer, role: Role) -> Result<usize> {
         SockRef::from(transport.socket()).set_tcp_notsent_lowat(NOT_SENT)?;
         let conn = Conn {
@@ -372,14 +365,6 @@ impl Net {
             conn.mute = true;
             self.over.push(key);
         }
-    }
-
-    /// Closes all connections at once, between turns.
-    pub fn close_all(&mut self) {
-        self.conns.clear();
-        self.dirty.clear();
-        self.over.clear();
-        self.unread.clear();
     }
 
     /// Runs until the scenario is done.
@@ -625,5 +610,45 @@ impl Net {
             self.send(key, Lane::Session, ping, &[], &[])?;
         }
         Ok(())
+    }
+}
+
+impl Dial for Net {
+    fn listen(&mut self, at: SocketAddr) -> Result<SocketAddr> {
+        let listener = net::listen(at)?;
+        self.poller.add(&listener, LISTENER, net::LISTENER)?;
+        let addr = net::local_addr(&listener)?;
+        self.listener = Some(listener);
+        Ok(addr)
+    }
+
+    fn dial(
+        &mut self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        role: Role,
+        greeting: &Greeting,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<usize> {
+        let socket = net::dial(to, from).with_context(|| format!("dial {to}"))?;
+        net::reset_on_close(&socket)?;
+        let mut peer = Peer::dial()?;
+        peer.send(Lane::Session, header(FrameType::Hello, 0), &greeting.encode(role), &[])?;
+        let transport = match tls {
+            None => Transport::Plain(socket),
+            Some(config) => Transport::tls(socket, config)?,
+        };
+        self.insert(transport, peer, role)
+    }
+
+    fn who(&self, key: usize) -> (Role, u64) {
+        (self.conns[key].role, self.conns[key].id)
+    }
+
+    fn close_all(&mut self) {
+        self.conns.clear();
+        self.dirty.clear();
+        self.over.clear();
+        self.unread.clear();
     }
 }

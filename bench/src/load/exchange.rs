@@ -78,16 +78,17 @@ struct Line {
 
 /// Operations of one connection that are not answered, by ID: a window that starts at `base`.
 #[derive(Debug, Default)]
-struct Pending {
+pub(super) struct Pending {
     base: u64,
     slots: VecDeque<Option<Operation>>,
 }
 
+/// One that is not answered.
 #[derive(Clone, Copy, Debug)]
-struct Operation {
-    line: usize,
-    number: u64,
-    due: Instant,
+pub(super) struct Operation {
+    pub(super) line: usize,
+    pub(super) number: u64,
+    pub(super) due: Instant,
 }
 
 /// Starts operations at fixed times.
@@ -353,7 +354,7 @@ impl Scenario for Exchange {
 // === impl Pending ===
 
 impl Pending {
-    fn insert(&mut self, id: u64, operation: Operation) -> Result<()> {
+    pub(super) fn insert(&mut self, id: u64, operation: Operation) -> Result<()> {
         if self.slots.is_empty() {
             self.base = id;
         }
@@ -367,7 +368,7 @@ impl Pending {
         Ok(())
     }
 
-    fn remove(&mut self, id: u64) -> Option<Operation> {
+    pub(super) fn remove(&mut self, id: u64) -> Option<Operation> {
         let at = usize::try_from(id.checked_sub(self.base)?).ok()?;
         let found = self.slots.get_mut(at)?.take();
         while let Some(None) = self.slots.front() {

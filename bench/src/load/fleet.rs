@@ -21,11 +21,15 @@ use std::{
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use frontier_wire::native::{frame::FrameType, reader::Frame};
+use frontier_wire::{
+    geminio::connection::Event,
+    native::{frame::FrameType, reader::Frame},
+};
 use rustls::ClientConfig;
 
 use super::{
-    drive::{Greeting, Lost, Net, Next, Role, Scenario},
+    drive::{Dial, Greeting, Lost, Net, Next, Role, Scenario},
+    geminio,
     peer::Lane,
     transport,
 };
@@ -145,6 +149,23 @@ impl Fleet {
     /// # Errors
     /// If an edge is refused or lost outside a storm, or not all come up in time.
     pub fn run(args: &FleetArgs) -> Result<Sample> {
+        let mut scenario = Self::new(args)?;
+        Net::new()?.run(&mut scenario, Duration::from_secs_f64(args.limit))?;
+        Ok(scenario.sample)
+    }
+
+    /// The same with edges that speak geminio.
+    ///
+    /// # Errors
+    /// As [`Fleet::run`].
+    pub fn run_geminio(args: &FleetArgs) -> Result<Sample> {
+        ensure!(args.tls.is_none() && !args.storm, "geminio edges neither speak TLS nor storm here");
+        let mut scenario = Self::new(args)?;
+        geminio::drive::Net::new()?.run(&mut scenario, Duration::from_secs_f64(args.limit))?;
+        Ok(scenario.sample)
+    }
+
+    fn new(args: &FleetArgs) -> Result<Self> {
         ensure!(args.edges > 0 && args.warm < args.edges, "fewer warm edges than edges");
         ensure!(args.per_source > 0, "at least one edge per address");
         let tls = args.tls.as_deref().map(transport::client_config).transpose()?;
@@ -152,7 +173,7 @@ impl Fleet {
         if args.storm {
             wait_for_line(&go);
         }
-        let mut scenario = Self {
+        Ok(Self {
             args: args.clone(),
             tls,
             members: vec![Member::default(); args.edges],
@@ -169,9 +190,7 @@ impl Fleet {
             metrics: BTreeMap::new(),
             go,
             sample: Sample::default(),
-        };
-        Net::new()?.run(&mut scenario, Duration::from_secs_f64(args.limit))?;
-        Ok(scenario.sample)
+        })
     }
 
     fn source(&self, index: usize) -> IpAddr {
@@ -184,7 +203,7 @@ impl Fleet {
         Greeting { ticket: self.members[index].ticket.clone(), methods, ..Greeting::edge(index) }
     }
 
-    fn dial(&mut self, net: &mut Net, index: usize, now: Instant) -> Result<()> {
+    fn dial(&mut self, net: &mut impl Dial, index: usize, now: Instant) -> Result<()> {
         let greeting = self.greeting(index);
         let from = self.source(index);
         net.dial(self.args.edge, Some(from), Role::Edge(index), &greeting, self.tls.as_ref())?;
@@ -194,7 +213,7 @@ impl Fleet {
     }
 
     /// Dials those whose turn it is, up to `goal`.
-    fn dial_some(&mut self, net: &mut Net, goal: usize, now: Instant) -> Result<()> {
+    fn dial_some(&mut self, net: &mut impl Dial, goal: usize, now: Instant) -> Result<()> {
         let most = if self.args.concurrency == 0 { usize::MAX } else { self.args.concurrency };
         for _ in 0..PER_TURN {
             if self.under_way >= most {
@@ -283,7 +302,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn storm(&mut self, net: &mut Net, now: Instant) -> Result<()> {
+    fn storm(&mut self, net: &mut impl Dial, now: Instant) -> Result<()> {
         net.close_all();
         for member in &mut self.members {
             member.up = false;
@@ -317,26 +336,67 @@ impl Fleet {
         self.stage = Stage::Over;
         Ok(())
     }
-}
 
-impl Scenario for Fleet {
-    fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
-        let now = Instant::now();
-        let conn = net.conn(key);
-        let Role::Edge(index) = conn.role else { bail!("{:?} in a fleet of edges", conn.role) };
-        conn.peer.shrink();
+    /// An edge stands.
+    fn up(&mut self, role: Role, id: u64, ticket: Vec<u8>) -> Result<()> {
+        let Role::Edge(index) = role else { bail!("{role:?} in a fleet of edges") };
         let member = &mut self.members[index];
         ensure!(!member.up, "edge {index} is up twice");
         member.up = true;
-        self.changed_id += u64::from(member.id != 0 && member.id != conn.id);
-        member.id = conn.id;
-        member.ticket = std::mem::take(&mut conn.ticket);
+        self.changed_id += u64::from(member.id != 0 && member.id != id);
+        member.id = id;
+        member.ticket = ticket;
         if let Some(dialled) = member.dialled {
-            self.hist.record(u64::try_from((now - dialled).as_nanos()).unwrap_or(u64::MAX));
+            self.hist.record(u64::try_from(dialled.elapsed().as_nanos()).unwrap_or(u64::MAX));
         }
         self.under_way -= 1;
         self.up += 1;
         Ok(())
+    }
+
+    /// Before every wait: what is due.
+    fn go_on(&mut self, net: &mut impl Dial, now: Instant) -> Result<Next> {
+        match self.stage {
+            Stage::Warming => {
+                self.dial_some(net, self.args.warm, now)?;
+                if self.up == self.args.warm {
+                    self.hist.clear();
+                    self.metrics = self.scrape()?;
+                    self.start = Some(self.counters()?);
+                    self.stage = Stage::Dialling;
+                }
+            }
+            Stage::Dialling => {
+                self.dial_some(net, self.args.edges, now)?;
+                if self.up == self.args.edges {
+                    self.all_up(now)?;
+                }
+            }
+            Stage::Settling { .. } => self.settle(now)?,
+            Stage::Held if self.go.load(Ordering::Acquire) => self.storm(net, now)?,
+            Stage::Held => {}
+            Stage::Storming { since } => {
+                self.dial_some(net, self.args.edges, now)?;
+                if self.up == self.args.edges {
+                    self.all_back(since)?;
+                }
+            }
+            Stage::Over => return Ok(Next::Done),
+        }
+        // While something is to be dialled the loop does not sleep: every turn dials a few.
+        let dialling = self.next < self.members.len()
+            && matches!(self.stage, Stage::Dialling | Stage::Storming { .. })
+            && (self.args.concurrency == 0 || self.under_way < self.args.concurrency);
+        Ok(Next::Wait(Duration::from_millis(if dialling { 0 } else { 5 })))
+    }
+}
+
+impl Scenario for Fleet {
+    fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
+        let conn = net.conn(key);
+        conn.peer.shrink();
+        let (role, id, ticket) = (conn.role, conn.id, std::mem::take(&mut conn.ticket));
+        self.up(role, id, ticket)
     }
 
     fn frame(&mut self, _: &mut Net, _: usize, _: Lane, frame: &Frame<&[u8]>) -> Result<()> {
@@ -370,38 +430,22 @@ impl Scenario for Fleet {
     }
 
     fn turn(&mut self, net: &mut Net, now: Instant) -> Result<Next> {
-        match self.stage {
-            Stage::Warming => {
-                self.dial_some(net, self.args.warm, now)?;
-                if self.up == self.args.warm {
-                    self.hist.clear();
-                    self.metrics = self.scrape()?;
-                    self.start = Some(self.counters()?);
-                    self.stage = Stage::Dialling;
-                }
-            }
-            Stage::Dialling => {
-                self.dial_some(net, self.args.edges, now)?;
-                if self.up == self.args.edges {
-                    self.all_up(now)?;
-                }
-            }
-            Stage::Settling { .. } => self.settle(now)?,
-            Stage::Held if self.go.load(Ordering::Acquire) => self.storm(net, now)?,
-            Stage::Held => {}
-            Stage::Storming { since } => {
-                self.dial_some(net, self.args.edges, now)?;
-                if self.up == self.args.edges {
-                    self.all_back(since)?;
-                }
-            }
-            Stage::Over => return Ok(Next::Done),
-        }
-        // While something is to be dialled the loop does not sleep: every turn dials a few.
-        let dialling = self.next < self.members.len()
-            && matches!(self.stage, Stage::Dialling | Stage::Storming { .. })
-            && (self.args.concurrency == 0 || self.under_way < self.args.concurrency);
-        Ok(Next::Wait(Duration::from_millis(if dialling { 0 } else { 5 })))
+        self.go_on(net, now)
+    }
+}
+
+impl geminio::drive::Scenario for Fleet {
+    fn ready(&mut self, net: &mut geminio::drive::Net, key: usize) -> Result<()> {
+        let (role, id) = net.who(key);
+        self.up(role, id, Vec::new())
+    }
+
+    fn event(&mut self, _: &mut geminio::drive::Net, _: usize, event: Event<&[u8]>) -> Result<()> {
+        bail!("unexpected {event:?}")
+    }
+
+    fn turn(&mut self, net: &mut geminio::drive::Net, now: Instant) -> Result<Next> {
+        self.go_on(net, now)
     }
 }
 

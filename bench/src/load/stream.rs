@@ -40,11 +40,18 @@ pub struct Stream {
     crew: Crew,
     meter: Meter,
     pattern: Pattern,
-    servers: Vec<u32>,
+    footprint: Footprint,
     writer: usize,
+    opened: bool,
     sent: u64,
     received: u64,
-    /// Memory before the stream, and the most of it in the first and in the second half of the window.
+}
+
+/// The server's memory beside a stream.
+#[derive(Debug)]
+pub struct Footprint {
+    servers: Vec<u32>,
+    /// Before the stream, and the most in the first and in the second half of the window.
     rss: [u64; 3],
     half: Duration,
     opened: Option<Instant>,
@@ -65,21 +72,15 @@ impl Stream {
             crew: Crew::new(target.clone(), 1),
             meter: Meter::new(target.plan())?,
             pattern: Pattern::new(),
-            servers: target.servers.clone(),
+            footprint: Footprint::new(target),
             writer: 0,
+            opened: false,
             sent: 0,
             received: 0,
-            rss: [0; 3],
-            half: Duration::from_secs_f64(target.warmup + target.seconds / 2.0),
-            opened: None,
-            looked: Instant::now(),
         };
         Net::new()?.run(&mut scenario, target.limit())?;
         let mut sample = scenario.meter.into_sample();
-        for (name, bytes) in ["rss_before", "rss_early", "rss_late"].into_iter().zip(scenario.rss) {
-            sample.set(name, bytes as f64);
-        }
-        sample.set("bytes_per_second", sample.figure("bytes") / sample.seconds.max(1e-9));
+        scenario.footprint.report(&mut sample);
         Ok(sample)
     }
 
@@ -93,20 +94,59 @@ impl Stream {
         } else {
             call.encode(&mut head)
         }
-        self.rss[0] = rss(&self.servers)?;
+        self.footprint.before()?;
         net.conn(self.writer).peer.open()?;
         net.send(self.writer, Lane::Stream, header(FrameType::Open, 1), &head, &[])
     }
+}
 
-    fn look(&mut self, now: Instant) -> Result<()> {
-        let Some(opened) = self.opened.filter(|_| self.meter.is_measuring() && now - self.looked > LOOK)
-        else {
-            return Ok(());
-        };
+// === impl Footprint ===
+
+impl Footprint {
+    /// Nothing was looked at yet.
+    #[must_use]
+    pub fn new(target: &Target) -> Self {
+        Self {
+            servers: target.servers.clone(),
+            rss: [0; 3],
+            half: Duration::from_secs_f64(target.warmup + target.seconds / 2.0),
+            opened: None,
+            looked: Instant::now(),
+        }
+    }
+
+    /// The stream will be opened now.
+    ///
+    /// # Errors
+    /// If a server has ended.
+    pub fn before(&mut self) -> Result<()> {
+        self.rss[0] = rss(&self.servers)?;
+        Ok(())
+    }
+
+    /// The stream is open.
+    pub const fn opened(&mut self, now: Instant) {
+        self.opened = Some(now);
+    }
+
+    /// Looks while the window is open.
+    ///
+    /// # Errors
+    /// If a server has ended.
+    pub fn look(&mut self, now: Instant) -> Result<()> {
+        let Some(opened) = self.opened.filter(|_| now - self.looked > LOOK) else { return Ok(()) };
         self.looked = now;
         let half = if now - opened < self.half { &mut self.rss[1] } else { &mut self.rss[2] };
         *half = (*half).max(rss(&self.servers)?);
         Ok(())
+    }
+
+    /// Says what was seen, and the rate.
+    pub fn report(&self, sample: &mut Sample) {
+        for (name, bytes) in ["rss_before", "rss_early", "rss_late"].into_iter().zip(self.rss) {
+            sample.set(name, bytes as f64);
+        }
+        sample.set("bytes_per_second", sample.figure("bytes") / sample.seconds.max(1e-9));
     }
 }
 
@@ -128,7 +168,8 @@ impl Scenario for Stream {
                 if let Some(error) = ReplyHead::parse(&frame.head)?.error {
                     bail!("stream refused: {:?} {}", error.code, error.text);
                 }
-                self.opened = Some(net.now());
+                self.opened = true;
+                self.footprint.opened(net.now());
                 self.meter.start(net.now());
                 net.want_room(key, true);
                 Ok(())
@@ -145,7 +186,7 @@ impl Scenario for Stream {
 
     fn room(&mut self, net: &mut Net, key: usize) -> Result<()> {
         let len = self.args.write;
-        if self.opened.is_some() && net.conn(key).peer.has_room(Lane::Stream, len) {
+        if self.opened && net.conn(key).peer.has_room(Lane::Stream, len) {
             let body = self.pattern.piece(0, 0, self.sent, len);
             net.send(key, Lane::Stream, header(FrameType::Data, 0), &[], body)?;
             self.sent += len as u64;
@@ -157,7 +198,9 @@ impl Scenario for Stream {
         if self.crew.complete(net)? {
             self.begin(net)?;
         }
-        self.look(now)?;
+        if self.meter.is_measuring() {
+            self.footprint.look(now)?;
+        }
         if self.meter.tick(now)? {
             return Ok(Next::Done);
         }

@@ -13,14 +13,14 @@ use std::{
 use frontier_wire::native::reader::Frame;
 
 use super::{
-    drive::{Lost, Net, Next, Role, Scenario},
+    drive::{Dial as _, Lost, Net, Next, Role, Scenario},
     peer::Lane,
     *,
 };
 use crate::{relay::Relay, sample::Sample};
 
 /// A relay that serves until it is dropped, in front of a port that the load will listen on.
-struct Running {
+pub(super) struct Running {
     edge: SocketAddr,
     far: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ struct Running {
 }
 
 impl Running {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let far = free.local_addr().unwrap();
         drop(free);
@@ -44,7 +44,7 @@ impl Running {
         Self { edge, far, stop, thread }
     }
 
-    fn target(&self) -> Target {
+    pub(super) fn target(&self) -> Target {
         Target {
             edge: self.edge,
             service: None,
@@ -73,7 +73,7 @@ fn exchange() -> ExchangeArgs {
     ExchangeArgs { down: false, edges: 3, in_flight: 2, payload: 64, rate: None, stall: false }
 }
 
-fn assert_measured(sample: &Sample) {
+pub(super) fn assert_measured(sample: &Sample) {
     // How many is a matter of what else the machine does.
     assert!(sample.ops > 0, "{sample:?}");
     assert_eq!(sample.latency.count, sample.ops);
@@ -139,7 +139,7 @@ fn a_stream_passes_a_relay_in_both_directions() {
     }
 }
 
-fn fleet(edge: SocketAddr) -> FleetArgs {
+pub(super) fn fleet(edge: SocketAddr) -> FleetArgs {
     FleetArgs {
         edge,
         edges: 60,

@@ -1,21 +1,23 @@
-//! What the control plane sees of sessions. A shard only hands out what it has anyway; whoever asked reads, filters and copies.
+//! What the control plane sees of sessions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::core::card::EdgeCard;
-use crate::core::names::NameSet;
 use crate::core::table::SessionRef;
 
 /// An edge that is online.
 #[derive(Clone, Debug)]
 pub struct EdgeView {
-    /// What is known of it.
-    pub card: Arc<EdgeCard>,
+    /// The edge ID.
+    pub id: u64,
+    /// Opaque bytes of the edge.
+    pub meta: Vec<u8>,
+    /// Where it connected from.
+    pub addr: SocketAddr,
     /// Seconds since 1970.
     pub since: i64,
-    /// Methods it offers; `None` = none.
-    pub methods: Option<Arc<NameSet>>,
+    /// Methods it offers.
+    pub methods: Vec<Arc<str>>,
 }
 
 /// A connection of a service that is online.
@@ -34,9 +36,9 @@ pub struct ServiceView {
     /// Seconds since 1970.
     pub since: i64,
     /// Methods it offers.
-    pub methods: Arc<NameSet>,
+    pub methods: Vec<Arc<str>>,
     /// Topics it takes.
-    pub topics: Arc<NameSet>,
+    pub topics: Vec<Arc<str>>,
 }
 
 /// One session of a scan.

@@ -17,7 +17,7 @@ const PLAIN: f64 = 512.0;
 const TLS: f64 = 9.0 * 1024.0;
 
 /// The gateway without a limit on new sessions: what is measured is not that limit.
-const OPEN: System = System::Gateway(Variant { tls: false, any_rate: true });
+pub(super) const OPEN: System = System::Gateway(Variant { tls: false, any_rate: true });
 const OPEN_TLS: System = System::Gateway(Variant { tls: true, any_rate: true });
 
 /// Edges, and of them those that come up before anything counts.
