@@ -36,7 +36,7 @@ fn tokens_decide_on_role_id_and_reserved_methods() -> anyhow::Result<()> {
     }
     assert_eq!(refused(&edge(b"test")?.wish(8))?.code, ErrorCode::PermissionDenied);
     let service = Dial::service(gateway.services(), "s")?.with(|hello| hello.token = b"foo".to_vec());
-    drop(service.connect()?);
+    assert_ne!(service.clone().wish(9).connect()?.id(), 9, "no token lists it");
     assert_eq!(refused(&service.methods(&["edge_online"]))?.code, ErrorCode::PermissionDenied);
     Ok(())
 }

@@ -7,6 +7,7 @@ mod drain;
 mod gatekeeper;
 mod guests;
 mod operators;
+mod parts;
 mod settings;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::guests::Guests;
 use self::operators::Operators;
+use self::parts::Failures;
 use crate::config::{Config, Listen};
 use crate::core::identity::Gatekeeper;
 use crate::core::{Bound, Shard, Shared};
@@ -60,7 +62,8 @@ impl App {
         let starting = readiness.guard("shards");
         raise_open_files(config);
         let (authority, tokens) = gatekeeper::authority(config).context("identity")?;
-        let follow = gatekeeper::follow(Arc::clone(&authority), tokens, CancellationToken::new())?;
+        let (failed, failures) = Failures::new();
+        let follow = gatekeeper::follow(Arc::clone(&authority), tokens, CancellationToken::new(), &failed)?;
         authority.announce();
         let shards = u16::try_from(config.shard_count().get()).context("too many shards")?;
         let gatekeeper = Arc::clone(&authority) as Arc<dyn Gatekeeper>;
@@ -68,7 +71,7 @@ impl App {
         let polls: Vec<mio::Poll> = (0..shards).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
         let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
         let hub = Hub::new(inboxes, Arc::clone(&shared));
-        let guests = Guests::start(config, &hub)?;
+        let guests = Guests::start(config, &hub, &failed)?;
         let edge_tls = guests.handshake(Bound::Edge);
         let service_tls = guests.handshake(Bound::Service);
         let edges = bind(&config.edgebound.listen, Bound::Edge, edge_tls).context("edgebound.listen")?;
@@ -76,10 +79,10 @@ impl App {
             bind(&config.servicebound.listen, Bound::Service, service_tls).context("servicebound.listen")?;
         let (edge_addr, service_addr) = (edges.local_addr()?, services.local_addr()?);
         let foreign = guests.foreign();
-        let (threads, failures) = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign)?;
+        let threads = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign, &failed)?;
         let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
-        let operators =
-            Operators::start(config, &plane, &readiness, telemetry, &authority, guests.handshake_stats())?;
+        let metrics = operators::metrics(&plane, telemetry, &authority, guests.handshake_stats());
+        let operators = Operators::start(config, &plane, &readiness, telemetry, metrics, &failed)?;
         drop(starting);
         let (control, admin) = (operators.control.map(tracing::field::display), operators.admin);
         tracing::info!(control, %admin, "operators' ports listening");
@@ -136,9 +139,9 @@ fn spawn_shards(
     polls: Vec<mio::Poll>,
     mut listeners: Vec<Listener>,
     foreign: &Foreign,
-) -> anyhow::Result<(Vec<JoinHandle<()>>, mpsc::Receiver<String>)> {
+    failed: &Failures,
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let start = Instant::now();
-    let (failed, failures) = mpsc::channel(polls.len());
     let mut threads = Vec::new();
     for (id, poll) in (0..).zip(polls) {
         let mut seed = [0; 8];
@@ -154,12 +157,12 @@ fn spawn_shards(
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "panic".to_owned(),
             };
-            // The receiver ends the process: the others would wait for this shard for ever. If it is gone the process ends already.
-            drop(failed.try_send(format!("shard {id} failed: {why}")));
+            // That ends the process: the others would wait for this shard for ever.
+            failed.report(format!("shard {id} failed: {why}"));
         });
         threads.push(thread.context("shard thread")?);
     }
-    Ok((threads, failures))
+    Ok(threads)
 }
 
 fn bind(listen: &Listen, bound: Bound, tls: Option<Accept>) -> anyhow::Result<Listener> {

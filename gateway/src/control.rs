@@ -31,6 +31,7 @@ use tower::ServiceExt as _;
 
 pub use self::kick::KickRule;
 use self::{api::Api, guard::Guard};
+use crate::core::names::NameSet;
 use crate::readiness::Readiness;
 
 /// Requests handled at once. Most are answered within a millisecond; lists of a million edges take a good part of a
@@ -94,8 +95,8 @@ pub struct EdgeRow {
     pub addr: SocketAddr,
     /// When, in seconds since 1970.
     pub create_time: i64,
-    /// Methods it offers.
-    pub methods: Vec<Arc<str>>,
+    /// Methods it offers; `None` = none.
+    pub methods: Option<Arc<NameSet>>,
 }
 
 /// A service instance that is online.
@@ -119,6 +120,16 @@ pub struct ServiceRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not online")]
 pub struct NotOnline;
+
+// === impl EdgeRow ===
+
+impl EdgeRow {
+    /// Methods it offers, in order.
+    #[must_use]
+    pub fn methods(&self) -> &[Arc<str>] {
+        self.methods.as_ref().map_or(&[], |methods| methods.names())
+    }
+}
 
 /// gRPC, REST and the documents about them as one service.
 ///

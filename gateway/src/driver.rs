@@ -205,7 +205,7 @@ impl Driver {
         self.post();
         let stats = self.shard.stats();
         stats.turns.add(1);
-        stats.loop_lag_micros.max(Self::clock(self.start).micros - now.micros);
+        stats.turn.record(Self::clock(self.start).micros - now.micros);
         Ok(())
     }
 

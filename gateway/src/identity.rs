@@ -27,5 +27,5 @@ pub use self::{
     grants::{Entry, GrantError, Grants, IdSet, SubjectPattern, TokenHash},
     random::{Random, SeededRandom},
     subject::subject_of,
-    ticket::{Ticket, TicketError, TicketKeys},
+    ticket::{Ticket, TicketError, TicketKey},
 };

@@ -130,10 +130,10 @@ impl Family {
         self.push(Vec::new(), Value::Real(value))
     }
 
-    /// Adds a fraction of the shard with this index.
+    /// Adds a histogram of the shard with this index.
     #[must_use]
-    pub fn shard_real(self, index: usize, value: f64) -> Self {
-        self.push(vec![("shard", Cow::Owned(index.to_string()))], Value::Real(value))
+    pub fn shard_times(self, index: usize, times: Latency) -> Self {
+        self.push(vec![("shard", Cow::Owned(index.to_string()))], Value::Histogram(times))
     }
 
     /// Adds a histogram.

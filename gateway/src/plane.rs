@@ -4,14 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound as Bounded;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use frontier_wire::error::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::control::{DataPlane, EdgeRow, NotOnline, Scan, ServiceRow};
 use crate::core::api::{Page, ServiceView, View};
+use crate::core::card::EdgeCard;
 use crate::core::dialect::Protocol;
 use crate::core::message::{Msg, ScanReply};
-use crate::core::stats::{OpKind, Outcomes, Refusal, Stats};
+use crate::core::stats::{OpKind, Outcomes, Refusal, Stats, Times};
 use crate::core::{Bound, SessionRef, Shared};
 use crate::driver::Hub;
 use crate::metrics::{
@@ -124,18 +126,27 @@ impl DataPlane for Plane {
 fn edge_row(view: View) -> Option<EdgeRow> {
     let View::Edge(view) = view else { return None };
     Some(EdgeRow {
-        edge_id: view.id,
-        meta: view.meta.into(),
-        addr: view.addr,
+        edge_id: view.card.id,
+        addr: view.card.addr.socket(),
+        meta: Bytes::from_owner(Meta(view.card)),
         create_time: view.since,
         methods: view.methods,
     })
 }
 
+/// The metadata of an edge, where its card has it: a list that skips the edge copies nothing.
+struct Meta(Arc<EdgeCard>);
+
+impl AsRef<[u8]> for Meta {
+    fn as_ref(&self) -> &[u8] {
+        self.0.meta()
+    }
+}
+
 /// One row of the connections of an instance: the oldest one's address, and what any of them offers.
 fn service_row(connections: &[ServiceView]) -> Option<ServiceRow> {
     let oldest = connections.iter().min_by_key(|view| (view.since, view.addr))?;
-    let all = |names: fn(&ServiceView) -> &Vec<Arc<str>>| {
+    let all = |names: fn(&ServiceView) -> &[Arc<str>]| {
         let names: BTreeSet<_> = connections.iter().flat_map(names).cloned().collect();
         names.into_iter().collect()
     };
@@ -144,8 +155,8 @@ fn service_row(connections: &[ServiceView]) -> Option<ServiceRow> {
         name: Arc::clone(&oldest.name),
         addr: oldest.addr,
         create_time: oldest.since,
-        methods: all(|view| &view.methods),
-        topics: all(|view| &view.topics),
+        methods: all(|view| view.methods.names()),
+        topics: all(|view| view.topics.names()),
     })
 }
 
@@ -190,15 +201,19 @@ fn shard(stats: &Stats) -> ShardSnapshot {
             .collect(),
         late_answers: stats.late_answers.get(),
         turns: stats.turns.get(),
-        longest_turn_seconds: stats.loop_lag_micros.take() as f64 / 1e6,
+        turn: latency(&stats.turn),
         panics: stats.panics.get(),
         memory_cuts: stats.memory_cuts.get(),
     }
 }
 
+fn latency(times: &Times) -> Latency {
+    let counts: Vec<u64> = times.buckets.iter().map(|count| count.get()).collect();
+    Latency::of_powers_of_two(&counts, times.micros.get())
+}
+
 fn operation(kind: OpKind, outcomes: &Outcomes) -> OperationSnapshot {
     let codes = std::iter::once(None).chain(ErrorCode::ALL.map(Some));
-    let counts: Vec<u64> = outcomes.latency.iter().map(|count| count.get()).collect();
     OperationSnapshot {
         kind: match kind {
             OpKind::Call => OperationKind::Call,
@@ -206,6 +221,6 @@ fn operation(kind: OpKind, outcomes: &Outcomes) -> OperationSnapshot {
             OpKind::Stream => OperationKind::Stream,
         },
         outcomes: codes.map(|code| (code, outcomes.count(code))).collect(),
-        latency: Latency::of_powers_of_two(&counts, outcomes.latency_micros.get()),
+        latency: latency(&outcomes.latency),
     }
 }

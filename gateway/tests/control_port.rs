@@ -1,12 +1,6 @@
 //! The control plane on a real port: gRPC and REST beside each other, TLS, reflection, health, the end.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking and may print what it measured"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,6 +15,7 @@ use frontier_gateway::{
         DataPlane, EdgeRow, KickRule, NotOnline, Scan, ServiceRow, router,
         serve::{TlsSource, serve},
     },
+    core::names::NameSet,
     readiness::Readiness,
 };
 use tokio::{
@@ -51,7 +46,7 @@ fn edge(id: u64) -> EdgeRow {
         meta: Bytes::from_static(b"sn-7"),
         addr: "10.0.0.7:5000".parse().unwrap(),
         create_time: 1_700_000_000,
-        methods: vec!["echo".into()],
+        methods: Some(Arc::new(NameSet::default().edited(["echo"].into_iter(), [].into_iter()))),
     }
 }
 

@@ -1,12 +1,6 @@
 //! The shard core, one behaviour per test: peers that are told by hand what to do, on a simulated gateway of two shards.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking and may print what it measured"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(feature = "testing")]
 
 #[path = "sim_core/admission.rs"]

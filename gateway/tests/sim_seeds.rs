@@ -4,12 +4,9 @@
 //! `SIM_SEEDS=n` runs so many seeds instead of the usual number, `SIM_FROM=n` starts at another than the first. `SIM_SEED=n` runs that one
 //! alone and prints what happens.
 
-#![allow(
-    clippy::unwrap_used,
+#![expect(
     clippy::expect_used,
-    clippy::panic,
     clippy::print_stdout,
-    clippy::print_stderr,
     reason = "a test fails by panicking and says how to repeat it"
 )]
 #![cfg(feature = "testing")]

@@ -1,12 +1,6 @@
 //! What an idle TLS connection costs in heap memory: printed with `--nocapture`, and bounded.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a test fails by panicking and may print what it measured"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{fs, sync::Arc};
 

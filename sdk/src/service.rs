@@ -357,7 +357,8 @@ impl ServiceBuilder {
         self
     }
 
-    /// The ID this instance would like to have (default: none). Only a token or a certificate can grant it.
+    /// The ID this instance would like to have (default: none, and the gateway gives one). A gateway that has identities configured grants
+    /// it to a token or certificate that lists it and to nobody else; one that has none grants it to everybody.
     ///
     /// ```
     /// let builder = frontier::Service::builder("127.0.0.1:30011").service_id(7);

@@ -9,10 +9,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::parts::Failures;
 use crate::config::Config;
 use crate::identity::SeededRandom;
 use crate::identity::authority::Authority;
-use crate::identity::ticket::{DEFAULT_LIFE, TicketKeys};
+use crate::identity::ticket::{DEFAULT_LIFE, TicketKey};
 use crate::tokens::{TokenFile, watch};
 
 /// How often the tokens file is looked at.
@@ -36,7 +37,7 @@ pub(super) fn authority(config: &Config) -> anyhow::Result<(Arc<Authority>, Opti
         None => (None, None),
     };
     let ids = SeededRandom::from_system().context("no randomness")?;
-    Ok((Arc::new(Authority::new(grants, TicketKeys::new(&key, &[]), DEFAULT_LIFE, ids)), file))
+    Ok((Arc::new(Authority::new(grants, TicketKey::new(&key), DEFAULT_LIFE, ids)), file))
 }
 
 /// Follows the tokens file, and reads it again at once on SIGHUP. Without a file the signal only does not end the process.
@@ -44,19 +45,22 @@ pub(super) fn follow(
     authority: Arc<Authority>,
     file: Option<TokenFile>,
     stop: CancellationToken,
+    failed: &Failures,
 ) -> anyhow::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     let hangup = Arc::new(Notify::new());
     let mut signals = signal(SignalKind::hangup()).context("SIGHUP")?;
     let notify = Arc::clone(&hangup);
-    tasks.spawn(async move {
+    let hear = async move {
         while signals.recv().await.is_some() {
             notify.notify_one();
         }
-    });
+    };
+    tasks.spawn(failed.clone().watch("SIGHUP", stop.clone(), hear));
     if let Some(file) = file {
         let apply = move |grants| authority.set_grants(Some(grants));
-        tasks.spawn(watch(file, LOOK, hangup, stop, apply));
+        let part = watch(file, LOOK, hangup, stop.clone(), apply);
+        tasks.spawn(failed.clone().watch("identities", stop, part));
     }
     Ok(tasks)
 }

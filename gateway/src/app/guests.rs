@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::parts::Failures;
 use crate::bypass::{Bypass, BypassSettings, Bypassed};
 use crate::config::{Config, Listen};
 use crate::core::Bound;
@@ -38,7 +39,7 @@ pub(super) struct Guests {
 
 impl Guests {
     /// Reads certificates and starts what the configuration asks for.
-    pub(super) fn start(config: &Config, hub: &Arc<Hub>) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &Config, hub: &Arc<Hub>, failed: &Failures) -> anyhow::Result<Self> {
         let edges = certificates("edgebound", &config.edgebound.listen)?;
         let services = certificates("servicebound", &config.servicebound.listen)?;
         let handshakes = if edges.is_some() || services.is_some() {
@@ -66,6 +67,7 @@ impl Guests {
         let stop = CancellationToken::new();
         let stores: Vec<_> = edges.iter().chain(&services).cloned().collect();
         let watching = watch(stores, DEFAULT_INTERVAL, stop.clone());
+        let watching = failed.clone().watch("certificates", stop.clone(), watching);
         let watch = AbortOnDropHandle::new(Handle::current().spawn(watching));
         Ok(Self { handshakes, edges, services, bypass, stop, _watch: watch })
     }

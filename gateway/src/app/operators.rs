@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::parts::Failures;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::control::serve::{TlsSource, serve};
@@ -40,8 +41,8 @@ impl Operators {
         plane: &Plane,
         readiness: &Readiness,
         telemetry: &Telemetry,
-        authority: &Arc<Authority>,
-        handshakes: Option<Arc<HandshakeStats>>,
+        metrics: Metrics,
+        failed: &Failures,
     ) -> anyhow::Result<Self> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let mut control = None;
@@ -50,14 +51,15 @@ impl Operators {
             control = Some(listener.local_addr()?);
             let kicks = KickRule::new(config.controlplane.kick_token.clone());
             let router = control::router(Arc::new(plane.clone()), kicks, readiness);
-            let tls = certificates(config, &tasks, &stop)?;
-            tasks.spawn(serve(listener, tls, router, stop.clone()));
+            let tls = certificates(config, &tasks, &stop, failed)?;
+            let part = serve(listener, tls, router, stop.clone());
+            tasks.spawn(failed.clone().watch("control plane", stop.clone(), part));
         }
         let listener = listen(&config.observability.addr).context("observability.addr")?;
         let admin = listener.local_addr()?;
-        let metrics = metrics(plane, telemetry, authority, handshakes);
         let router = Admin::new(metrics, readiness.clone(), telemetry.level(), config).router();
-        tasks.spawn(serve(listener, None, router, stop.clone()));
+        let part = serve(listener, None, router, stop.clone());
+        tasks.spawn(failed.clone().watch("admin port", stop.clone(), part));
         tasks.close();
         Ok(Self { control, admin, tasks, stop })
     }
@@ -70,7 +72,7 @@ impl Operators {
 }
 
 /// The metrics of this process and its shards.
-fn metrics(
+pub(super) fn metrics(
     plane: &Plane,
     telemetry: &Telemetry,
     authority: &Arc<Authority>,
@@ -122,6 +124,7 @@ fn certificates(
     config: &Config,
     tasks: &TaskTracker,
     stop: &CancellationToken,
+    failed: &Failures,
 ) -> anyhow::Result<Option<TlsSource>> {
     let tls = &config.controlplane.listen.tls;
     if !tls.enable {
@@ -130,6 +133,7 @@ fn certificates(
     let store = Arc::new(
         CertStore::load("controlplane", tls, &[b"h2", b"http/1.1"]).context("controlplane.listen.tls")?,
     );
-    tasks.spawn(watch(vec![Arc::clone(&store)], DEFAULT_INTERVAL, stop.clone()));
+    let part = watch(vec![Arc::clone(&store)], DEFAULT_INTERVAL, stop.clone());
+    tasks.spawn(failed.clone().watch("certificates of the control plane", stop.clone(), part));
     Ok(Some(Arc::new(move || store.current())))
 }

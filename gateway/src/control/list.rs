@@ -177,7 +177,7 @@ impl EdgeFilter {
         self.edge_id.is_none_or(|id| row.edge_id == id)
             && self.time.contains(row.create_time)
             && begins(self.meta.as_deref(), &row.meta)
-            && self.rpc.as_deref().is_none_or(|rpc| offers(&row.methods, rpc))
+            && self.rpc.as_deref().is_none_or(|rpc| row.methods.as_ref().is_some_and(|set| set.contains(rpc)))
             && (self.addr.is_none()
                 || begins(self.addr.as_deref(), canonical(row.addr).to_string().as_bytes()))
     }
@@ -276,7 +276,7 @@ pub(super) async fn edge_methods<D: DataPlane>(
     paging: Paging,
 ) -> Result<Page<String>, ApiError> {
     let mut names = Names::default();
-    each_edge(data, filter, |row| names.add(&row.methods, row.edge_id, row.create_time)).await?;
+    each_edge(data, filter, |row| names.add(row.methods(), row.edge_id, row.create_time)).await?;
     Ok(names.page(order, paging))
 }
 

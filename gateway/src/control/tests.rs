@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::SecretSource;
+use crate::{config::SecretSource, core::names::NameSet};
 
 /// Edges and services in memory, scanned a few at a time.
 #[derive(Default)]
@@ -68,7 +68,7 @@ fn edge(id: u64, meta: &str, addr: &str, time: i64, methods: &[&str]) -> EdgeRow
         meta: Bytes::copy_from_slice(meta.as_bytes()),
         addr: addr.parse().unwrap(),
         create_time: time,
-        methods: methods.iter().map(|name| Arc::from(*name)).collect(),
+        methods: Some(Arc::new(NameSet::default().edited(methods.iter().copied(), [].into_iter()))),
     }
 }
 

@@ -1,23 +1,21 @@
-//! What the control plane sees of sessions.
+//! What the control plane sees of sessions. A shard only hands out what it has anyway; whoever asked reads, filters and copies.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::core::card::EdgeCard;
+use crate::core::names::NameSet;
 use crate::core::table::SessionRef;
 
 /// An edge that is online.
 #[derive(Clone, Debug)]
 pub struct EdgeView {
-    /// The edge ID.
-    pub id: u64,
-    /// Opaque bytes of the edge.
-    pub meta: Vec<u8>,
-    /// Where it connected from.
-    pub addr: SocketAddr,
+    /// What is known of it.
+    pub card: Arc<EdgeCard>,
     /// Seconds since 1970.
     pub since: i64,
-    /// Methods it offers.
-    pub methods: Vec<Arc<str>>,
+    /// Methods it offers; `None` = none.
+    pub methods: Option<Arc<NameSet>>,
 }
 
 /// A connection of a service that is online.
@@ -36,9 +34,9 @@ pub struct ServiceView {
     /// Seconds since 1970.
     pub since: i64,
     /// Methods it offers.
-    pub methods: Vec<Arc<str>>,
+    pub methods: Arc<NameSet>,
     /// Topics it takes.
-    pub topics: Vec<Arc<str>>,
+    pub topics: Arc<NameSet>,
 }
 
 /// One session of a scan.

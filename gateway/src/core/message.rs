@@ -3,6 +3,7 @@
 //! Everything owns its bytes: large bodies travel by reference, small ones are copied into the batch's arena by the sender.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use frontier_wire::error::ErrorCode;
@@ -13,6 +14,7 @@ use frontier_wire::yamux::StreamId;
 
 use crate::core::Bound;
 use crate::core::api::Page;
+use crate::core::card::EdgeCard;
 use crate::core::dialect::Protocol;
 use crate::core::registry::NameKind;
 use crate::core::shard::Moved;
@@ -186,7 +188,11 @@ pub enum Msg {
     Kick { session: SessionRef },
     /// A service connection moves to this shard.
     Adopt(Box<Adopt>),
-    /// Describe the sessions of a role in so many slots.
+    /// Look which edges are online, from a slot on, for the list that a service connection is sent.
+    List { to: SessionRef, from: u32 },
+    /// What was found, and the slot to go on from.
+    Listed { to: SessionRef, next: Option<u32>, cards: Vec<Arc<EdgeCard>> },
+    /// Describe the sessions of a role in at most so many slots.
     Scan { from: u32, slots: u32, bound: Bound, reply: ScanReply },
     /// Tell the peers of a role to go away, spread over this many milliseconds.
     Drain { edges: bool, spread_ms: u32 },
@@ -248,6 +254,10 @@ pub struct OpenLeg {
     pub deadline: u64,
     /// What the opener speaks.
     pub protocol: Protocol,
+    /// Where else it may go if the target is gone.
+    pub destination: Destination,
+    /// How often it was sent on already.
+    pub hops: u8,
 }
 
 /// A session on its way to another shard, with the driver's part of it.
@@ -277,9 +287,14 @@ impl Msg {
             | Self::OpenFailed { to: LegRef { session, .. }, .. }
             | Self::Joined { to: LegRef { session, .. }, .. }
             | Self::Leg { to: LegRef { session, .. }, .. }
+            | Self::Listed { to: session, .. }
             | Self::Cut { session, .. }
             | Self::Kick { session } => Some(*session),
-            Self::Adopt(_) | Self::Scan { .. } | Self::Drain { .. } | Self::Connection(_) => None,
+            Self::Adopt(_)
+            | Self::List { .. }
+            | Self::Scan { .. }
+            | Self::Drain { .. }
+            | Self::Connection(_) => None,
         }
     }
 
@@ -298,6 +313,7 @@ impl Msg {
                 let said = &adopt.moved.said;
                 size_of::<Adopt>() + said.hello.len() + said.frames.len() + said.raw.len()
             }
+            Self::Listed { cards, .. } => cards.capacity() * size_of::<Arc<EdgeCard>>(),
             Self::Leg { what: LegMsg::Operation(operation), .. } => {
                 let DialogueOperation { key, value, topic, custom, .. } = &**operation;
                 size_of::<DialogueOperation>() + key.len() + value.len() + topic.len() + custom.len()
@@ -324,6 +340,7 @@ impl Msg {
             | Self::Joined { .. }
             | Self::Cut { .. }
             | Self::Kick { .. }
+            | Self::List { .. }
             | Self::Scan { .. }
             | Self::Drain { .. }
             | Self::Connection(_) => 0,

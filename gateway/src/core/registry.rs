@@ -4,8 +4,9 @@
 //! shard in its own [`NameCache`]; only a miss after a change takes the lock. A session and its routes are one object with one life:
 //! whoever owns the session adds and removes them, and a removal names the session it belongs to.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
 use papaya::{Compute, Operation};
@@ -48,7 +49,13 @@ pub struct Registry {
     edges: papaya::HashMap<u64, (SessionRef, Arc<EdgeCard>)>,
     names: Mutex<Names>,
     version: AtomicU64,
+    /// Of lists under way; those that are done are dropped at the next claim.
+    watches: Mutex<Vec<Weak<Latecomers>>>,
 }
+
+/// Edges that came since a list of those online was begun.
+#[derive(Debug, Default)]
+pub struct Latecomers(Mutex<BTreeSet<u64>>);
 
 #[derive(Debug, Default)]
 struct Names {
@@ -81,11 +88,26 @@ impl Registry {
             Some((_, (_, old))) if old.epoch >= card.epoch => Operation::Abort(old.epoch),
             _ => Operation::Insert((session, Arc::clone(card))),
         };
-        match edges.compute(card.id, claim) {
-            Compute::Updated { old: (_, old), .. } => Ok(Some(old.clone())),
-            Compute::Aborted(epoch) => Err(epoch),
-            Compute::Inserted(..) | Compute::Removed(..) => Ok(None),
-        }
+        let old = match edges.compute(card.id, claim) {
+            Compute::Updated { old: (_, old), .. } => Some(old.clone()),
+            Compute::Aborted(epoch) => return Err(epoch),
+            Compute::Inserted(..) | Compute::Removed(..) => None,
+        };
+        self.watches.lock().retain(|watch| {
+            let watch = watch.upgrade();
+            watch.is_some_and(|watch| {
+                watch.0.lock().insert(card.id);
+                true
+            })
+        });
+        Ok(old)
+    }
+
+    /// The edges that claim their ID from now on, for as long as somebody holds the answer.
+    pub fn watch_claims(&self) -> Arc<Latecomers> {
+        let watch = Arc::default();
+        self.watches.lock().push(Arc::downgrade(&watch));
+        watch
     }
 
     /// Takes an edge out, if this session still holds the ID.
@@ -110,18 +132,6 @@ impl Registry {
     #[must_use]
     pub fn edges(&self) -> usize {
         self.edges.len()
-    }
-
-    /// Every edge whose services know that it is online, or are asked whether it may be.
-    #[must_use]
-    pub fn announced(&self) -> Vec<Arc<EdgeCard>> {
-        let edges = self.edges.pin();
-        let list = |card: &EdgeCard| {
-            // In this order, so that a refusal at the same time is seen here, or this there.
-            card.listed.store(true, Ordering::SeqCst);
-            card.announced.load(Ordering::SeqCst)
-        };
-        edges.values().filter(|(_, card)| list(card)).map(|(_, card)| Arc::clone(card)).collect()
     }
 
     /// A session offers some names: one change, whatever their number, since every change makes all shards look names up again.
@@ -206,6 +216,29 @@ impl Registry {
     #[must_use]
     pub fn instances(&self) -> usize {
         self.names.lock().in_flight.len()
+    }
+}
+
+// === impl Latecomers ===
+
+impl Latecomers {
+    /// Takes out some of them.
+    #[must_use]
+    pub fn take(&self, most: usize) -> Vec<u64> {
+        let mut ids = self.0.lock();
+        std::iter::from_fn(|| ids.pop_first()).take(most).collect()
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Whether nobody came.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::core::footprint::block;
 use crate::core::identity::Subject;
 use crate::core::message::{LegId, LegRef};
 use crate::core::names::NameSet;
-use crate::core::registry::{InstanceId, NameKind};
+use crate::core::registry::{InstanceId, Latecomers, NameKind};
 use crate::core::shard::{Bodies, Dialogue};
 use crate::core::shared::Settings;
 use crate::core::stats::OpKind;
@@ -58,6 +58,9 @@ pub enum Stay {
     /// It was sent away and is at another gateway now: nothing new is sent to it, and it finishes what it has and starts nothing.
     Moved,
 }
+
+/// Bytes that an ID takes in a tree whose nodes are two thirds full.
+const LATECOMER: usize = 16;
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -119,21 +122,29 @@ pub struct ServiceSide {
     pub name: Arc<str>,
     /// Where it connected from.
     pub addr: SocketAddr,
-    /// Topics it takes.
-    pub topics: NameSet,
+    /// Topics it takes; shared with those who list them.
+    pub topics: Arc<NameSet>,
     /// Methods it offers.
-    pub methods: NameSet,
+    pub methods: Arc<NameSet>,
     /// A list of who is online that it is being sent.
     pub snapshot: Option<Box<Snapshot>>,
 }
 
-/// A list of edges that is sent page by page, as the service keeps up.
+/// A list of edges that is made and sent step by step, as the service keeps up.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The ID of the question.
     pub id: u64,
-    /// Those not sent yet.
-    pub edges: Vec<Arc<EdgeCard>>,
+    /// The shard that is looked at, and the slot there; one past the last shard when all have been.
+    pub place: (u16, u32),
+    /// A step of the walk is under way.
+    pub waits: bool,
+    /// Found and not sent yet.
+    pub cards: Vec<Arc<EdgeCard>>,
+    /// Those who came meanwhile, perhaps to where the walk has been already.
+    pub late: Arc<Latecomers>,
+    /// How many they were when it was looked at last.
+    pub latecomers: usize,
 }
 
 /// What is needed until Welcome.
@@ -155,6 +166,19 @@ pub struct Greeting {
     pub grant: crate::core::identity::Grant,
     /// Which answer it waits for.
     pub step: Step,
+    /// The question whose answer that is.
+    pub asked: Option<Asked>,
+}
+
+/// What a service was asked about an edge in its admission.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Who was asked.
+    pub target: SessionRef,
+    /// The ID of the question, here.
+    pub id: u64,
+    /// Its ID there; 0 = not known here (another shard).
+    pub local: u64,
 }
 
 /// What an edge in its admission waits for.
@@ -458,9 +482,7 @@ impl ServiceSide {
     pub fn held(&self) -> usize {
         let names = self.methods.names().len() + self.topics.names().len();
         let strings = self.methods.held() + self.topics.held() + self.name.len();
-        let list =
-            self.snapshot.as_ref().map_or(0, |list| list.edges.capacity() * size_of::<Arc<EdgeCard>>());
-        strings + names * REGISTERED + list
+        strings + names * REGISTERED + self.snapshot.as_ref().map_or(0, |list| list.held())
     }
 
     /// Every name it is known by.
@@ -469,6 +491,16 @@ impl ServiceSide {
         let topics = self.topics.names().iter().map(|name| (NameKind::Topic, &**name));
         let name = (!self.name.is_empty()).then_some((NameKind::Service, &*self.name));
         methods.chain(topics).chain(name)
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Bytes of memory held: references to cards, and the IDs of those who came meanwhile.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.cards.capacity() * size_of::<Arc<EdgeCard>>() + self.latecomers * LATECOMER
     }
 }
 

@@ -9,6 +9,7 @@
 //! - `admission`: from Hello to Welcome, takeover, presence events
 //! - `geminio`: the same for sessions that speak geminio
 //! - `lifecycle`: timers, closing, drain
+//! - `walks`: looks at many sessions, a few of them per turn
 
 mod admission;
 #[cfg(any(test, feature = "testing"))]
@@ -20,6 +21,7 @@ mod lifecycle;
 mod ops;
 mod presence;
 mod soon;
+pub mod walks;
 
 pub use self::geminio::Dialogue;
 pub(in crate::core) use self::ops::Bodies;
@@ -166,6 +168,8 @@ pub struct Shard {
     complaints: Complaints,
     /// Of edges and of services.
     drains: [Option<lifecycle::DrainCursor>; 2],
+    /// Who wants to know what is in the table, the oldest first.
+    walks: VecDeque<walks::Walk>,
     /// When the largest holders were looked for last, in microseconds.
     culled: u64,
     /// Where small payloads for other shards are copied to.
@@ -208,6 +212,7 @@ impl Shard {
             departures: soon::Soon::default(),
             complaints: Complaints::default(),
             drains: [None; 2],
+            walks: VecDeque::new(),
             culled: 0,
             arena: bytes::BytesMut::new(),
             shared,
@@ -277,6 +282,7 @@ impl Shard {
             hello_held: 0,
             grant: Default::default(),
             step: Step::None,
+            asked: None,
         };
         let mut session = Session::new(Dialect::Native(Connection::accept(&self.config)), bound, greeting);
         session.last_rx = self.now.micros;

@@ -46,7 +46,7 @@ pub struct Settings {
     pub stall: u64,
     /// Budget for all bytes held for peers.
     pub memory: u64,
-    /// A dialer pings after so much silence; after 2.5 times as much it is gone.
+    /// A dialer pings after so much silence; see [`Settings::silence`].
     pub heartbeat: u64,
     /// Control frames (pings, resets, window updates, cancels) per second and session.
     pub control_frames: u32,
@@ -133,6 +133,12 @@ impl Settings {
     pub fn deadline(&self, now: u64, timeout_ms: u32) -> u64 {
         let timeout = if timeout_ms == 0 { self.call_timeout } else { u64::from(timeout_ms) * 1_000 };
         now.saturating_add(timeout.min(self.max_call_timeout))
+    }
+
+    /// A peer that says nothing for so long is gone.
+    #[must_use]
+    pub const fn silence(&self) -> u64 {
+        self.heartbeat.saturating_mul(5) / 2
     }
 
     /// Bytes that may wait for one peer in all. Answers, errors, cancels and credits never wait for room in `outbox`; a peer that

@@ -23,13 +23,20 @@ pub enum OpKind {
 }
 
 /// Outcomes of one kind of operation: index 0 is success, then the error codes by number.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcomes {
     counts: [Count; ErrorCode::ALL.len() + 1],
     /// Time from the first frame to the answer.
-    pub latency: [Count; LATENCY_BUCKETS],
-    /// Sum of those times in microseconds.
-    pub latency_micros: Count,
+    pub latency: Times,
+}
+
+/// Times in buckets.
+#[derive(Debug)]
+pub struct Times {
+    /// See [`LATENCY_BUCKETS`].
+    pub buckets: [Count; LATENCY_BUCKETS],
+    /// Sum of the times in microseconds.
+    pub micros: Count,
 }
 
 /// Why a connection was turned away or cut.
@@ -80,8 +87,8 @@ pub struct Stats {
     pub late_answers: Count,
     /// Turns of the loop.
     pub turns: Count,
-    /// Longest time a turn took since the last scrape, in microseconds.
-    pub loop_lag_micros: Count,
+    /// Time that each of them took: how late a frame may have been handled.
+    pub turn: Times,
     /// Panics caught while a session was handled.
     pub panics: Count,
     /// Sessions cut to keep within `limits.memory`.
@@ -101,18 +108,6 @@ impl Count {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
     }
 
-    /// Keeps the greater value; only the owning shard may call this.
-    pub fn max(&self, n: u64) {
-        if n > self.0.load(Ordering::Relaxed) {
-            self.0.store(n, Ordering::Relaxed);
-        }
-    }
-
-    /// The value so far, starting anew. Another thread may call this; an update at the same moment may count for either side.
-    pub fn take(&self) -> u64 {
-        self.0.swap(0, Ordering::Relaxed)
-    }
-
     /// Sets the value.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);
@@ -127,29 +122,34 @@ impl Count {
 
 // === impl Outcomes ===
 
-impl Default for Outcomes {
-    fn default() -> Self {
-        Self {
-            counts: Default::default(),
-            latency: std::array::from_fn(|_| Count::default()),
-            latency_micros: Count::default(),
-        }
-    }
-}
-
 impl Outcomes {
     /// Counts one operation that took `micros`.
     pub fn record(&self, error: Option<ErrorCode>, micros: u64) {
         self.counts[error.map_or(0, |code| code.to_wire() as usize)].add(1);
-        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
-        self.latency[bucket.min(LATENCY_BUCKETS - 1)].add(1);
-        self.latency_micros.add(micros);
+        self.latency.record(micros);
     }
 
     /// How many ended so; `None` is success.
     #[must_use]
     pub fn count(&self, error: Option<ErrorCode>) -> u64 {
         self.counts[error.map_or(0, |code| code.to_wire() as usize)].get()
+    }
+}
+
+// === impl Times ===
+
+impl Times {
+    /// Counts one time.
+    pub fn record(&self, micros: u64) {
+        let bucket = (u64::BITS - micros.leading_zeros()) as usize;
+        self.buckets[bucket.min(LATENCY_BUCKETS - 1)].add(1);
+        self.micros.add(micros);
+    }
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| Count::default()), micros: Count::default() }
     }
 }
 
@@ -214,9 +214,9 @@ mod tests {
         outcomes.record(Some(ErrorCode::Application), u64::MAX);
         assert_eq!(outcomes.count(None), 2);
         assert_eq!(outcomes.count(Some(ErrorCode::Overloaded)), 1);
-        assert_eq!(outcomes.latency[0].get(), 1);
-        assert_eq!(outcomes.latency[1].get(), 1);
-        assert_eq!(outcomes.latency[10].get(), 1);
-        assert_eq!(outcomes.latency[LATENCY_BUCKETS - 1].get(), 1);
+        assert_eq!(outcomes.latency.buckets[0].get(), 1);
+        assert_eq!(outcomes.latency.buckets[1].get(), 1);
+        assert_eq!(outcomes.latency.buckets[10].get(), 1);
+        assert_eq!(outcomes.latency.buckets[LATENCY_BUCKETS - 1].get(), 1);
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! Slots live in chunks that never move: growing a flat vector would copy every session of a large fleet within one turn.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 /// Slots per chunk; with sessions of some 240 bytes the values of a chunk take 60 KiB.
 const CHUNK: usize = 256;
+/// Slots that are free at least whenever one is given out. They are used in turn, so a handle could be mistaken for another only after
+/// eight million sessions of its shard have come and gone, and exactly that many.
+const SPARE: usize = CHUNK / 2;
 
 /// Where a session is. A handle whose generation has passed finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,7 +27,8 @@ pub struct SessionRef {
 pub struct Table<T> {
     shard: u16,
     chunks: Vec<Chunk<T>>,
-    free: Vec<u32>,
+    /// Free slots, the one that is free the longest first.
+    free: VecDeque<u32>,
     len: usize,
 }
 
@@ -56,7 +61,7 @@ impl<T> Table<T> {
     /// An empty table of a shard.
     #[must_use]
     pub fn new(shard: u16) -> Self {
-        Self { shard, chunks: Vec::new(), free: Vec::new(), len: 0 }
+        Self { shard, chunks: Vec::new(), free: VecDeque::new(), len: 0 }
     }
 
     /// Sessions in the table.
@@ -79,10 +84,10 @@ impl<T> Table<T> {
 
     /// Puts a value into a free slot.
     pub fn insert(&mut self, value: T) -> SessionRef {
-        if self.free.is_empty() {
+        if self.free.len() < SPARE {
             self.grow();
         }
-        let slot = self.free.pop().expect("a grown table has free slots");
+        let slot = self.free.pop_front().expect("a grown table has free slots");
         let (generation, entry) = self.slot_mut(slot).expect("free slots exist");
         *entry = Some(value);
         let generation = *generation;
@@ -95,7 +100,7 @@ impl<T> Table<T> {
         let values = (0..CHUNK).map(|_| None).collect();
         self.chunks.push(Chunk { generations: Box::new([0; CHUNK]), values });
         // Low slots first: a small fleet stays dense.
-        self.free.extend((first..self.slots()).rev());
+        self.free.extend(first..self.slots());
     }
 
     fn slot(&self, slot: u32) -> Option<(u16, Option<&T>)> {
@@ -150,7 +155,7 @@ impl<T> Table<T> {
         }
         let value = value.take()?;
         *generation = generation.wrapping_add(1);
-        self.free.push(handle.slot);
+        self.free.push_back(handle.slot);
         self.len -= 1;
         Some(value)
     }
@@ -158,18 +163,39 @@ impl<T> Table<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Table;
+    use super::{CHUNK, SPARE, Table};
 
     #[test]
     fn stale_handle_does_not_reach_successor() {
         let mut table = Table::new(3);
         let first = table.insert("first");
         assert_eq!(table.remove(first), Some("first"));
-        let second = table.insert("second");
-        assert_eq!(second.slot, first.slot, "the slot is used again");
+        let second = loop {
+            let second = table.insert("second");
+            if second.slot == first.slot {
+                break second;
+            }
+            table.remove(second);
+        };
         assert_eq!(table.get(first), None);
         assert_eq!(table.remove(first), None);
         assert_eq!(table.get(second), Some(&"second"));
+    }
+
+    /// One session after the other comes and goes in a table that is as full as it may be: more often than a slot has generations.
+    #[test]
+    fn generations_do_not_come_round_with_one_slot_reused() {
+        let mut table = Table::new(0);
+        let held: Vec<_> = (0..CHUNK - SPARE).map(|n| table.insert(n)).collect();
+        let stale = table.insert(0);
+        table.remove(stale);
+        for n in 0..10 * (1 << 16) {
+            let handle = table.insert(n);
+            assert_ne!(handle, stale);
+            table.remove(handle);
+        }
+        assert_eq!(table.get(stale), None);
+        assert!(held.iter().enumerate().all(|(n, handle)| table.get(*handle) == Some(&n)));
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! 1. An edge with a good resume ticket gets that ID again. Tickets that do not verify are not an error: a gateway that was restarted
 //!    with a new key must not refuse its whole fleet.
 //! 2. An identity with listed IDs gets the one it wishes for, or the only one there is.
-//! 3. An identity that may have any ID gets the one it wishes for. Services share IDs, so a service gets its wish in any case.
-//! 4. Everybody else gets none here: the ID service or the allocator chooses.
+//! 3. An identity that may have any ID gets the one it wishes for, and so does a service where no identities are configured.
+//! 4. Everybody else gets none here: the ID service or the allocator chooses for an edge, and a service has one by its instance.
 //!
 //! A ticket or wish outside of the listed IDs is refused.
 
@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use frontier_wire::{error::ErrorCode, native::hello::Role};
 use parking_lot::Mutex;
 use tracing::{info, warn};
@@ -32,7 +32,7 @@ use crate::{
     identity::{
         grants::{Entry, Grants, IdSet},
         random::{Random, SeededRandom},
-        ticket::{Ticket, TicketError, TicketKeys},
+        ticket::{Ticket, TicketError, TicketKey},
     },
 };
 
@@ -58,7 +58,7 @@ pub enum Refusal {
 pub struct Authority {
     /// `None` = everybody is admitted.
     grants: ArcSwapOption<Grants>,
-    keys: ArcSwap<TicketKeys>,
+    key: TicketKey,
     ticket_life: Duration,
     ids: Mutex<SeededRandom>,
     resumed: AtomicU64,
@@ -103,10 +103,10 @@ impl Authority {
     /// Without `grants` everybody is admitted. Tickets are good for `ticket_life` (default
     /// [`DEFAULT_LIFE`](crate::identity::ticket::DEFAULT_LIFE)).
     #[must_use]
-    pub fn new(grants: Option<Grants>, keys: TicketKeys, ticket_life: Duration, ids: SeededRandom) -> Self {
+    pub fn new(grants: Option<Grants>, key: TicketKey, ticket_life: Duration, ids: SeededRandom) -> Self {
         Self {
             grants: ArcSwapOption::from_pointee(grants),
-            keys: ArcSwap::from_pointee(keys),
+            key,
             ticket_life,
             ids: Mutex::new(ids),
             resumed: AtomicU64::new(0),
@@ -125,11 +125,6 @@ impl Authority {
     /// Replaces the identities, for new sessions; those there are stay.
     pub fn set_grants(&self, grants: Option<Grants>) {
         self.grants.store(grants.map(Arc::new));
-    }
-
-    /// Replaces the keys of tickets.
-    pub fn set_keys(&self, keys: TicketKeys) {
-        self.keys.store(Arc::new(keys));
     }
 
     /// Sessions that showed a good ticket.
@@ -152,8 +147,7 @@ impl Authority {
         let grants = self.grants.load();
         let entry = grants.as_deref().map(|grants| identify(grants, claim)).transpose()?;
         let ticket = self.resume(claim);
-        let ids = entry.map_or(&IdSet::Unlisted, |entry| &entry.ids);
-        let id = entitled(ids, claim, ticket.as_ref())?;
+        let id = entitled(entry.map(|entry| &entry.ids), claim, ticket.as_ref())?;
         if ticket.is_some() {
             self.resumed.fetch_add(1, Ordering::Relaxed);
         }
@@ -166,8 +160,7 @@ impl Authority {
         if claim.ticket.is_empty() || claim.bound != Bound::Edge {
             return None;
         }
-        self.keys
-            .load()
+        self.key
             .verify(claim.ticket, claim.now)
             .inspect_err(|why| {
                 self.tickets_ignored[*why as usize].fetch_add(1, Ordering::Relaxed);
@@ -183,7 +176,7 @@ impl Gatekeeper for Authority {
 
     fn ticket(&self, edge: u64, epoch: u64, now: u64) -> Vec<u8> {
         let expires = now.saturating_add(self.ticket_life.as_secs());
-        self.keys.load().mint(&Ticket { edge, epoch, expires }).to_vec()
+        self.key.mint(&Ticket { edge, epoch, expires }).to_vec()
     }
 
     fn random(&self, _: u64) -> u64 {
@@ -202,9 +195,13 @@ fn identify<'a>(grants: &'a Grants, claim: &Claim<'_>) -> Result<&'a Entry, Refu
     if entry.role == role { Ok(entry) } else { Err(Refusal::Role) }
 }
 
-/// The ID that the claim is good for, 0 = none in particular.
-fn entitled(ids: &IdSet, claim: &Claim<'_>, ticket: Option<&Ticket>) -> Result<u64, Refusal> {
+/// The ID that the claim is good for, 0 = none in particular. Without `ids` nobody has an identity.
+fn entitled(ids: Option<&IdSet>, claim: &Claim<'_>, ticket: Option<&Ticket>) -> Result<u64, Refusal> {
     let wanted = ticket.map_or(claim.wished_id, |ticket| ticket.edge);
+    let Some(ids) = ids else {
+        let free = ticket.is_some() || claim.bound == Bound::Service;
+        return Ok(if free { wanted } else { 0 });
+    };
     if wanted != 0 && ids.forbids(wanted) {
         return Err(Refusal::Id);
     }
@@ -212,7 +209,6 @@ fn entitled(ids: &IdSet, claim: &Claim<'_>, ticket: Option<&Ticket>) -> Result<u
         _ if ticket.is_some() => Ok(wanted),
         IdSet::Listed(_) if wanted == 0 => ids.only().ok_or(Refusal::NoWish),
         IdSet::Listed(_) | IdSet::Any => Ok(wanted),
-        IdSet::Unlisted if claim.bound == Bound::Service => Ok(wanted),
         IdSet::Unlisted => Ok(0),
     }
 }

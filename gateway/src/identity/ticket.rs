@@ -7,8 +7,7 @@
 //!  └─────────┴──────────┴─────────┴──────────┴──────────────────┘
 //! ```
 //!
-//! A ticket is opaque to edges and good at every gateway that has the key. Keys are replaced one at a time: the new one signs, older
-//! ones still verify until their tickets are gone.
+//! A ticket is opaque to edges and good at every gateway that has the key.
 
 use std::{fmt, time::Duration};
 
@@ -21,9 +20,6 @@ const SIGNED_LEN: usize = 1 + 8 + 8 + 8;
 
 /// Bytes of a ticket.
 pub const TICKET_LEN: usize = SIGNED_LEN + 32;
-
-/// Keys that verify besides the one that signs; each costs a forger's ticket one HMAC.
-pub const MAX_OLDER_KEYS: usize = 8;
 
 /// Long enough for a device that sleeps overnight, short enough that a stolen ticket is of little use.
 pub const DEFAULT_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -48,7 +44,7 @@ pub enum TicketError {
     /// Not a ticket of this version.
     #[error("not a resume ticket")]
     Malformed,
-    /// Signed with none of our keys.
+    /// Not signed with our key.
     #[error("signed with an unknown key")]
     Forged,
     /// Too old.
@@ -56,11 +52,8 @@ pub enum TicketError {
     Expired,
 }
 
-/// The keys that sign and verify.
-pub struct TicketKeys {
-    signs: hmac::Key,
-    older: Vec<hmac::Key>,
-}
+/// The key that signs and verifies.
+pub struct TicketKey(hmac::Key);
 
 // === impl TicketError ===
 
@@ -76,14 +69,13 @@ impl TicketError {
     }
 }
 
-// === impl TicketKeys ===
+// === impl TicketKey ===
 
-impl TicketKeys {
-    /// `key` signs; tickets signed with one of `older` are accepted as well, the first [`MAX_OLDER_KEYS`] of them. Keys are secrets of
-    /// any length; 32 random bytes are right.
+impl TicketKey {
+    /// From a secret of any length; 32 random bytes are right.
     #[must_use]
-    pub fn new(key: &[u8], older: &[Vec<u8>]) -> Self {
-        Self { signs: derive(key), older: older.iter().take(MAX_OLDER_KEYS).map(|key| derive(key)).collect() }
+    pub fn new(secret: &[u8]) -> Self {
+        Self(derive(secret))
     }
 
     /// The bytes of a ticket.
@@ -94,7 +86,7 @@ impl TicketKeys {
         bytes[1..9].copy_from_slice(&ticket.edge.to_be_bytes());
         bytes[9..17].copy_from_slice(&ticket.epoch.to_be_bytes());
         bytes[17..SIGNED_LEN].copy_from_slice(&ticket.expires.to_be_bytes());
-        let tag = hmac::sign(&self.signs, &bytes[..SIGNED_LEN]);
+        let tag = hmac::sign(&self.0, &bytes[..SIGNED_LEN]);
         bytes[SIGNED_LEN..].copy_from_slice(tag.as_ref());
         bytes
     }
@@ -109,10 +101,7 @@ impl TicketKeys {
         if signed.first() != Some(&VERSION) {
             return Err(TicketError::Malformed);
         }
-        let mut keys = std::iter::once(&self.signs).chain(&self.older);
-        if !keys.any(|key| hmac::verify(key, signed, tag).is_ok()) {
-            return Err(TicketError::Forged);
-        }
+        hmac::verify(&self.0, signed, tag).map_err(|_| TicketError::Forged)?;
         let mut fields = signed[1..].chunks_exact(8).map(|field| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(field);
@@ -124,9 +113,9 @@ impl TicketKeys {
     }
 }
 
-impl fmt::Debug for TicketKeys {
+impl fmt::Debug for TicketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TicketKeys").field("older", &self.older.len()).finish_non_exhaustive()
+        f.write_str("TicketKey")
     }
 }
 
@@ -143,69 +132,59 @@ mod tests {
 
     const TICKET: Ticket = Ticket { edge: 7, epoch: 1 << 60, expires: 1_000 };
 
-    fn keys(key: u8, older: &[u8]) -> TicketKeys {
-        TicketKeys::new(&[key; 32], &older.iter().map(|key| vec![*key; 32]).collect::<Vec<_>>())
+    fn key(of: u8) -> TicketKey {
+        TicketKey::new(&[of; 32])
     }
 
     #[test]
     fn a_ticket_is_good_until_its_last_second() {
-        let keys = keys(1, &[]);
-        let bytes = keys.mint(&TICKET);
-        assert_eq!(keys.verify(&bytes, 999), Ok(TICKET));
-        assert_eq!(keys.verify(&bytes, 1_000), Err(TicketError::Expired));
+        let key = key(1);
+        let bytes = key.mint(&TICKET);
+        assert_eq!(key.verify(&bytes, 999), Ok(TICKET));
+        assert_eq!(key.verify(&bytes, 1_000), Err(TicketError::Expired));
     }
 
     #[test]
     fn every_changed_bit_is_noticed() {
-        let keys = keys(1, &[]);
-        let bytes = keys.mint(&TICKET);
+        let key = key(1);
+        let bytes = key.mint(&TICKET);
         for bit in 0..TICKET_LEN * 8 {
             let mut forged = bytes;
             forged[bit / 8] ^= 1 << (bit % 8);
             let expected = if bit < 8 { TicketError::Malformed } else { TicketError::Forged };
-            assert_eq!(keys.verify(&forged, 0), Err(expected), "bit {bit}");
+            assert_eq!(key.verify(&forged, 0), Err(expected), "bit {bit}");
         }
     }
 
     #[test]
     fn another_key_vouches_for_nothing() {
-        let bytes = keys(1, &[]).mint(&TICKET);
-        assert_eq!(keys(2, &[]).verify(&bytes, 0), Err(TicketError::Forged));
-        assert_eq!(keys(2, &[3, 4]).verify(&bytes, 0), Err(TicketError::Forged));
-    }
-
-    #[test]
-    fn tickets_of_older_keys_are_accepted_but_not_minted() {
-        let old = keys(1, &[]).mint(&TICKET);
-        let rotated = keys(2, &[1]);
-        assert_eq!(rotated.verify(&old, 0), Ok(TICKET));
-        assert_eq!(rotated.verify(&rotated.mint(&TICKET), 0), Ok(TICKET));
-        assert_eq!(keys(1, &[]).verify(&rotated.mint(&TICKET), 0), Err(TicketError::Forged));
+        let bytes = key(1).mint(&TICKET);
+        assert_eq!(key(2).verify(&bytes, 0), Err(TicketError::Forged));
     }
 
     #[test]
     fn a_forged_and_expired_ticket_is_forged() {
         // Else a forger would learn which of its guesses are right.
-        let bytes = keys(1, &[]).mint(&TICKET);
-        assert_eq!(keys(2, &[]).verify(&bytes, 5_000), Err(TicketError::Forged));
+        let bytes = key(1).mint(&TICKET);
+        assert_eq!(key(2).verify(&bytes, 5_000), Err(TicketError::Forged));
     }
 
     #[test]
-    fn keys_do_not_show_in_logs() {
-        assert_eq!(format!("{:?}", keys(1, &[2])), "TicketKeys { older: 1, .. }");
+    fn a_key_does_not_show_in_logs() {
+        assert_eq!(format!("{:?}", key(1)), "TicketKey");
     }
 
     proptest! {
         #[test]
         fn what_is_minted_verifies(edge: u64, epoch: u64, expires in 1_u64..) {
             let ticket = Ticket { edge, epoch, expires };
-            let keys = keys(9, &[]);
-            prop_assert_eq!(keys.verify(&keys.mint(&ticket), expires - 1), Ok(ticket));
+            let key = key(9);
+            prop_assert_eq!(key.verify(&key.mint(&ticket), expires - 1), Ok(ticket));
         }
 
         #[test]
         fn no_bytes_verify(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            prop_assert!(keys(9, &[8]).verify(&bytes, 0).is_err());
+            prop_assert!(key(9).verify(&bytes, 0).is_err());
         }
     }
 }

@@ -46,8 +46,8 @@ pub struct ShardSnapshot {
     pub late_answers: u64,
     /// Turns of the loop.
     pub turns: u64,
-    /// The longest turn since the last scrape, in seconds: how late a frame may have been handled.
-    pub longest_turn_seconds: f64,
+    /// Time that each of them took: how late a frame may have been handled.
+    pub turn: Latency,
     /// Panics caught while a session was handled.
     pub panics: u64,
     /// Sessions cut to keep within the memory budget.
@@ -243,13 +243,12 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
 fn per_shard(shards: &[ShardSnapshot]) -> [Family; 3] {
     let outbox = Family::gauge("frontier_outbox", "Bytes waiting to be written to peers").bytes();
     let turns = Family::counter("frontier_shard_turns", "Turns of the loop");
-    let lag = Family::gauge("frontier_shard_longest_turn", "Longest turn of the loop since the last scrape")
-        .seconds();
-    shards.iter().enumerate().fold([outbox, turns, lag], |[outbox, turns, lag], (index, shard)| {
+    let times = Family::histogram("frontier_shard_turn", "Time that a turn of the loop took");
+    shards.iter().enumerate().fold([outbox, turns, times], |[outbox, turns, times], (index, shard)| {
         [
             outbox.shard(index, shard.outbox_bytes),
             turns.shard(index, shard.turns),
-            lag.shard_real(index, shard.longest_turn_seconds),
+            times.shard_times(index, shard.turn.clone()),
         ]
     })
 }

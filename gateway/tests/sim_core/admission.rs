@@ -1,7 +1,8 @@
 //! Who may come in, under which ID, who is told, and who has to go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use frontier_gateway::core::exchange::Policy;
 use frontier_gateway::core::message::Msg;
 use frontier_gateway::core::{Bound, Settings};
 use frontier_gateway::sim::dialer::Note;
@@ -264,11 +265,84 @@ fn an_edge_that_leaves_while_it_is_admitted_is_reported() {
         let online = lab.expect(service);
         lab.hang_up(edge, Ending::Reset);
         lab.run();
+        let cancel = lab.expect(service);
+        assert_eq!((cancel.header.kind, cancel.header.id), (FrameType::Cancel, online.header.id));
         assert_eq!(event(&lab.expect(service)).0, "edge_offline");
         lab.answer(service, &online, &[]);
         lab.run();
+        assert!(lab.is_quiet(service));
         lab.close();
     }
+}
+
+#[test]
+fn the_question_for_the_id_of_an_edge_that_leaves_is_taken_back() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "ids", &["get_edge_id"], &[]);
+        let edge = knock(&mut lab, 0, 0);
+        let question = lab.expect(service);
+        lab.hang_up(edge, Ending::Closed);
+        lab.run();
+        let cancel = lab.expect(service);
+        assert_eq!((cancel.header.kind, cancel.header.id), (FrameType::Cancel, question.header.id));
+        lab.answer(service, &question, &edge_info(5));
+        lab.run();
+        assert!(lab.is_quiet(service) && lab.stage.shared().registry.edge(5).is_none());
+        lab.close();
+    }
+}
+
+/// An answered question is not taken back when the edge leaves later.
+#[test]
+fn nothing_is_taken_back_that_was_answered() {
+    for shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shard, "presence", &["get_edge_id", "edge_online"], &[]);
+        let edge = knock(&mut lab, 0, 0);
+        let question = lab.expect(service);
+        lab.answer(service, &question, &edge_info(5));
+        lab.run();
+        let online = lab.expect(service);
+        lab.answer(service, &online, &[]);
+        lab.run();
+        assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome);
+        lab.hang_up(edge, Ending::Closed);
+        lab.run();
+        assert!(lab.is_quiet(service));
+        lab.close();
+    }
+}
+
+/// A pool has two connections in a shard, an edge moves from one address to another, and instances are chosen by address.
+#[test]
+fn both_events_of_a_takeover_come_by_one_connection() {
+    let mut used = BTreeSet::new();
+    for seed in 0..20 {
+        let mut lab = Lab::with(Settings { policy: Policy::SourceIp, ..settings() }, Chaos::NONE, seed);
+        let mut hello = service_hello(1, "presence", &PRESENCE, &[]);
+        hello.pool_index = 1;
+        let pool = [0; 2].map(|_| {
+            let peer = lab.dial(Bound::Service, 1);
+            lab.join(peer, &hello);
+            peer
+        });
+        for _ in 0..5 {
+            let edge = knock(&mut lab, 0, 5);
+            let heard = pool.map(|peer| lab.frames(peer));
+            for (at, notes) in heard.iter().enumerate().filter(|(_, notes)| !notes.is_empty()) {
+                let methods: Vec<String> = notes.iter().map(|note| event(note).0).collect();
+                assert_eq!(methods.last().map(String::as_str), Some("edge_online"), "{methods:?}");
+                used.insert(at);
+                notes.iter().for_each(|note| lab.answer(pool[at], note, &[]));
+            }
+            assert_eq!(heard.iter().filter(|notes| !notes.is_empty()).count(), 1, "seed {seed}");
+            lab.run();
+            assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome);
+        }
+        lab.close();
+    }
+    assert_eq!(used.len(), 2, "either connection is used");
 }
 
 #[test]
@@ -409,6 +483,51 @@ fn a_snapshot_comes_as_the_service_keeps_up_and_one_at_a_time() {
     lab.close();
 }
 
+/// A service reads its list slowly; meanwhile edges move to where the walk over the sessions has been already.
+#[test]
+fn an_edge_that_reconnects_while_a_list_is_made_is_on_it() {
+    let mut lab = Lab::new(settings());
+    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
+    let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
+    lab.join(service, &service_hello(1, "svc", &[], &[]));
+    let come = |lab: &mut Lab, shard: u16, id: u64| {
+        let peer = lab.dial(Bound::Edge, shard);
+        let mut hello = edge_hello(id);
+        hello.meta = vec![7; 2_000];
+        (peer, lab.join(peer, &hello).epoch)
+    };
+    let mut newest: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut peers = Vec::new();
+    for id in 1..=100 {
+        let (peer, epoch) = come(&mut lab, u16::from(id > 60), id);
+        newest.insert(id, epoch);
+        peers.push(peer);
+    }
+    lab.freeze(service, true);
+    lab.send(service, FrameType::Presence, 1, &[], &[]);
+    lab.run();
+    // Some go for good, some come again at the other shard.
+    lab.hang_up(peers[98], Ending::Closed);
+    lab.hang_up(peers[99], Ending::Closed);
+    for id in 70..=99 {
+        newest.insert(id, come(&mut lab, 0, id).1);
+    }
+    newest.remove(&100);
+    lab.freeze(service, false);
+    lab.advance(SECOND);
+    let pages = lab.frames(service);
+    let (last, rest) = pages.split_last().unwrap();
+    assert!(!last.header.flags.more() && rest.iter().all(|page| page.header.flags.more()));
+    let mut listed: BTreeMap<u64, u64> = BTreeMap::new();
+    for page in &pages {
+        for info in PresencePage::parse(&page.body).unwrap() {
+            assert!(listed.insert(info.edge, info.epoch).is_none_or(|before| before < info.epoch));
+        }
+    }
+    assert_eq!(listed, newest);
+    lab.close();
+}
+
 #[test]
 fn an_empty_snapshot_is_one_empty_page() {
     let mut lab = Lab::new(settings());
@@ -477,6 +596,7 @@ fn an_edge_kicked_while_it_is_admitted_is_turned_away() {
     let refused = lab.expect(edge);
     assert_eq!(reject(&refused), (ErrorCode::Cancelled, "kicked by an operator".to_owned()));
     assert_eq!(ErrorRef::parse(&refused.head).unwrap().retry_after_ms, 3_000);
+    assert_eq!(lab.expect(service).header.kind, FrameType::Cancel);
     assert_eq!(event(&lab.expect(service)).0, "edge_offline");
     lab.close();
 }

@@ -1,6 +1,7 @@
 //! The life of a session: its handshake, its silence, its floods and its end.
 
 use frontier_gateway::core::message::{Msg, ScanReply};
+use frontier_gateway::core::shard::walks::SLOTS_PER_TURN;
 use frontier_gateway::core::{Bound, Protocols, Settings};
 use frontier_gateway::sim::dialer::Heard;
 use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
@@ -9,6 +10,7 @@ use frontier_gateway::sim::stage::Path;
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
 use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway};
+use frontier_wire::native::presence::PresencePage;
 
 use super::{MILLI, SECOND, head, held, kinds, names, settings};
 
@@ -364,6 +366,46 @@ fn a_scan_shows_every_welcomed_session_once() {
     lab.run();
     let page = receiver.try_recv().unwrap();
     assert_eq!((page.views.len(), page.next), (30, None));
+    lab.close();
+}
+
+/// Several want to know everything at once; every turn looks at so many slots for all of them.
+#[test]
+fn a_turn_looks_at_so_many_slots_and_no_more() {
+    let most = usize::try_from(SLOTS_PER_TURN).unwrap();
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &["m"], &["t"]);
+    for id in 1..=1_500 {
+        let edge = lab.dial(Bound::Edge, 0);
+        lab.dialer(edge).hello(&edge_hello(id));
+    }
+    lab.run();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for (from, slots) in [(0, u32::MAX), (1_024, u32::MAX), (3, 1), (0, 1_000), (0, 1_000)] {
+        let sender = sender.clone();
+        let reply = ScanReply(Box::new(move |page| sender.send((from, page)).unwrap()));
+        lab.stage.post(0, Msg::Scan { from, slots, bound: Bound::Edge, reply });
+    }
+    lab.send(service, FrameType::Presence, 1, &[], &[]);
+    let (mut pages, mut turns) = (Vec::new(), 0);
+    while pages.len() < 5 {
+        // A turn takes a microsecond at least.
+        lab.advance(1);
+        let now: Vec<_> = receiver.try_iter().collect();
+        let seen: usize = now.iter().map(|(_, page)| page.views.len()).sum();
+        assert!(seen <= most, "{seen} in one turn");
+        turns += u32::from(!now.is_empty());
+        pages.extend(now);
+    }
+    assert!(turns >= 3, "{turns}");
+    let found: Vec<_> = pages.iter().map(|(from, page)| (*from, page.views.len(), page.next)).collect();
+    assert_eq!(found[0], (0, most - 1, Some(SLOTS_PER_TURN)), "a slot is the service's");
+    assert_eq!(found[1], (1_024, 1_501 - most, None));
+    assert_eq!(found[2], (3, 1, Some(4)));
+    lab.advance(100 * MILLI);
+    let pages = lab.frames(service);
+    let listed = pages.iter().map(|page| PresencePage::parse(&page.body).unwrap().count()).sum::<usize>();
+    assert_eq!(listed, 1_500);
     lab.close();
 }
 

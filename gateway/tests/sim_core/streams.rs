@@ -149,6 +149,40 @@ fn a_stream_opened_right_behind_welcome_has_the_windows_agreed_there() {
     assert!(offered > 10, "{offered} of 60 came in one turn");
 }
 
+/// A stream is on its way to a service of another shard while that ends: the next instance gets it.
+#[test]
+fn a_stream_whose_target_is_gone_goes_to_the_next() {
+    let mut rerouted = 0;
+    for seed in 0..160 {
+        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
+        let edge = lab.edge(0, seed + 1);
+        let services =
+            [lab.service(1, "files", &[], &[]), lab.service(u16::from(seed % 4 < 2), "files", &[], &[])];
+        // The policy sends both streams to the same instance, if that is alive.
+        to_files(&mut lab, edge);
+        let [first, second] = if lab.is_quiet(services[0]) { [services[1], services[0]] } else { services };
+        let dialer = lab.dialer(edge);
+        let stream = dialer.conn.open_stream().unwrap();
+        dialer.send_on(stream, FrameHeader::new(FrameType::Open, 0), &head(&CallBuilder::new("files")));
+        lab.advance(0);
+        lab.hang_up(first, Ending::Reset);
+        lab.run();
+        if lab.is_quiet(second) {
+            let (bytes, _) = listen(&mut lab, edge, stream);
+            let code = ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code;
+            assert_eq!(code, ErrorCode::SessionClosed, "seed {seed}: it was with the first when that ended");
+        } else {
+            rerouted += 1;
+            let there = lab.expect_stream(second);
+            listen(&mut lab, second, there);
+            accept(&mut lab, second, there);
+            assert_eq!(listen(&mut lab, edge, stream).0.len(), 16);
+        }
+        lab.close();
+    }
+    assert!(rerouted > 40, "{rerouted} of 160 went on");
+}
+
 #[test]
 fn a_refusal_carries_its_reason() {
     for shards in SHARDS {

@@ -326,7 +326,7 @@ impl World {
     }
 
     fn check_delivery(&mut self, agent: usize, token: usize, call: &CallHead<'_>) {
-        self.ledger.deliver(token, agent);
+        self.ledger.deliver(token, agent, self.agents[agent].dialed_at);
         let (op, state) = (&self.ledger.ops[token], &self.agents[agent]);
         let from = &self.agents[op.from];
         let sender = if from.bound == Bound::Edge { (from.id, 0) } else { (0, from.id) };

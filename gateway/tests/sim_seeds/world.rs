@@ -416,6 +416,7 @@ impl World {
         self.links.insert(dialer.link, self.agents.len());
         let reading = self.draw_reading();
         let mut agent = Agent::new(dialer, bound, hello, reading);
+        agent.dialed_at = self.stage.now();
         agent.good = reading == Reading::Eager && path.up.capacity > 1 << 30 && path.down.capacity > 1 << 30;
         self.agents.push(agent);
         self.agents.len() - 1

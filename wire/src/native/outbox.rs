@@ -126,12 +126,6 @@ struct Flows {
 // === impl Outbox ===
 
 impl Outbox {
-    /// Bytes held for the peer.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Bytes of operations waiting for the peer: what a limit on new ones looks at.
     #[must_use]
     pub fn operation_bytes(&self) -> usize {
@@ -148,13 +142,6 @@ impl Outbox {
     #[must_use]
     pub fn has_flow(&self, key: FlowKey) -> bool {
         self.flows.as_ref().is_some_and(|flows| flows.by_key.contains_key(&key))
-    }
-
-    /// Bytes that wait in a flow, not counting what was handed to the transport.
-    #[must_use]
-    pub fn flow_bytes(&self, key: FlowKey) -> usize {
-        let flow = self.flows.as_ref().and_then(|flows| flows.by_key.get(&key));
-        flow.map_or(0, |flow| flow.items.iter().map(Item::len).sum())
     }
 
     /// Where to append a small frame of `len` bytes (at most 64 KiB): exactly that many must be appended.

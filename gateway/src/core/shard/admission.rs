@@ -22,7 +22,7 @@ use frontier_wire::native::reader::Frame;
 use prost::Message;
 
 use super::geminio::answered_id;
-use super::ops::{INBOX_FULL, PlaceError};
+use super::ops::{INBOX_FULL, OpKey, PlaceError};
 use super::{Fault, Shard, WRITE_BUDGET};
 use crate::core::Bound;
 use crate::core::card::EdgeCard;
@@ -32,7 +32,7 @@ use crate::core::identity::Claim;
 use crate::core::message::{Body, Destination, Form, Msg, NOBODY, Place};
 use crate::core::names::NameSet;
 use crate::core::registry::{InstanceId, NameKind};
-use crate::core::session::{Phase, ServiceSide, Session, Step};
+use crate::core::session::{Asked, Phase, ServiceSide, Session, Step};
 use crate::core::stats::{OpKind, Refusal};
 use crate::core::table::SessionRef;
 
@@ -171,7 +171,7 @@ impl Shard {
             let random = self.random();
             let choice = Choice { policy: Policy::Random, key: random, random, shard: self.id };
             self.set_step(me, Step::EdgeId);
-            if self.ask(me, ASK_ID, "get_edge_id", &targets, choice) {
+            if self.ask(me, ASK_ID, "get_edge_id", &targets, choice, None) {
                 return;
             }
         }
@@ -210,8 +210,16 @@ impl Shard {
         }
     }
 
-    /// Calls a service about an edge in its admission; false if no instance takes the call.
-    fn ask(&mut self, me: SessionRef, id: u64, method: &str, targets: &Arc<Targets>, choice: Choice) -> bool {
+    /// Calls a service about an edge in its admission, the first one named if there is one; false if no instance takes the call.
+    fn ask(
+        &mut self,
+        me: SessionRef,
+        id: u64,
+        method: &str,
+        targets: &Arc<Targets>,
+        choice: Choice,
+        first: Option<Callee>,
+    ) -> bool {
         let Some(session) = self.sessions.get(me) else { return false };
         let Some(greeting) = session.greeting.as_ref() else { return false };
         let settings = &self.shared.settings;
@@ -233,17 +241,33 @@ impl Shard {
         let sender = Sender::Edge(session.id());
         let mut skip = Vec::new();
         while skip.len() < TRIES {
-            let Some(instance) = pick(targets, choice, &skip) else { return false };
-            let Some(target) = connection(instance, choice) else { return false };
-            if self.call(target, me, id, method, sender, &body, deadline) {
+            let first = first.filter(|_| skip.is_empty());
+            let Some(callee) = first.or_else(|| callee(targets, choice, &skip)) else { return false };
+            let target = callee.target;
+            if let Some(local) = self.call(target, me, id, method, sender, &body, deadline) {
+                let session = self.sessions.get_mut(me);
+                // Unless it was turned away for that.
+                if let Some(greeting) = session.and_then(|session| session.greeting.as_mut()) {
+                    greeting.asked = Some(Asked { target, id, local });
+                }
                 return true;
             }
-            skip.push(instance.key);
+            skip.push(callee.instance);
         }
         false
     }
 
-    /// Sends a call that the gateway itself makes; false if the target is gone.
+    /// The edge that a service was asked about has gone meanwhile.
+    pub(super) fn take_back(&mut self, me: SessionRef, asked: Asked) {
+        let (target, code) = (asked.target, ErrorCode::SessionClosed);
+        if target.shard == self.id {
+            self.cancel(target, OpKey::Local(asked.local), code);
+        } else {
+            self.post(target.shard, Msg::Cancel { target, from: me, from_id: asked.id, code });
+        }
+    }
+
+    /// Sends a call that the gateway itself makes; the ID it has at its target (0 = not known here), or `None` if the target is gone.
     fn call(
         &mut self,
         target: SessionRef,
@@ -253,7 +277,7 @@ impl Shard {
         sender: Sender,
         body: &[u8],
         deadline: u64,
-    ) -> bool {
+    ) -> Option<u64> {
         let call = CallBuilder::new(method);
         let mut head = Vec::with_capacity(call.encoded_len());
         call.encode(&mut head);
@@ -265,18 +289,18 @@ impl Shard {
         if target.shard != self.id {
             if from != NOBODY && !self.has_mail_room(target.shard) {
                 self.answer_error(from, from_id, kind, INBOX_FULL.0, INBOX_FULL.1);
-                return true;
+                return Some(0);
             }
             // An instance that has just gone is replaced by the next: nobody else would tell services of this edge.
             self.post_place(target, place, Destination::Name(NameKind::Method, method.into()), 0);
-            return true;
+            return Some(0);
         }
         match self.place(target, &place) {
-            Ok(_) => true,
-            Err(PlaceError::Gone) => false,
+            Ok(local) => Some(local),
+            Err(PlaceError::Gone) => None,
             Err(PlaceError::Refused((code, text))) => {
                 self.answer_error(from, from_id, OpKind::Call, code, text);
-                true
+                Some(0)
             }
         }
     }
@@ -290,9 +314,10 @@ impl Shard {
         body: &[u8],
         form: Form,
     ) {
-        let Some(greeting) = self.sessions.get(me).and_then(|session| session.greeting.as_ref()) else {
+        let Some(greeting) = self.sessions.get_mut(me).and_then(|session| session.greeting.as_mut()) else {
             return;
         };
+        greeting.asked.take_if(|asked| asked.id == id);
         let step = greeting.step;
         let error =
             ReplyHead::parse(head).map(|reply| reply.error.map(|error| (error.code, error.text.to_owned())));
@@ -349,12 +374,12 @@ impl Shard {
         let key = self.sessions.get(me).map_or(0, |session| session.choice_key(policy));
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
         let targets = self.names.targets(&self.shared.registry, NameKind::Method, "edge_online");
-        let online =
-            targets.as_ref().and_then(|targets| pick(targets, choice, &[])).map(|instance| instance.key);
+        // One connection hears of both, or the events could come in another order than they were sent.
+        let told = targets.as_ref().and_then(|targets| callee(targets, choice, &[]));
         if let Some((session, old)) = old {
             self.stats.takeovers.add(1);
             if old.announced.swap(false, Ordering::SeqCst) {
-                self.notify_offline(&old, online);
+                self.notify_offline(&old, told);
             }
             self.cut(session, ErrorCode::SessionClosed, "replaced by a newer session");
         }
@@ -365,14 +390,15 @@ impl Shard {
             return;
         }
         self.set_step(me, Step::Online);
-        let asked = targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, "edge_online", &targets, choice));
+        let asked =
+            targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, "edge_online", &targets, choice, told));
         if !asked {
             self.welcome_edge(me);
         }
     }
 
-    /// Tells a service that an edge is gone: the instance that was told of its successor, if it wants to know.
-    pub(super) fn notify_offline(&mut self, card: &EdgeCard, preferred: Option<u64>) {
+    /// Tells a service that an edge is gone: the one that will be told of its successor, if it wants to know.
+    pub(super) fn notify_offline(&mut self, card: &EdgeCard, told: Option<Callee>) {
         let Some(targets) = self.names.targets(&self.shared.registry, NameKind::Method, "edge_offline")
         else {
             return;
@@ -384,14 +410,15 @@ impl Shard {
         let deadline = self.now.micros + self.shared.settings.admission;
         let mut skip = Vec::new();
         while skip.len() < TRIES {
-            let same = targets.iter().find(|target| skip.is_empty() && Some(target.key) == preferred);
-            let Some(instance) = same.or_else(|| pick(&targets, choice, &skip)) else { return };
-            let Some(target) = connection(instance, choice) else { return };
+            let wants = |told: &Callee| targets.iter().any(|instance| instance.conns.contains(&told.target));
+            let told = told.filter(|told| skip.is_empty() && wants(told));
+            let Some(callee) = told.or_else(|| callee(&targets, choice, &skip)) else { return };
             let sender = Sender::Edge(card.id);
-            if self.call(target, NOBODY, card.epoch, "edge_offline", sender, &body, deadline) {
+            let call = self.call(callee.target, NOBODY, card.epoch, "edge_offline", sender, &body, deadline);
+            if call.is_some() {
                 return;
             }
-            skip.push(instance.key);
+            skip.push(callee.instance);
         }
     }
 
@@ -436,7 +463,7 @@ impl Shard {
             // One number for both: whoever keeps to it is never refused.
             max_in_flight: settings.requests_in_flight.min(settings.messages_in_flight),
         };
-        let (window, silence) = (settings.stream_window, settings.heartbeat * 5 / 2);
+        let (window, silence) = (settings.stream_window, settings.silence());
         let since = u32::try_from(self.now.unix_ms / 1_000).unwrap_or(u32::MAX);
         let Some(session) = self.sessions.get_mut(me) else { return };
         match &mut session.conn {
@@ -475,19 +502,21 @@ impl Shard {
         }
         let bits = hello.instance.as_bytes();
         let instance = bits.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)));
-        // The connections of a pool must come to the same ID without asking each other.
-        let own = [granted, hello.wished_id, instance >> 1 | 1];
-        let service_id = own.into_iter().find(|id| *id != 0).unwrap_or(1);
+        // The connections of a pool must come to the same ID without asking each other. A wish is the gatekeeper's to grant.
+        let service_id = if granted == 0 { instance >> 1 | 1 } else { granted };
         let instance = InstanceId { key: mix(service_id ^ instance), service_id };
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(greeting) = session.greeting.as_ref() else { return };
         session.reserved = reserved.map(Box::new);
+        let names = |names: &[String]| {
+            Arc::new(NameSet::default().edited(names.iter().map(String::as_str), [].into_iter()))
+        };
         let side = ServiceSide {
             instance: instance.clone(),
             name: hello.name.as_str().into(),
             addr: greeting.addr,
-            topics: NameSet::default().edited(hello.topics.iter().map(String::as_str), [].into_iter()),
-            methods: NameSet::default().edited(hello.methods.iter().map(String::as_str), [].into_iter()),
+            topics: names(&hello.topics),
+            methods: names(&hello.methods),
             snapshot: None,
         };
         let addr = side.addr;
@@ -576,6 +605,8 @@ impl Shard {
         let methods = names.methods().map(|name| (NameKind::Method, name));
         for (kind, name) in methods.chain(names.topics().map(|name| (NameKind::Topic, name))) {
             let set = if kind == NameKind::Method { &mut side.methods } else { &mut side.topics };
+            // Copied only while somebody lists it.
+            let set = Arc::make_mut(set);
             // A name said twice is one registration, as it will be one removal.
             if if add { set.insert(name) } else { set.remove(name) } {
                 changed.push((kind, name));
@@ -607,6 +638,19 @@ fn has_all(session: &Session, names: &Names<'_>) -> bool {
         }
         None => session.methods.as_ref().is_some_and(|set| names.methods().all(|name| set.contains(name))),
     }
+}
+
+/// A service connection that is called about edges.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Callee {
+    /// The key of its instance.
+    instance: u64,
+    target: SessionRef,
+}
+
+fn callee(targets: &Targets, choice: Choice, skip: &[u64]) -> Option<Callee> {
+    let instance = pick(targets, choice, skip)?;
+    Some(Callee { instance: instance.key, target: connection(instance, choice)? })
 }
 
 /// An EdgeInfo of what is known of an edge.

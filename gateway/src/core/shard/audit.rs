@@ -6,7 +6,6 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::Shard;
-use crate::core::card::EdgeCard;
 use crate::core::footprint::shared_str;
 use crate::core::message::{LegRef, NOBODY};
 use crate::core::names::NameSet;
@@ -208,8 +207,7 @@ fn count(session: &Session) -> usize {
     held += session.card.as_ref().map_or(0, |card| card.count_held());
     if let Some(side) = &session.service {
         let places = (side.methods.names().len() + side.topics.names().len()) * REGISTERED;
-        let list =
-            side.snapshot.as_ref().map_or(0, |list| list.edges.capacity() * size_of::<Arc<EdgeCard>>());
+        let list = side.snapshot.as_ref().map_or(0, |list| list.held());
         held += count_names(&side.methods) + count_names(&side.topics) + side.name.len() + places + list;
     }
     if let Some(greeting) = &session.greeting {

@@ -4,17 +4,15 @@ use frontier_wire::error::ErrorCode;
 
 use super::Shard;
 use super::ops::{OpKey, Refused};
+use super::walks::Walk;
 use crate::core::Bound;
-use crate::core::api::{EdgeView, Page, ServiceView, View};
 use crate::core::exchange::{Choice, connection, pick};
 use crate::core::message::{Body, Msg};
-use crate::core::session::{Phase, Session};
+use crate::core::session::Phase;
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 use frontier_wire::native::head::CallHead;
 
-/// Slots looked at per message of a scan.
-const SCAN_STEP: u32 = 2_048;
 /// A kicked peer may come again after so many milliseconds: long enough to be seen gone, short enough to be no ban.
 const BACK_AFTER_KICK: u32 = 3_000;
 
@@ -44,7 +42,9 @@ impl Shard {
             Msg::Leg { to, what } => self.on_leg(to, what),
             Msg::Cut { session, code, text } => self.cut_here(session, code, text),
             Msg::Kick { session } => self.kick(session),
-            Msg::Scan { from, slots, bound, reply } => (reply.0)(self.scan(from, slots, bound)),
+            Msg::Scan { from, slots, bound, reply } => self.walk(Walk::Scan { from, slots, bound, reply }),
+            Msg::List { to, from } => self.walk(Walk::List { to, from }),
+            Msg::Listed { to, next, cards } => self.on_listed(to, next, cards),
             Msg::Drain { edges, spread_ms } => {
                 self.start_drain(if edges { Bound::Edge } else { Bound::Service }, spread_ms);
             }
@@ -89,38 +89,4 @@ impl Shard {
             Phase::Closing => {}
         }
     }
-
-    fn scan(&self, from: u32, slots: u32, bound: Bound) -> Page {
-        let end = from.saturating_add(slots.min(SCAN_STEP)).min(self.sessions.slots());
-        let sessions =
-            (from..end).filter_map(|slot| Some((self.sessions.handle(slot)?, self.sessions.at(slot)?)));
-        let views = sessions
-            .filter(|(_, session)| session.phase == Phase::Ready && session.bound == bound)
-            .filter_map(|(me, session)| view(me, session))
-            .collect();
-        Page { views, next: (end < self.sessions.slots()).then_some(end) }
-    }
-}
-
-fn view(me: SessionRef, session: &Session) -> Option<View> {
-    if let Some(side) = &session.service {
-        return Some(View::Service(ServiceView {
-            session: me,
-            id: side.instance.service_id,
-            instance: side.instance.key,
-            name: side.name.clone(),
-            addr: side.addr,
-            since: i64::from(session.since),
-            methods: side.methods.names().to_vec(),
-            topics: side.topics.names().to_vec(),
-        }));
-    }
-    let card = session.card.as_ref()?;
-    Some(View::Edge(EdgeView {
-        id: card.id,
-        meta: card.meta().to_vec(),
-        addr: card.addr.socket(),
-        since: i64::from(session.since),
-        methods: session.methods.as_ref().map_or_else(Vec::new, |methods| methods.names().to_vec()),
-    }))
 }

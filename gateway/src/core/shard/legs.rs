@@ -14,7 +14,7 @@ use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::reader::{Frame, FrameReader, Piece};
 use frontier_wire::yamux::StreamId;
 
-use super::ops::{INBOX_FULL, OUT_OF_BUDGET, Refused};
+use super::ops::{INBOX_FULL, OUT_OF_BUDGET, PlaceError, Refused, TRIES, destination};
 use super::{Fault, Shard};
 use crate::core::dialect::Protocol;
 use crate::core::message::{LegId, LegMsg, LegRef, Msg, OpenLeg};
@@ -155,7 +155,9 @@ impl Shard {
             legs.set_deadline(at.stream, deadline.saturating_add(1_000_000));
         }
         let head = Bytes::copy_from_slice(&frame.head);
-        let open = OpenLeg { from: at, sender, head, deadline, protocol: Protocol::Native };
+        let destination = destination(sender, OpKind::Stream, &call);
+        let protocol = Protocol::Native;
+        let open = OpenLeg { from: at, sender, head, deadline, protocol, destination, hops: 0 };
         let target = self.route_stream(at.session, &call);
         self.pass_open(target, open);
     }
@@ -173,37 +175,58 @@ impl Shard {
     }
 
     /// A session shall accept a stream.
-    pub(super) fn on_open_leg(&mut self, target: SessionRef, open: OpenLeg) {
+    pub(super) fn on_open_leg(&mut self, mut target: SessionRef, mut open: OpenLeg) {
         let (from, id) = (open.from, self.id);
-        match self.offer(target, open) {
-            Ok(peer) if from.session.shard == id => self.on_joined(from, peer),
-            Ok(peer) => self.post(from.session.shard, Msg::Joined { to: from, peer }),
-            Err((code, text)) if from.session.shard == id => self.refuse(from, code, text),
-            Err((code, text)) => self.post(from.session.shard, Msg::OpenFailed { to: from, code, text }),
+        let (code, text) = loop {
+            match self.offer(target, &open) {
+                Ok(peer) if from.session.shard == id => return self.on_joined(from, peer),
+                Ok(peer) => return self.post(from.session.shard, Msg::Joined { to: from, peer }),
+                Err(PlaceError::Refused(refused)) => break refused,
+                Err(PlaceError::Gone) => {}
+            }
+            // The route changed while it was on its way; nothing was sent, so another may have it.
+            open.hops += 1;
+            let next = if usize::from(open.hops) > TRIES {
+                None
+            } else {
+                self.next_target(target, &open.destination, open.sender)
+            };
+            match (next, open.sender) {
+                (Some(next), _) if next.shard == id => target = next,
+                (Some(next), _) => {
+                    return self.post(next.shard, Msg::Open { target: next, open: Box::new(open) });
+                }
+                (None, Sender::Edge(_)) => break (ErrorCode::ServiceNotOnline, "service not online"),
+                (None, Sender::Service(_)) => break (ErrorCode::EdgeNotOnline, "edge not online"),
+            }
+        };
+        if from.session.shard == id {
+            self.refuse(from, code, text);
+        } else {
+            self.post(from.session.shard, Msg::OpenFailed { to: from, code, text });
         }
     }
 
-    fn offer(&mut self, target: SessionRef, open: OpenLeg) -> Result<LegRef, Refused> {
-        let gone = match open.sender {
-            Sender::Edge(_) => (ErrorCode::ServiceNotOnline, "service not online"),
-            Sender::Service(_) => (ErrorCode::EdgeNotOnline, "edge not online"),
-        };
+    fn offer(&mut self, target: SessionRef, open: &OpenLeg) -> Result<LegRef, PlaceError> {
+        let refused = |code, text| PlaceError::Refused((code, text));
         if !self.shared.has_room() {
-            return Err(OUT_OF_BUDGET);
+            return Err(PlaceError::Refused(OUT_OF_BUDGET));
         }
         let (now, window) = (self.now.micros, self.shared.settings.stream_window);
-        let session = self.sessions.get_mut(target).ok_or(gone)?;
+        let session = self.sessions.get_mut(target).ok_or(PlaceError::Gone)?;
         if session.phase != Phase::Ready || session.is_leaving() {
-            return Err(gone);
+            return Err(PlaceError::Gone);
         }
-        let Some(conn) = session.conn.native() else { return self.offer_dialogue(target, &open) };
+        let Some(conn) = session.conn.native() else {
+            return self.offer_dialogue(target, open).map_err(PlaceError::Refused);
+        };
         let left = u32::try_from(open.deadline.saturating_sub(now) / 1_000).unwrap_or(u32::MAX).max(1);
         let extra = forwarded_len(open.sender, left);
         let header = FrameHeader::new(FrameType::Open, 0);
         let header = header.with_lens(open.head.len() + extra, 0);
-        let header = header.map_err(|_| (ErrorCode::PayloadTooLarge, "head too long"))?;
+        let header = header.map_err(|_| refused(ErrorCode::PayloadTooLarge, "head too long"))?;
         let stream = conn.open_stream();
-        let stream = stream.map_err(|_| (ErrorCode::Overloaded, "receiver has too many streams"))?;
+        let stream = stream.map_err(|_| refused(ErrorCode::Overloaded, "receiver has too many streams"))?;
         let mut frame = BytesMut::with_capacity(HEADER_LEN + open.head.len() + extra);
         frame.put_slice(&header.encode());
         frame.put_slice(&open.head);

@@ -51,7 +51,8 @@ impl Shard {
     /// When the shard must be called again at the latest, in microseconds; `None` if nothing is planned.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        if self.drains.iter().any(Option::is_some) || !self.dirty.is_empty() {
+        let busy = !self.dirty.is_empty() || !self.walks.is_empty();
+        if busy || self.drains.iter().any(Option::is_some) {
             return Some(self.now.micros);
         }
         let cull = self.shared.over_budget().then_some(self.culled + CULL_PERIOD);
@@ -84,13 +85,14 @@ impl Shard {
         Some(session)
     }
 
-    /// What is not about one session: steps of a drain, and the memory budget.
+    /// What is not about one session: steps of a drain and of walks, and the memory budget.
     pub fn on_tick(&mut self) {
         self.drain_step(Bound::Edge);
         self.drain_step(Bound::Service);
         while let Some(me) = self.departures.expire(self.now.micros) {
             self.cut_here(me, ErrorCode::GatewayDraining, "gateway draining");
         }
+        self.walk_step();
         if self.shared.over_budget() && self.now.micros >= self.culled + CULL_PERIOD {
             self.cull();
         }
@@ -101,7 +103,7 @@ impl Shard {
         #[cfg(any(test, feature = "testing"))]
         assert!(self.faulty.take_if(|faulty| *faulty == me).is_none(), "fault point: frontier.fault.timer");
         let now = self.now.micros;
-        let silence = self.shared.settings.heartbeat * 5 / 2;
+        let silence = self.shared.settings.silence();
         let Some(session) = self.sessions.get_mut(me) else { return };
         let ceiling = session.ceiling(&self.shared.settings);
         if session.conn.protocol() == Protocol::Geminio {
@@ -202,10 +204,13 @@ impl Shard {
         }
         session.phase = Phase::Closing;
         let left = std::mem::replace(&mut session.stay, Stay::Leaves) == Stay::Leaves;
-        session.greeting = None;
+        let asked = session.greeting.take().and_then(|greeting| greeting.asked);
         let methods = session.methods.take();
         self.interner.release(methods);
         self.account_names();
+        if let Some(asked) = asked {
+            self.take_back(me, asked);
+        }
         self.leave_registry(me);
         self.end_ops(me);
         self.end_legs(me);

@@ -31,8 +31,7 @@ use smallvec::SmallVec;
 pub(in crate::core) use self::whole::Bodies;
 
 pub(super) use self::finish::ANSWER_ALWAYS;
-use self::route::destination;
-pub(super) use self::route::hash_name;
+pub(super) use self::route::{destination, hash_name};
 pub(super) use self::whole::LONGEST;
 use super::{Fault, Shard, body};
 use crate::core::dialect::Dialect;
@@ -51,7 +50,7 @@ const SHARED_COPY: usize = 4 << 10;
 /// Such a block.
 const COPY_BLOCK: usize = 16 << 10;
 /// Targets tried for one operation before it fails.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 /// Method names that only the gateway calls.
 pub(super) const RESERVED: [&str; 3] = ["get_edge_id", "edge_online", "edge_offline"];
 
@@ -392,7 +391,7 @@ impl Shard {
         let next = if usize::from(owned.hops) > TRIES || owned.more {
             None
         } else {
-            self.next_target(target, &owned)
+            self.next_target(target, &owned.destination, owned.sender)
         };
         match next {
             Some(next) if next.shard == self.id => self.on_place(next, owned),
@@ -418,10 +417,17 @@ impl Shard {
             (outgoing.target, outgoing.local) = (target, local);
             return;
         }
-        // What services are asked about an edge is in no list. Anything else was given up meanwhile, and the cancel went astray.
-        if self.sessions.get(to).is_some_and(|session| session.phase == Phase::Admitting) {
+        // What a service is asked about an edge is in no list.
+        if let Some(session) = self.sessions.get_mut(to)
+            && session.phase == Phase::Admitting
+        {
+            let asked = session.greeting.as_mut().and_then(|greeting| greeting.asked.as_mut());
+            if let Some(asked) = asked.filter(|asked| asked.id == id) {
+                (asked.target, asked.local) = (target, local);
+            }
             return;
         }
+        // It was given up meanwhile, and the cancel went astray.
         if target.shard == self.id {
             self.cancel(target, OpKey::Local(local), ErrorCode::Cancelled);
         } else {

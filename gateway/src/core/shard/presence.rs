@@ -1,4 +1,16 @@
-//! Who is online: snapshots for services that ask, and where a single edge is.
+//! Who is online: lists for services that ask, and where a single edge is.
+//!
+//! ```text
+//!  Presence ─▶ walk over this shard, then the next … ─▶ edges that came meanwhile ─▶ last page
+//!                  │ at most a turn's slots at a time, and only while the service keeps up
+//!                  ▼
+//!                pages
+//! ```
+//! So a list holds no more than one step of a walk, however many edges there are. An edge that is online from its begin to its end is on
+//! it; one that reconnects meanwhile may be on it twice, the newer session last.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
@@ -6,7 +18,10 @@ use frontier_wire::native::head::{Locate, encode_error_reply, error_reply_len};
 use frontier_wire::native::presence::EdgeInfoBuilder;
 use frontier_wire::native::reader::Frame;
 
-use super::{Fault, Shard};
+use super::walks::Walk;
+use super::{Fault, Shard, account};
+use crate::core::card::EdgeCard;
+use crate::core::message::Msg;
 use crate::core::session::Snapshot;
 use crate::core::table::SessionRef;
 
@@ -28,8 +43,10 @@ impl Shard {
                 Some((ErrorCode::Overloaded, "gateway out of memory budget"))
             }
             Some(side) => {
-                let edges = self.shared.registry.announced();
-                side.snapshot = Some(Box::new(Snapshot { id, edges }));
+                let late = self.shared.registry.watch_claims();
+                let cards = Vec::new();
+                let snapshot = Snapshot { id, place: (0, 0), waits: false, cards, late, latecomers: 0 };
+                side.snapshot = Some(Box::new(snapshot));
                 None
             }
         };
@@ -44,36 +61,70 @@ impl Shard {
         Ok(())
     }
 
-    /// Sends the next pages of a snapshot as far as the service keeps up.
+    /// Sends the next pages of a list as far as the service keeps up, and asks for more to send.
     pub(super) fn continue_snapshot(&mut self, me: SessionRef) {
+        let shards = self.posts.len();
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(side) = session.service.as_mut() else { return };
-        while session.conn.operation_bytes() < PACE
-            && let Some(snapshot) = side.snapshot.as_mut()
-        {
-            let mut page = Vec::with_capacity(PAGE);
-            while let Some(card) = snapshot.edges.last() {
-                let addr = card.addr.to_string();
-                let info = EdgeInfoBuilder::new(card.id, card.epoch)
-                    .meta(card.meta())
-                    .addr(&addr)
-                    .labels(card.labels());
-                // One edge with much meta makes a page of its own.
-                if !page.is_empty() && page.len() + info.page_len() > PAGE {
-                    break;
-                }
-                info.append_to_page(&mut page);
-                snapshot.edges.pop();
-            }
-            let last = snapshot.edges.is_empty();
-            let flags = if last { Flags::default() } else { Flags::MORE };
-            let header = FrameHeader::new(FrameType::Presence, snapshot.id).with_flags(flags);
-            session.conn.send(header, &[], &page);
-            if last {
-                side.snapshot = None;
+        let Some(snapshot) = side.snapshot.as_mut() else { return };
+        let mut sent = false;
+        while !snapshot.cards.is_empty() && session.conn.operation_bytes() < PACE {
+            let page = page(&mut snapshot.cards);
+            let header = FrameHeader::new(FrameType::Presence, snapshot.id).with_flags(Flags::MORE);
+            if !page.is_empty() {
+                session.conn.send(header, &[], &page);
+                sent = true;
             }
         }
-        self.touch(me);
+        let mut ask = None;
+        if snapshot.cards.is_empty() && !snapshot.waits {
+            if usize::from(snapshot.place.0) == shards && snapshot.late.is_empty() {
+                session.conn.send(FrameHeader::new(FrameType::Presence, snapshot.id), &[], &[]);
+                side.snapshot = None;
+                sent = true;
+            } else {
+                snapshot.waits = true;
+                ask = Some(snapshot.place);
+            }
+        }
+        if let Some(snapshot) = side.snapshot.as_mut() {
+            snapshot.latecomers = snapshot.late.len();
+        }
+        // What waits for window alone is not to be looked at again in this turn.
+        if sent {
+            self.touch(me);
+        } else {
+            account(&self.shared, &self.stats, session);
+        }
+        match ask {
+            Some((shard, _)) if usize::from(shard) == shards => self.walk(Walk::Late { to: me }),
+            Some((shard, from)) if shard == self.id => self.walk(Walk::List { to: me, from }),
+            Some((shard, from)) => self.post(shard, Msg::List { to: me, from }),
+            None => {}
+        }
+    }
+
+    /// A step of the walk for a service's list: the edges found, and the slot to go on from in the same shard.
+    pub(super) fn on_listed(&mut self, me: SessionRef, next: Option<u32>, cards: Vec<Arc<EdgeCard>>) {
+        let shards = self.posts.len();
+        let session = self.sessions.get_mut(me);
+        let snapshot = session.and_then(|session| session.service.as_mut()?.snapshot.as_mut());
+        let Some(snapshot) = snapshot else { return };
+        snapshot.waits = false;
+        snapshot.cards = cards;
+        let (shard, _) = snapshot.place;
+        snapshot.place = match next {
+            Some(slot) => (shard, slot),
+            None if usize::from(shard) < shards => (shard + 1, 0),
+            None => (shard, 0),
+        };
+        self.continue_snapshot(me);
+    }
+
+    /// Some of the edges that came while a service's list was made.
+    pub(super) fn late_ids(&mut self, me: SessionRef, most: usize) -> Vec<u64> {
+        let side = self.sessions.get(me).and_then(|session| session.service.as_ref());
+        side.and_then(|side| side.snapshot.as_ref()).map_or_else(Vec::new, |list| list.late.take(most))
     }
 
     /// A service asks whether an edge is here.
@@ -90,4 +141,24 @@ impl Shard {
         session.conn.send(FrameHeader::new(FrameType::Locate, frame.header.id), &head, &[]);
         Ok(())
     }
+}
+
+/// A page of the last cards.
+fn page(cards: &mut Vec<Arc<EdgeCard>>) -> Vec<u8> {
+    let mut page = Vec::with_capacity(PAGE);
+    while let Some(card) = cards.last() {
+        // Whoever was told that it is gone must not hear after that that it is there.
+        if card.announced.load(Ordering::SeqCst) {
+            let addr = card.addr.to_string();
+            let info =
+                EdgeInfoBuilder::new(card.id, card.epoch).meta(card.meta()).addr(&addr).labels(card.labels());
+            // One edge with much meta makes a page of its own.
+            if !page.is_empty() && page.len() + info.page_len() > PAGE {
+                break;
+            }
+            info.append_to_page(&mut page);
+        }
+        cards.pop();
+    }
+    page
 }

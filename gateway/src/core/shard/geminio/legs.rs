@@ -23,7 +23,7 @@ use crate::core::dialect::Protocol;
 use crate::core::message::{DialogueAnswer, DialogueOperation, LegId, LegMsg, LegRef, OpenLeg};
 use crate::core::session::{Leg, LegState, Phase};
 use crate::core::shard::Shard;
-use crate::core::shard::ops::Refused;
+use crate::core::shard::ops::{Refused, destination};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -120,7 +120,9 @@ impl Shard {
         let mut call = CallHead::default();
         (call.name, call.edge) = (name, edge);
         let target = self.route_stream(me, &call);
-        let open = OpenLeg { from: at, sender, head: head.into(), deadline, protocol: Protocol::Geminio };
+        let (head, protocol) = (head.into(), Protocol::Geminio);
+        let destination = destination(sender, OpKind::Stream, &call);
+        let open = OpenLeg { from: at, sender, head, deadline, protocol, destination, hops: 0 };
         self.pass_open(target, open);
     }
 

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{RESERVED, Refused, Route};
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
-use crate::core::message::{Destination, PlaceOwned};
+use crate::core::message::Destination;
 use crate::core::registry::NameKind;
 use crate::core::session::Sticky;
 use crate::core::shard::Shard;
@@ -152,14 +152,20 @@ impl Shard {
         Ok(route)
     }
 
-    pub(super) fn next_target(&mut self, failed: SessionRef, place: &PlaceOwned) -> Option<SessionRef> {
-        match &place.destination {
+    /// Who may have an operation instead of a session that is gone.
+    pub(in crate::core::shard) fn next_target(
+        &mut self,
+        failed: SessionRef,
+        destination: &Destination,
+        sender: Sender,
+    ) -> Option<SessionRef> {
+        match destination {
             Destination::Edge(id) => self.shared.registry.edge(*id).filter(|next| *next != failed),
             Destination::Name(kind, name) => {
                 let targets = self.names.targets(&self.shared.registry, *kind, name)?;
                 let random = self.random();
                 // The same instance for all of an edge's, as if it had been chosen at first.
-                let (policy, key) = match (self.shared.settings.policy, place.sender) {
+                let (policy, key) = match (self.shared.settings.policy, sender) {
                     (Policy::EdgeId, Sender::Edge(id)) => (Policy::EdgeId, id),
                     _ => (Policy::Random, random),
                 };
@@ -173,7 +179,8 @@ impl Shard {
     }
 }
 
-pub(super) fn destination(sender: Sender, kind: OpKind, call: &CallHead<'_>) -> Destination {
+/// Where else an operation may go.
+pub(in crate::core::shard) fn destination(sender: Sender, kind: OpKind, call: &CallHead<'_>) -> Destination {
     match (sender, kind) {
         (Sender::Service(_), _) => Destination::Edge(call.edge),
         (Sender::Edge(_), _) if !call.service.is_empty() => Destination::Fixed,
