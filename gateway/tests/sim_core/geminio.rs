@@ -433,6 +433,12 @@ fn either_protocol_calls_the_other() {
         respond(&mut lab, edge, got.id, &Object { error: "no such rpc: gone", ..Object::default() });
         lab.run();
         assert_eq!(lab.expect_error(service, 10), ErrorCode::MethodNotFound);
+        let packet = request(&mut lab, edge, &call("echo", b""));
+        lab.run();
+        let got = lab.expect(service);
+        lab.answer_error(service, &got, ErrorCode::MethodNotFound, "method not found");
+        lab.run();
+        assert_eq!(error(&mut lab, edge, packet), "no such rpc: echo", "the callee's words");
         // A native edge and a geminio service.
         let guest = lab.guest_service(shards.1, "other", &["sum"], &[]);
         let native = lab.edge(shards.0, 6);
@@ -857,6 +863,13 @@ fn a_stream_between_the_protocols_carries_bytes_calls_and_messages() {
             assert_eq!(CallHead::parse(&ask[0].1).unwrap().name, "outside");
             write_native(&mut lab, native, stream, frame(FrameType::Response, ask[0].0.id, &[], b"a"));
             assert_eq!(decode(answered(&mut lab, guest, packet).value()), b"a");
+            let packet = lab.guest(guest).conn.request(there, &call("nothing", b"q")).unwrap();
+            lab.run();
+            let ask = parse(&native_bytes(&mut lab, native, stream));
+            let mut unknown = Vec::new();
+            frontier_wire::native::head::encode_error_reply(&mut unknown, ErrorCode::MethodNotFound, "what?");
+            write_native(&mut lab, native, stream, frame(FrameType::Response, ask[0].0.id, &unknown, b""));
+            assert_eq!(error(&mut lab, guest, packet), "no such rpc: nothing");
             // A message of either.
             let topic = head(&CallBuilder::new("t"));
             write_native(&mut lab, native, stream, frame(FrameType::Publish, 2, &topic, b"m"));

@@ -14,13 +14,15 @@ mod legs;
 mod ops;
 mod translate;
 
+use std::borrow::Cow;
+
 use frontier_wire::error::ErrorCode;
 use frontier_wire::geminio::connection::{Ending, Event};
 use frontier_wire::geminio::data::{self, Data};
 use frontier_wire::geminio::dialogue::DialogueId;
 use frontier_wire::geminio::limits::{Limits, PacketLimits};
 use frontier_wire::geminio::text as texts;
-use frontier_wire::native::head::Names;
+use frontier_wire::native::head::{ErrorRef, Names};
 use frontier_wire::native::hello::{Hello, InstanceId, Role};
 use frontier_wire::native::presence::EdgeInfo;
 use serde::{Deserialize, Serialize};
@@ -82,6 +84,25 @@ pub(super) fn text(code: ErrorCode, text: &str) -> &str {
         ErrorCode::Internal if text == texts::ILLEGAL_EDGE_ID => text,
         _ if texts::code(text) == code && !text.is_empty() => text,
         _ => texts::of(code),
+    }
+}
+
+/// The same for an answer of whoever was to carry out a call: that it does not know the method is said in other words than that nobody
+/// offers it. `method` is base64, empty for a message.
+pub(super) fn answer_text<'a>(error: ErrorRef<'a>, method: &[u8]) -> Cow<'a, str> {
+    if error.code == ErrorCode::MethodNotFound && texts::code(error.text) != error.code {
+        let method = data::decode(method);
+        return format!("{}{}", texts::NO_SUCH_RPC, String::from_utf8_lossy(&method)).into();
+    }
+    text(error.code, error.text).into()
+}
+
+/// What the caller of a method is told when the services that offered it are gone, as if they never had: it has named none.
+pub(super) const fn without_receiver(kind: OpKind, code: ErrorCode) -> ErrorCode {
+    match (kind, code) {
+        (OpKind::Call, ErrorCode::ServiceNotOnline) => ErrorCode::MethodNotFound,
+        (OpKind::Message, ErrorCode::ServiceNotOnline) => ErrorCode::TopicNotOnline,
+        _ => code,
     }
 }
 

@@ -13,7 +13,7 @@ use frontier_wire::geminio::dialogue::DialogueId;
 use frontier_wire::native::frame::{FrameHeader, FrameType};
 use frontier_wire::native::head::{CallBuilder, CallHead, Sender};
 use frontier_wire::native::reader::FrameReader;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::text;
@@ -35,8 +35,8 @@ pub struct Dialogue {
     /// Operations that the peer is to answer, by the packet that carried them.
     pub(super) pending: HashMap<u64, Pending>,
     deadlines: Deadlines<u64>,
-    /// Operations of the peer that the far end has not answered.
-    pub(super) started: HashSet<u64>,
+    /// Operations of the peer that the far end has not answered, and their methods in base64.
+    pub(super) started: HashMap<u64, Bytes>,
     /// Bytes passed on that were no raw bytes of the peer, and have not come back.
     pub(super) overhead: usize,
     /// Raw bytes of the far end that went back to it before they were written.
@@ -77,7 +77,7 @@ impl Dialogue {
             far,
             pending: HashMap::new(),
             deadlines: Deadlines::default(),
-            started: HashSet::new(),
+            started: HashMap::new(),
             overhead: 0,
             early: 0,
             translator: (far == Protocol::Native).then(Box::default),
@@ -221,7 +221,9 @@ impl Shard {
             return self.respond_error(me, operation.id, ErrorCode::SessionClosed, "session closed");
         };
         let Some(dialogue) = self.dialogue(at) else { return };
-        dialogue.started.insert(operation.id);
+        let method =
+            if kind == OpKind::Call { Bytes::copy_from_slice(operation.data.key()) } else { Bytes::new() };
+        dialogue.started.insert(operation.id, method);
         if dialogue.far == Protocol::Native {
             return self.send_operation(at, peer, &operation, kind, timeout);
         }
@@ -287,7 +289,7 @@ impl Shard {
     pub(super) fn on_dialogue_cancel(&mut self, me: SessionRef, operation: u64) {
         let legs = self.sessions.get(me).and_then(|session| session.legs.as_ref());
         let found = legs.and_then(|legs| {
-            let has = |leg: &Leg| leg.dialogue.as_ref().is_some_and(|d| d.started.contains(&operation));
+            let has = |leg: &Leg| leg.dialogue.as_ref().is_some_and(|d| d.started.contains_key(&operation));
             legs.iter().find(|(_, leg)| has(leg)).map(|(stream, leg)| (stream, leg.peer))
         });
         let Some((stream, Some(peer))) = found else { return };

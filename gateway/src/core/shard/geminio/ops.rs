@@ -15,7 +15,7 @@ use frontier_wire::native::head::{
 };
 use smallvec::SmallVec;
 
-use super::{edge_value, text};
+use super::{answer_text, edge_value, text, without_receiver};
 use crate::core::message::{Body, Form, NOBODY, Place};
 use crate::core::session::{Outgoing, Phase};
 use crate::core::shard::Shard;
@@ -35,7 +35,7 @@ impl Shard {
         }
         if let Err((code, text)) = self.start_geminio(me, &operation, kind) {
             self.stats.operations[kind as usize].record(Some(code), 0);
-            self.respond_error(me, operation.id, code, text);
+            self.respond_error(me, operation.id, without_receiver(kind, code), text);
         }
     }
 
@@ -310,8 +310,8 @@ impl Shard {
                 Content::Shared(encoded.into())
             }
         };
-        let error = error.map_or("", |error| text(error.code, error.text));
-        let answer = Object { key: Content::Encoded(method), value, error, ..Object::default() };
+        let error = error.map_or_else(Cow::default, |error| answer_text(error, method));
+        let answer = Object { key: Content::Encoded(method), value, error: &error, ..Object::default() };
         match conn.respond(id, &answer) {
             Answered::Sent | Answered::TooLarge => {}
             Answered::Late => self.stats.late_answers.add(1),

@@ -344,12 +344,12 @@ impl Shard {
         if is_reply(header.kind) {
             let reply = ReplyHead::parse(head).ok()?;
             let Some(dialogue) = self.dialogue(at) else { return Some(()) };
-            if !dialogue.started.remove(&header.id) {
+            let Some(method) = dialogue.started.remove(&header.id) else {
                 self.stats.late_answers.add(1);
                 return Some(());
-            }
+            };
             self.drop_leaving(at, (false, header.id));
-            self.respond(at.session, header.id, &[], reply.error, Body::Shared(body), Form::Plain);
+            self.respond(at.session, header.id, &method, reply.error, Body::Shared(body), Form::Plain);
             return Some(());
         }
         if head.is_empty() {
@@ -375,7 +375,7 @@ impl Shard {
         if is_reply(header.kind) {
             let reply = ReplyHead::parse(head).ok()?;
             let error = reply.error.unwrap_or_default();
-            if self.dialogue(at)?.started.remove(&header.id) {
+            if self.dialogue(at)?.started.remove(&header.id).is_some() {
                 self.respond_error(at.session, header.id, error.code, text(error.code, error.text));
             }
             return Some(());
@@ -391,7 +391,7 @@ impl Shard {
     fn on_too_much(&mut self, at: LegRef, peer: LegRef, header: FrameHeader, code: ErrorCode) -> Option<()> {
         let mut head = Vec::new();
         if is_reply(header.kind) {
-            if self.dialogue(at)?.started.remove(&header.id) {
+            if self.dialogue(at)?.started.remove(&header.id).is_some() {
                 self.respond_error(at.session, header.id, code, "");
             }
             ErrorRef::new(code, "").encode(&mut head);
