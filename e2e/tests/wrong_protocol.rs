@@ -148,12 +148,11 @@ fn an_offender_gets_one_line_in_the_log() -> anyhow::Result<()> {
 fn other_protocols_are_closed_at_once() -> anyhow::Result<()> {
     let scene = Scene::start(&patient())?;
     let client_hello = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &noise(1, 500)].concat();
-    let foreign: [&[u8]; 8] = [
+    let foreign: [&[u8]; 7] = [
         b"GET / HTTP/1.1\r\nhost: example\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         &client_hello,
         b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00",
-        b"\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"*1\r\n$4\r\nPING\r\n",
         b"\xff\xff\xff\xff",
@@ -164,7 +163,7 @@ fn other_protocols_are_closed_at_once() -> anyhow::Result<()> {
             ensure!(answer.is_empty(), "{answer:02x?} in answer to {:?}", bytes.escape_ascii().to_string());
         }
     }
-    scene.refused("protocol", 16)?;
+    scene.refused("protocol", 14)?;
     scene.logged("foreign protocol")?;
     scene.end(8)
 }

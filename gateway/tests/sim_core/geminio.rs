@@ -446,7 +446,12 @@ fn either_protocol_calls_the_other() {
         lab.run();
         let got = asked(&mut lab, guest);
         assert_eq!(split_tail(got.data.custom()), Some((vec![], 6)));
-        assert_eq!(got.data.deadline(), None, "its clock may differ");
+        let left = got.data.deadline().unwrap().unix_nanos() / 1_000_000;
+        assert!(left - 700 >= frontier_gateway::sim::stage::UNIX_MS, "a deadline that was named travels");
+        lab.call(native, 2, "sum", 30_000, b"1 2");
+        lab.run();
+        let other = asked(&mut lab, guest);
+        assert_eq!(other.data.deadline(), None, "its clock may differ");
         respond(&mut lab, guest, got.id, &Object { error: "bad numbers", ..Object::default() });
         lab.run();
         assert_eq!(lab.expect_error(native, 1), ErrorCode::Application);

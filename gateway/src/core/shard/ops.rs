@@ -174,7 +174,7 @@ impl Shard {
             OpKind::Message => flow(self.secret, me, hash_name(call.name)),
         };
         let (left, credit) = (total - body.len() as u64, u64::from(INITIAL_CREDIT) - body.len() as u64);
-        let (form, context) = (Form::Plain, None);
+        let (form, context) = (Form::Plain, self.named_deadline(call.timeout_ms));
         let place = Place {
             from: me,
             from_id: header.id,

@@ -9,6 +9,7 @@ use frontier_wire::geminio::connection::{Answered, Operation, SendError};
 use frontier_wire::geminio::data::{self, Content, Data, Object, split_tail};
 use frontier_wire::geminio::dialogue::DialogueId;
 use frontier_wire::geminio::text as texts;
+use frontier_wire::geminio::time::Time;
 use frontier_wire::native::frame::Flags;
 use frontier_wire::native::head::{
     CallBuilder, CallHead, ErrorRef, Sender, encode_error_reply, error_reply_len,
@@ -146,6 +147,13 @@ impl Shard {
         }
     }
 
+    /// The deadline that a native sender has named, as a time of our clock. One as long as those that nobody names is not told: a
+    /// receiver whose clock is that much ahead would begin when it has passed.
+    pub(in crate::core::shard) fn named_deadline(&self, timeout_ms: u32) -> Option<Time> {
+        let named = timeout_ms != 0 && u64::from(timeout_ms) * 1_000 < self.shared.settings.call_timeout;
+        named.then(|| Time::from_unix_nanos((self.now.unix_ms + u64::from(timeout_ms)) * 1_000_000))
+    }
+
     /// The peer does not wait any more.
     pub(super) fn on_geminio_cancel(&mut self, me: SessionRef, operation: u64) {
         if let Err(fault) = self.control_frames(me, 1) {
@@ -248,7 +256,8 @@ impl Shard {
             head.reserve(error_reply_len(code, error));
             encode_error_reply(&mut head, code, error);
         }
-        let value = if code.is_some() { &[] } else { data.value() };
+        // An acknowledgement says no more than that.
+        let value = if code.is_some() || kind == OpKind::Message { &[] } else { data.value() };
         let body = if value.len() < BULK { Body::Slice(value) } else { Body::Shared(data.shared_value()) };
         self.answer(pending.from, pending.from_id, kind, Flags::NONE, &head, body, Form::Base64);
     }

@@ -357,8 +357,13 @@ impl Shard {
         }
         let call = CallHead::parse(head).ok()?;
         let deadline = self.shared.settings.deadline(now, call.timeout_ms);
-        let mut object =
-            Object { value: Content::Plain(&body), custom: Content::Plain(call.meta), ..Object::default() };
+        let context = self.named_deadline(call.timeout_ms);
+        let mut object = Object {
+            value: Content::Plain(&body),
+            custom: Content::Plain(call.meta),
+            context,
+            ..Object::default()
+        };
         let kind = if header.kind == FrameType::Publish {
             object.topic = call.name;
             OpKind::Message
