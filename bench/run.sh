@@ -27,4 +27,10 @@ case " $* " in *" --quick "*) profile=dev what=(--workspace --features frontier-
 echo "Building the gateway and the bench (profile $profile) …" >&2
 cargo build --locked --profile "$profile" "${what[@]}" >&2
 target=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+# Go clients, if there is Go and its modules can be had; without them their column is missing.
+if command -v go >/dev/null && [ -f e2e/go/geminio/bench.go ]; then
+  (cd e2e/go/geminio && go build -o "$target/${profile/#dev/debug}/geminio-peer" .) >&2 || echo "No Go clients: their program could not be built" >&2
+else
+  echo "No Go clients: there is no Go here, or no program for it" >&2
+fi
 exec "$target/${profile/#dev/debug}/frontier-bench" run --out "$target/bench.md" "$@"

@@ -12,6 +12,7 @@
 //! - [`load`]: native edges and services in one process, without runtime, for relay and gateway alike; [`load::geminio`]: the same for
 //!   edges and services of the Go system.
 //! - [`client`]: the same through the SDK; [`tasks`]: how client libraries are driven.
+//! - [`peers`]: Go clients, in a process of their own.
 //! - [`brokers`]: what the peers speak: async-nats, MQTT 3.1.1.
 //! - [`harness`]: servers, rows, repetition, the table.
 //! - [`proc`], [`hist`], [`sample`], [`scrape`]: how things are measured.
@@ -24,6 +25,7 @@ pub mod hist;
 pub mod load;
 pub mod net;
 pub mod out;
+pub mod peers;
 pub mod proc;
 pub mod relay;
 pub mod sample;

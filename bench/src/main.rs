@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use frontier_bench::{
     brokers, client,
     harness::{run, server},
-    load, relay,
+    load, peers, relay,
 };
 
 /// Measures Frontier beside its neighbours.
@@ -30,6 +30,8 @@ enum Command {
     /// Edges and services that speak geminio.
     #[command(subcommand)]
     Geminio(load::geminio::GeminioCommand),
+    /// Edges and a service on Go's geminio module.
+    Peers(peers::PeersArgs),
     /// Edges and services of the SDK.
     #[command(subcommand)]
     Client(client::ClientCommand),
@@ -49,6 +51,7 @@ fn main() -> Result<()> {
         Command::Greeter(args) => relay::run_greeter(&args),
         Command::Load(command) => load::run(&command),
         Command::Geminio(command) => load::geminio::run(&command),
+        Command::Peers(args) => peers::run(&args),
         Command::Client(command) => client::run(&command),
         Command::Broker(command) => brokers::run(&command),
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -29,6 +29,8 @@ pub struct Bench {
     pub launcher: Launcher,
     /// The gateway's binary.
     pub gateway: PathBuf,
+    /// The program of Go clients, if it was built.
+    pub peers: Option<PathBuf>,
     /// CPU of the server.
     pub server_cpu: Option<usize>,
     /// CPU of the load.
@@ -48,7 +50,7 @@ pub struct Bench {
 /// What a driver does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// `load`, `geminio`, `client` or `broker`.
+    /// `load`, `geminio`, `peers`, `client` or `broker`.
     program: &'static str,
     command: &'static str,
     args: Vec<String>,
@@ -84,6 +86,14 @@ impl Job {
     #[must_use]
     pub fn geminio(command: &'static str, args: &[&str]) -> Self {
         Self { program: "geminio", ..Self::load(command, args) }
+    }
+
+    /// The same by Go clients.
+    #[must_use]
+    pub fn peers(command: &'static str, args: &[&str], program: &Path) -> Self {
+        let mut all = vec!["--program".to_owned(), program.display().to_string(), "--".to_owned()];
+        all.extend(strings(args));
+        Self { program: "peers", command, args: all, timed: true }
     }
 
     /// A scenario through the SDK.

@@ -42,6 +42,10 @@ pub struct RunArgs {
     /// The gateway's binary; the default is `frontier` beside this program.
     #[arg(long)]
     gateway: Option<PathBuf>,
+    /// The program of Go clients (`e2e/go/geminio`); the default is `geminio-peer` beside this program. Without it their column is
+    /// missing.
+    #[arg(long)]
+    peers: Option<PathBuf>,
     /// CPU of the servers.
     #[arg(long, default_value_t = 1)]
     server_cpu: usize,
@@ -107,11 +111,13 @@ fn bench(args: &RunArgs) -> Result<Bench> {
     net::raise_descriptors()?;
     let launcher = Launcher::new()?;
     let gateway = args.gateway.clone().unwrap_or_else(|| launcher.exe().with_file_name("frontier"));
+    let peers = args.peers.clone().unwrap_or_else(|| launcher.exe().with_file_name("geminio-peer"));
     // With one core there is nothing to keep apart.
     let cores = thread::available_parallelism()?.get();
     let cpu = |wanted: usize| (wanted < cores).then_some(wanted);
     Ok(Bench {
         gateway,
+        peers: peers.is_file().then_some(peers),
         launcher,
         server_cpu: cpu(args.server_cpu),
         load_cpu: cpu(args.load_cpu),

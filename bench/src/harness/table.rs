@@ -15,6 +15,8 @@ pub enum Column {
     Nats,
     /// mosquitto.
     Mosquitto,
+    /// The gateway under Go clients.
+    GoClients,
     /// What the Go system was found to take, with Go clients.
     Go,
 }
@@ -49,7 +51,8 @@ pub struct Table {
 // === impl Column ===
 
 impl Column {
-    const ALL: [Self; 6] = [Self::Relay, Self::Gateway, Self::Sdk, Self::Nats, Self::Mosquitto, Self::Go];
+    const ALL: [Self; 7] =
+        [Self::Relay, Self::Gateway, Self::Sdk, Self::Nats, Self::Mosquitto, Self::GoClients, Self::Go];
 
     const fn title(self) -> &'static str {
         match self {
@@ -58,6 +61,7 @@ impl Column {
             Self::Sdk => "SDK",
             Self::Nats => "nats-server",
             Self::Mosquitto => "mosquitto",
+            Self::GoClients => "gateway, Go clients",
             Self::Go => "Go system",
         }
     }
@@ -224,6 +228,14 @@ mod tests {
         assert_eq!(met.at_most(None, 2.0, Some(1.0), "nats").verdict(), Verdict::Met);
         assert_eq!(Line::new("b").at_most(Some(1.0), 2.0, Some(0.0), "x").verdict(), Verdict::Printed);
         assert_eq!(Line::new("c").must(Some(false), "flat").verdict(), Verdict::NotMet);
+    }
+
+    #[test]
+    fn every_column_is_shown() {
+        let line = Column::ALL.iter().fold(Line::new("x"), |line, column| line.cell(*column, column.title()));
+        let (header, row) = (header(), line.row());
+        assert_eq!(header[1..=Column::ALL.len()], row[1..=Column::ALL.len()]);
+        assert_eq!(Line::new("x").cell(Column::GoClients, "1").cell(Column::Go, "2").row()[6..8], ["1", "2"]);
     }
 
     #[test]

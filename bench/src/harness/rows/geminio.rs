@@ -14,6 +14,7 @@ use crate::sample::Sample;
 
 const RELAY: &str = "relay";
 const GATEWAY: &str = "gateway";
+const PEERS: &str = "go-clients";
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// Bytes of memory that an idle edge may cost.
@@ -85,6 +86,7 @@ pub(super) fn call_one(bench: &Bench, table: &mut Table) -> Result<()> {
         Line::new(format!("{title}: p50, µs"))
             .cell(Column::Relay, results.cell(RELAY, "", p50))
             .cell(Column::Gateway, results.cell(GATEWAY, "", p50))
+            .cell(Column::GoClients, results.cell(PEERS, "", p50))
             .cell(Column::Go, "1,300")
             .must(met, &format!("≤ {}: the Go system's less what its gateway took", number(P50))),
     ]);
@@ -135,14 +137,18 @@ pub(super) fn publish_down(bench: &Bench, table: &mut Table) -> Result<()> {
 impl Shape {
     fn measure(&self, bench: &Bench, table: &mut Table) -> Result<Results> {
         let job = Job::geminio(self.command, self.args);
-        let trials = [(RELAY, System::Relay), (GATEWAY, System::GATEWAY)];
-        let trials = trials.map(|(name, system)| Trial::new(name, system, &job));
+        let mut trials =
+            vec![Trial::new(RELAY, System::Relay, &job), Trial::new(GATEWAY, System::GATEWAY, &job)];
+        if let Some(program) = &bench.peers {
+            trials.push(Trial::new(PEERS, System::GATEWAY, &Job::peers(self.command, self.args, program)));
+        }
         let results = bench.alternate(&trials)?;
         let Self { title, each, most, go: [cpu, rate, latency], .. } = *self;
         let line = |figure: &str, cell: &dyn Fn(&str) -> String, go: &str| {
             Line::new(format!("{title}: {figure}"))
                 .cell(Column::Relay, cell(RELAY))
                 .cell(Column::Gateway, cell(GATEWAY))
+                .cell(Column::GoClients, cell(PEERS))
                 .cell(Column::Go, go)
         };
         let met = results.median(GATEWAY, Sample::server_micros).map(|found| found <= most);
@@ -170,9 +176,14 @@ pub(super) fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
     for (size, bytes, ..) in writes {
         for (_, way) in directions {
             let down: &[&str] = if way == "down" { &["--down"] } else { &[] };
-            let job = Job::geminio("stream", &[&["--write", bytes], down].concat());
+            let args = [&["--write", bytes], down].concat();
+            let job = Job::geminio("stream", &args);
             trials.push(Trial::new(&format!("relay-{way}-{size}"), System::Relay, &job));
             trials.push(Trial::new(&format!("gateway-{way}-{size}"), System::GATEWAY, &job));
+            if let Some(program) = &bench.peers {
+                let job = Job::peers("stream", &args, program);
+                trials.push(Trial::new(&format!("go-clients-{way}-{size}"), System::GATEWAY, &job));
+            }
         }
     }
     let results = bench.alternate(&trials)?;
@@ -182,11 +193,13 @@ pub(super) fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
     for (size, _, most, go_speed, go_cost) in writes {
         for (arrow, way) in directions {
             let title = format!("geminio stream {arrow}, {size} writes");
-            let (relay, gateway) = (format!("relay-{way}-{size}"), format!("gateway-{way}-{size}"));
+            let [relay, gateway, peers] =
+                ["relay", "gateway", "go-clients"].map(|system| format!("{system}-{way}-{size}"));
             let line = |figure: &str, cell: &dyn Fn(&str) -> String, go: &str| {
                 Line::new(format!("{title}: {figure}"))
                     .cell(Column::Relay, cell(&relay))
                     .cell(Column::Gateway, cell(&gateway))
+                    .cell(Column::GoClients, cell(&peers))
                     .cell(Column::Go, go)
             };
             let cheap = results.median(&gateway, cost).map(|found| found <= most);
@@ -195,12 +208,11 @@ pub(super) fn stream(bench: &Bench, table: &mut Table) -> Result<()> {
                 line("server CPU per MiB", &|name| results.cell(name, " ms", cost), go_cost)
                     .must(cheap, &format!("≤ {} ms", number(most))),
                 line("MiB/s", &|name| results.cell(name, "", speed), go_speed),
-                line(
-                    "memory in the second half of the run over the first, KiB",
-                    &|name| results.cell(name, "", |s| growth(s) / 1024.0),
-                    "grows",
-                )
-                .must(flat, "flat (≤ 1 MiB)"),
+                Line::new(format!("{title}: memory in the second half of the run over the first, KiB"))
+                    .cell(Column::Relay, results.cell(&relay, "", |s| growth(s) / 1024.0))
+                    .cell(Column::Gateway, results.cell(&gateway, "", |s| growth(s) / 1024.0))
+                    .cell(Column::Go, "grows")
+                    .must(flat, "flat (≤ 1 MiB)"),
             ]);
         }
     }
