@@ -164,12 +164,13 @@ impl End {
         }
     }
 
-    /// Streams are bounded, and memory by what was queued and one frame being read.
+    /// Streams are bounded, and memory by what was queued, with an entry for each frame and stream, and one frame being read.
     fn check(&self) {
         assert!(self.connection.engine().streams() <= 2 * MAX_STREAMS as usize + 1);
         let queued = self.connection.outbox_bytes();
+        let entries = 1_024 * (self.frames_sent.len() + self.streams_sent.len());
         assert!(
-            self.connection.held() <= queued + 256 * 1024,
+            self.connection.held() <= 2 * queued + entries + 256 * 1024,
             "{} with {queued} queued",
             self.connection.held()
         );

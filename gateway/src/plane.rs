@@ -163,14 +163,17 @@ fn service_row(connections: &[ServiceView]) -> Option<ServiceRow> {
 impl DataPlaneStats for Plane {
     fn snapshot(&self) -> DataPlaneSnapshot {
         DataPlaneSnapshot {
-            shards: self.shared.stats.iter().map(|stats| shard(stats)).collect(),
+            shards: (0..)
+                .zip(&self.shared.stats)
+                .map(|(id, stats)| shard(stats, self.shared.mail(id)))
+                .collect(),
             memory_held: self.shared.held.load(std::sync::atomic::Ordering::Relaxed),
             memory_budget: self.shared.settings.memory,
         }
     }
 }
 
-fn shard(stats: &Stats) -> ShardSnapshot {
+fn shard(stats: &Stats, inbox_bytes: u64) -> ShardSnapshot {
     let sessions = |bound: Bound, protocol: Protocol| {
         let (all, geminio) = (stats.sessions[bound as usize].get(), stats.geminio[bound as usize].get());
         let count = match protocol {
@@ -193,6 +196,7 @@ fn shard(stats: &Stats) -> ShardSnapshot {
         bytes_in: stats.bytes_in.get(),
         bytes_out: stats.bytes_out.get(),
         outbox_bytes: stats.outbox_bytes.get(),
+        inbox_bytes,
         stream_ends: stats.legs.get(),
         operations: OpKind::ALL
             .iter()

@@ -10,10 +10,13 @@ use frontier_wire::native::hello::{Hello, InstanceId, Role};
 use mio::{Poll, Token};
 use parking_lot::Mutex;
 
-use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Tuning};
+use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning};
 use crate::core::message::Msg;
 use crate::core::{Bound, Settings, Shard, Shared};
 use crate::sim::gate::Gate;
+use crate::tls::io::{TlsIo, TlsScratch};
+use crate::tls::server::{Files, server_config};
+use crate::tls::testing::{Ca, Dir, Pipe, block, connect};
 
 /// What the driver handed over as not the core's: the bytes it had read and the socket.
 type HandedOver = Arc<Mutex<Vec<(Vec<u8>, TcpStream)>>>;
@@ -87,6 +90,40 @@ impl Bench {
 
     fn load(&self) -> usize {
         self.driver.hub.connections(0)
+    }
+
+    fn held(&self) -> u64 {
+        self.driver.shard.shared().held.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// A connection whose TLS handshake is done.
+    fn connect_tls(&self) -> (TcpStream, rustls::ClientConnection) {
+        let (ca, dir) = (Ca::new("ca"), Dir::new());
+        let tls = block(vec![dir.pair("a", &ca.issue("a", &["a.example"]))]);
+        let config = server_config(&tls, &Files::read(&tls), &[]).unwrap();
+        let mut server = TlsIo::accept(Arc::new(config)).unwrap();
+        let mut client = connect(&ca.client(None, None), "a.example");
+        let (mut up, mut down) = (Pipe::new(1 << 20, 1 << 20), Pipe::new(1 << 20, 1 << 20));
+        let (mut scratch, mut plain) = (TlsScratch::small(), Vec::new());
+        while client.is_handshaking() || server.is_handshaking() {
+            while client.wants_write() {
+                client.write_tls(&mut up).unwrap();
+            }
+            server.read(&mut up, &mut scratch, &mut plain).unwrap();
+            server.flush(&mut down).unwrap();
+            if down.len() > 0 {
+                client.read_tls(&mut down).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, addr) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (bound, accepted, tls) = (Bound::Edge, Instant::now(), Box::new(server));
+        let parcel = Parcel::Established { socket, bound, addr, accepted, tls, plain, subject: None };
+        self.driver.hub.post(0, Msg::Connection(Box::new(parcel)));
+        (peer, client)
     }
 }
 
@@ -256,4 +293,32 @@ fn no_byte_of_a_foreign_protocol_is_lost_behind_the_first_read() {
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket.read_to_end(&mut got).unwrap();
     assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+}
+
+/// An incomplete record is memory that a peer makes the gateway hold, although the core never sees it.
+#[test]
+fn what_tls_holds_for_a_peer_is_in_the_memory_budget() {
+    let mut bench = Bench::new();
+    let (mut peer, mut client) = bench.connect_tls();
+    let mut frame = Vec::new();
+    FrameHeader::new(FrameType::Unknown(0x7f), 0).put_frame(&mut frame, &[], &[0; 10_000]).unwrap();
+    client.writer().write_all(&hello()).unwrap();
+    client.writer().write_all(&on_session(false, &frame)).unwrap();
+    let mut records = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut records).unwrap();
+    }
+    let (last, most) = records.split_last().unwrap();
+    peer.write_all(most).unwrap();
+    bench.until("the beginning of a record counts", |bench| bench.held() >= 10_000);
+    peer.write_all(&[*last]).unwrap();
+    bench.until("a complete one does not", |bench| bench.bytes_in() > 10_000 && bench.held() == 0);
+    client.writer().write_all(&[0; 5_000]).unwrap();
+    records.clear();
+    client.write_tls(&mut records).unwrap();
+    peer.write_all(&records[..2_000]).unwrap();
+    bench.until("another beginning", |bench| bench.held() >= 2_000);
+    drop(peer);
+    bench.until("the peer has left", |bench| bench.sessions() == 0);
+    assert_eq!(bench.held(), 0);
 }

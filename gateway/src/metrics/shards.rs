@@ -38,6 +38,8 @@ pub struct ShardSnapshot {
     pub bytes_out: u64,
     /// Bytes waiting to be written now.
     pub outbox_bytes: u64,
+    /// Bytes of messages from other shards that wait to be handled now.
+    pub inbox_bytes: u64,
     /// Ends of user streams open now; a stream has two.
     pub stream_ends: u64,
     /// Calls, messages and streams.
@@ -240,13 +242,16 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
     ]
 }
 
-fn per_shard(shards: &[ShardSnapshot]) -> [Family; 3] {
+fn per_shard(shards: &[ShardSnapshot]) -> [Family; 4] {
     let outbox = Family::gauge("frontier_outbox", "Bytes waiting to be written to peers").bytes();
+    let inbox = Family::gauge("frontier_inbox", "Bytes of messages from other shards that wait").bytes();
     let turns = Family::counter("frontier_shard_turns", "Turns of the loop");
     let times = Family::histogram("frontier_shard_turn", "Time that a turn of the loop took");
-    shards.iter().enumerate().fold([outbox, turns, times], |[outbox, turns, times], (index, shard)| {
+    let families = [outbox, inbox, turns, times];
+    shards.iter().enumerate().fold(families, |[outbox, inbox, turns, times], (index, shard)| {
         [
             outbox.shard(index, shard.outbox_bytes),
+            inbox.shard(index, shard.inbox_bytes),
             turns.shard(index, shard.turns),
             times.shard_times(index, shard.turn.clone()),
         ]

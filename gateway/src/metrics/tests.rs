@@ -22,6 +22,7 @@ impl DataPlaneStats for Fixture {
             bytes_in: 100,
             bytes_out: 200,
             outbox_bytes: 7,
+            inbox_bytes: 9,
             stream_ends: 4,
             operations: vec![OperationSnapshot {
                 kind: OperationKind::Call,
@@ -62,6 +63,7 @@ fn numbers_of_all_shards_add_up() {
         ("frontier_transferred_bytes_total{direction=\"in\"}", 200.0),
         ("frontier_transferred_bytes_total{direction=\"out\"}", 400.0),
         ("frontier_outbox_bytes{shard=\"1\"}", 7.0),
+        ("frontier_inbox_bytes{shard=\"0\"}", 9.0),
         ("frontier_shard_turns_total{shard=\"0\"}", 1000.0),
         ("frontier_shard_turn_seconds_sum{shard=\"0\"}", 0.25),
         ("frontier_shard_turn_seconds_count{shard=\"1\"}", 15.0),

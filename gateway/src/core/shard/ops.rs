@@ -548,3 +548,44 @@ fn uncount(outgoing: &Outgoing) {
 pub(super) const fn flow(secret: u64, of: SessionRef, what: u64) -> u64 {
     mix(mix(of.to_bits() ^ secret) ^ mix(what.wrapping_add(secret)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use frontier_wire::native::connection::Connection;
+    use frontier_wire::native::frame::{FrameHeader, FrameType};
+    use frontier_wire::yamux::Config;
+
+    use super::{BULK, SHARED_COPY, append};
+    use crate::core::identity::OpenHouse;
+    use crate::core::message::Body;
+    use crate::core::{Now, Settings, Shard, Shared};
+
+    #[test]
+    fn small_copies_share_a_block_and_others_have_their_own() {
+        let shared = Arc::new(Shared::new(Settings::default(), 1, Arc::new(OpenHouse)));
+        let mut shard = Shard::new(0, shared, Now::default(), 1);
+        let copies: Vec<Bytes> = (0..100).map(|n| shard.copy(&[n; 100])).collect();
+        assert!(copies.iter().zip(0..).all(|(copy, n)| **copy == [n; 100]));
+        assert!(copies.windows(2).all(|pair| pair[0].as_ptr().wrapping_add(100) == pair[1].as_ptr()));
+        let large = shard.copy(&[1; SHARED_COPY]);
+        assert!(large.is_unique(), "nobody keeps a block for long");
+    }
+
+    #[test]
+    fn a_small_body_behind_a_large_one_of_its_flow_keeps_no_buffer() {
+        let mut conn = Connection::dial(&Config::default());
+        let header = FrameHeader::new(FrameType::Publish, 1);
+        append(&mut conn, 7, header, &[], None, Body::Shared(Bytes::from(vec![1; BULK])));
+        let buffer = Bytes::from(vec![2; 60_000]);
+        append(&mut conn, 7, header, b"head", None, Body::Shared(buffer.slice(..9)));
+        assert!(buffer.is_unique());
+        conn.fill(usize::MAX);
+        let mut slices = Vec::new();
+        conn.slices(&mut slices, usize::MAX);
+        let sent: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        assert!(sent.ends_with(&[&b"head"[..], &[2; 9]].concat()));
+    }
+}

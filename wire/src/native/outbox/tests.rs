@@ -125,6 +125,14 @@ fn large_pieces_of_a_stream_go_by_reference_between_small_ones() {
 }
 
 #[test]
+fn a_small_piece_keeps_nothing_of_the_buffer_that_it_was_cut_from() {
+    let mut bench = Bench::new();
+    let buffer = Bytes::from(vec![7; 60_000]);
+    bench.outbox.push_stream(bench.stream, buffer.slice(..100), true);
+    assert!(buffer.is_unique());
+}
+
+#[test]
 fn a_write_that_took_nothing_reports_nothing() {
     let mut bench = Bench::new();
     bench.outbox.copy_to_stream(bench.stream, b"bytes", true);
