@@ -10,7 +10,7 @@ use frontier_e2e::peer::{Dial, Incoming, Peer, Refusal};
 use frontier_e2e::scene::Scene;
 use frontier_e2e::wait::{SOON, pause, until};
 use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::FrameType;
+use frontier_wire::native::frame::{FrameHeader, FrameType};
 use frontier_wire::native::proto;
 
 /// What a machine under load may add to a limit of one second.
@@ -171,6 +171,13 @@ fn those_who_hold_the_most_are_cut_when_memory_runs_out() -> anyhow::Result<()> 
         service.sync(SOON)?;
         most = most.max(scene.growth()?);
     }
+    // The last of them were refused. What nobody can refuse uses up the rest: the beginnings of 40 frames of 60,000 bytes.
+    let header = FrameHeader::new(FrameType::Request, 1).with_lens(0, 60_000)?;
+    let begin = [&[0, 0, 0, 0, 0, 0, 0, 1][..], &60_016_u32.to_be_bytes(), &header.encode()].concat();
+    let mut strangers: Vec<Peer> = (0..40).map(|_| dial.connect()).collect::<Result<_, _>>()?;
+    for stranger in &mut strangers {
+        stranger.wire.raw(&begin)?;
+    }
     scene.gateway.metric_reaches("frontier_memory_cuts_total", &[], 1.0)?;
     ensure!(most < 48 << 20, "memory grew by {} KiB", most >> 10);
     until("the budget is kept", SOON, || {
@@ -181,6 +188,6 @@ fn those_who_hold_the_most_are_cut_when_memory_runs_out() -> anyhow::Result<()> 
     let closed = |refusal: &Refusal| refusal.code == ErrorCode::SessionClosed;
     let told = |incoming: &Incoming| matches!(incoming, Incoming::Answer { answer: Err(refusal), .. } if closed(refusal));
     service.wait("answers for those who were cut", SOON, |incoming| told(incoming).then_some(()))?;
-    drop((deaf, service));
+    drop((deaf, strangers, service));
     scene.end(16)
 }

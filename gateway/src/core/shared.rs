@@ -11,9 +11,10 @@ use crate::core::identity::Gatekeeper;
 use crate::core::registry::Registry;
 use crate::core::stats::Stats;
 
-/// Operations of at most so many bytes are taken until the memory budget is used up: a command that would free a device, or end what
-/// fills the memory, is one of them.
+/// Operations of at most so many bytes are small: a command that would free a device, or end what fills the memory, is one of them.
 const SMALL: usize = 4 << 10;
+/// However many sessions there are, whoever holds less than so many bytes holds no more than an equal share.
+const LEAST_SHARE: u64 = 64 << 10;
 
 /// The limits and rules of the data plane. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
@@ -253,19 +254,26 @@ impl Shared {
         self.mail.get(usize::from(shard)).map_or(0, |mail| mail.load(Ordering::Relaxed))
     }
 
-    /// Whether an operation of so many bytes may begin that has to do with somebody who holds `held` bytes already. Below 80 % of the
-    /// memory budget any may, above 100 % none. In between small ones may, and others of those that hold less than an equal share.
+    /// Whether an operation of so many bytes may begin whose sender, or receiver, has `held` bytes waiting already.
+    ///
+    /// Below 80 % of the memory budget any may; below 90 % small ones and those of whoever holds less than an equal share; below 100 %
+    /// those that are both; and above that small ones of whoever holds next to nothing: together they take a sixteenth of the budget
+    /// at most, and notice nothing of what those who hold the most have brought about.
     #[must_use]
     pub fn admits(&self, held: usize, size: usize) -> bool {
-        let all = self.held.load(Ordering::Relaxed);
-        if all < self.settings.memory / 10 * 8 {
+        let (all, memory) = (self.held.load(Ordering::Relaxed), self.settings.memory);
+        if all < memory / 10 * 8 {
             return true;
         }
-        if all > self.settings.memory {
-            return false;
+        let share = (memory / self.sessions.load(Ordering::Relaxed).max(1)).max(LEAST_SHARE);
+        let (small, modest) = (size <= SMALL, (held + size) as u64 <= share);
+        if all < memory / 10 * 9 {
+            small || modest
+        } else if all <= memory {
+            small && modest
+        } else {
+            small && (held + size) as u64 <= share / 16
         }
-        let share = self.settings.memory / self.sessions.load(Ordering::Relaxed).max(1);
-        size <= SMALL || (held + size) as u64 <= share
     }
 
     /// Whether what is not needed may be taken: windows grow, streams are opened, names are registered, and lists of who is online are

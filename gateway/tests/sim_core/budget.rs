@@ -85,17 +85,7 @@ fn beginnings_of_frames_count_wherever_they_come() {
     let service = lab.service(0, "files", &[], &[]);
     let edge = lab.edge(0, 5);
     let before = held(&lab);
-    let mut streams = Vec::new();
-    for _ in 0..10 {
-        let stream = lab.dialer(edge).conn.open_stream().unwrap();
-        let open = head(&CallBuilder::new("files").meta(&[7; 10_000]));
-        let header = FrameHeader::new(FrameType::Open, 0).with_lens(open.len(), 0).unwrap();
-        let mut frame = header.encode().to_vec();
-        frame.extend(&open[..8_000]);
-        lab.dialer(edge).conn.outbox().push_stream(stream, frame.into(), false);
-        streams.push(stream);
-    }
-    lab.run();
+    let streams = begin_streams(&mut lab, edge, 10);
     assert!(held(&lab) - before >= 80_000, "{} bytes of ten frames", held(&lab) - before);
     for stream in streams {
         lab.dialer(edge).conn.reset_stream(stream);
@@ -167,69 +157,79 @@ fn names_are_not_registered_when_memory_is_short() {
     lab.close();
 }
 
-#[test]
-fn who_holds_much_starts_nothing_large_when_memory_is_short() {
-    for shards in [(0, 0), (0, 1)] {
-        let mut lab = Lab::new(Settings { memory: 10_000_000, ..settings() });
-        let service = lab.service(shards.1, "svc", &["echo"], &[]);
-        let (modest, greedy) = (lab.edge(shards.0, 5), lab.dial(Bound::Edge, shards.0));
-        let mut hello = edge_hello(6);
-        hello.meta = vec![7; 16_000];
-        lab.join(greedy, &hello);
-        with_used(&mut lab, 85, |lab| {
-            // An equal share of a thousand sessions is less than what one of them holds already.
-            lab.stage.shared().sessions.fetch_add(997, Ordering::Relaxed);
-            lab.call(greedy, 1, "echo", 0, &[0; 5_000]);
-            lab.run();
-            assert_eq!(lab.expect_error(greedy, 1), ErrorCode::Overloaded);
-            lab.call(greedy, 2, "echo", 0, &[0; 1_000]);
-            lab.call(modest, 1, "echo", 0, &[0; 5_000]);
-            lab.run();
-            let calls = lab.frames(service);
-            assert_eq!(calls.len(), 2);
-            for call in &calls {
-                lab.answer(service, call, b"done");
-            }
-            lab.run();
-            assert_eq!(lab.expect(greedy).error(), None, "a small one goes through");
-            assert_eq!(lab.expect(modest).error(), None, "and so does one of somebody who holds little");
-            lab.stage.shared().sessions.fetch_sub(997, Ordering::Relaxed);
-        });
-        lab.close();
+/// Who is heard, and with what, at so much of the budget: (5,000 bytes, 1,000 bytes) of an edge that holds 80,000 bytes, and the same of
+/// one that holds nothing.
+fn heard(shards: (u16, u16), percent: u64) -> [(bool, bool); 2] {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(shards.1, "svc", &["echo"], &[]);
+    let (greedy, modest) = (lab.edge(shards.0, 5), lab.edge(shards.0, 6));
+    begin_streams(&mut lab, greedy, 10);
+    // The largest holders of each shard are looked for ten times a second, and these are found first.
+    for shard in 0..2 {
+        let largest = lab.edge(shard, 100 + u64::from(shard));
+        begin_streams(&mut lab, largest, 20);
     }
+    let mut outcome = [(false, false); 2];
+    with_used(&mut lab, percent, |lab| {
+        // An equal share is less than what the greedy one holds.
+        lab.stage.shared().sessions.fetch_add(100_000, Ordering::Relaxed);
+        lab.run();
+        for (edge, id, len) in
+            [(greedy, 1, 5_000), (greedy, 2, 1_000), (modest, 1, 5_000), (modest, 2, 1_000)]
+        {
+            lab.call(edge, id, "echo", 0, &vec![0; len]);
+        }
+        lab.run();
+        for call in lab.frames(service) {
+            lab.answer(service, &call, b"done");
+        }
+        lab.run();
+        for (edge, outcome) in [greedy, modest].into_iter().zip(&mut outcome) {
+            for answer in lab.frames(edge) {
+                let ok = match answer.error() {
+                    None => true,
+                    Some(code) => {
+                        assert_eq!(code, ErrorCode::Overloaded);
+                        false
+                    }
+                };
+                *(if answer.header.id == 1 { &mut outcome.0 } else { &mut outcome.1 }) = ok;
+            }
+        }
+        lab.stage.shared().sessions.fetch_sub(100_000, Ordering::Relaxed);
+    });
+    lab.close();
+    outcome
 }
 
 #[test]
-fn nobody_starts_anything_when_memory_is_used_up() {
-    let mut lab = Lab::new(settings());
-    let (service, edge) = (lab.service(0, "svc", &["echo"], &["t"]), lab.edge(0, 5));
-    // Those who hold the most are looked for ten times a second: this one is found first.
-    let greedy = stranger(&mut lab);
-    lab.run();
-    let memory = usize::try_from(settings().memory).unwrap() + 1;
-    lab.cooked = true;
-    lab.stage.shared().account(0, memory);
-    lab.send(edge, FrameType::Ping, 1, &[], &[]);
-    lab.run();
-    assert_eq!(lab.expect(edge).header.kind, FrameType::Pong);
-    lab.read_raw(greedy);
-    assert!(lab.ended(greedy).is_some());
-    lab.call(edge, 1, "echo", 0, b"");
-    lab.send(edge, FrameType::Publish, 2, &head(&CallBuilder::new("t")), &[]);
-    lab.call_edge(service, 1, 5, "m", b"");
-    lab.run();
-    for (peer, ids) in [(edge, 1..=2), (service, 1..=1)] {
-        for id in ids {
-            assert_eq!(lab.expect_error(peer, id), ErrorCode::Overloaded);
-        }
+fn the_shorter_memory_is_the_less_is_started_by_those_who_hold_much() {
+    for shards in [(0, 0), (0, 1)] {
+        assert_eq!(heard(shards, 70), [(true, true), (true, true)]);
+        assert_eq!(heard(shards, 85), [(false, true), (true, true)]);
+        assert_eq!(heard(shards, 95), [(false, false), (false, true)]);
+        assert_eq!(heard(shards, 101), [(false, false), (false, true)]);
     }
-    lab.stage.shared().account(memory, 0);
-    lab.hang_up(greedy, Ending::Closed);
-    lab.close();
+}
+
+/// Streams of whose Open some 8,000 bytes come.
+fn begin_streams(lab: &mut Lab, edge: Peer, count: usize) -> Vec<StreamId> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let stream = lab.dialer(edge).conn.open_stream().unwrap();
+        let open = head(&CallBuilder::new("files").meta(&[7; 10_000]));
+        let header = FrameHeader::new(FrameType::Open, 0).with_lens(open.len(), 0).unwrap();
+        let mut frame = header.encode().to_vec();
+        frame.extend(&open[..8_000]);
+        lab.dialer(edge).conn.outbox().push_stream(stream, frame.into(), false);
+        streams.push(stream);
+    }
+    lab.run();
+    streams
 }
 
 /// A connection with the beginning of a Hello whose head has 60,000 bytes.
-fn stranger(lab: &mut Lab) -> Peer {
+pub(super) fn stranger(lab: &mut Lab) -> Peer {
     let stranger = lab.dial_raw(Bound::Edge, 0);
     let header = FrameHeader::new(FrameType::Hello, 0).with_lens(60_000, 0).unwrap();
     let begin = [&[0, 0, 0, 1, 0, 0, 0, 1][..], &60_016_u32.to_be_bytes(), &header.encode(), &[0; 50_000]];

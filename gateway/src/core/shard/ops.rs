@@ -319,7 +319,8 @@ impl Shard {
         if conn.operation_bytes() + size > limit && place.from != NOBODY {
             return Err(PlaceError::Refused((ErrorCode::Overloaded, "receiver does not keep up")));
         }
-        if !self.shared.admits(session.held as usize, size) && place.from != NOBODY {
+        // What waits for it, not what it holds: whoever is asked much has large tables.
+        if !self.shared.admits(session.conn.operation_bytes(), size) && place.from != NOBODY {
             return Err(PlaceError::Refused(OUT_OF_BUDGET));
         }
         let local = session.next_id;
