@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -256,6 +256,19 @@ fn a_drain_ends_geminio_peers_in_good_order() -> anyhow::Result<()> {
     gateway.signal(Signal::TERM)?;
     edge.take(Duration::from_secs(10), |event| matches!(event, Event::Leaving | Event::Over(_)))?;
     service.take(Duration::from_secs(10), |event| matches!(event, Event::Leaving | Event::Over(_)))?;
+    ensure!(gateway.wait_exit(Duration::from_secs(15))?.success());
+    Ok(())
+}
+
+#[test]
+fn a_drain_leaves_a_young_connection_its_two_seconds() -> anyhow::Result<()> {
+    let mut gateway = Gateway::start(&Config::new().set("drain.accept_for", "1ms").set("drain.seconds", 20))?;
+    let before = Instant::now();
+    let mut service = Client::service(gateway.services(), "s", &[], &[], SOON)?;
+    gateway.signal(Signal::TERM)?;
+    service.closed(Duration::from_secs(10))?;
+    let lived = before.elapsed();
+    ensure!(lived >= Duration::from_secs(2), "closed after {lived:?}");
     ensure!(gateway.wait_exit(Duration::from_secs(15))?.success());
     Ok(())
 }

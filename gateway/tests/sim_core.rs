@@ -13,6 +13,8 @@ mod calls;
 mod geminio;
 #[path = "sim_core/messages.rs"]
 mod messages;
+#[path = "sim_core/mixed.rs"]
+mod mixed;
 #[path = "sim_core/sessions.rs"]
 mod sessions;
 #[path = "sim_core/streams.rs"]

@@ -19,6 +19,8 @@ use crate::driver::Parcel;
 const LOOK: Duration = Duration::from_millis(50);
 /// Kept back from the window for services and for what is in flight.
 const LAST: Duration = Duration::from_secs(2);
+/// For connections of geminio to be closed in good order, the two seconds included that they have at least.
+const FAREWELL: Duration = Duration::from_millis(3_500);
 
 impl App {
     /// Lets peers go in order; returns when all are gone or the time is over. With `hurry` (a person waits at the terminal) a gateway
@@ -45,6 +47,8 @@ impl App {
         }
         self.broadcast(|| Msg::Drain { edges: false, spread_ms: 0 });
         drop(timeout_at(deadline, self.gone(Bound::Service)).await);
+        // Peers of geminio say goodbye, and the youngest of them are not to be closed yet.
+        drop(timeout_at(deadline.min(Instant::now() + FAREWELL), self.farewell()).await);
     }
 
     /// Ends the shards and waits for their threads.
@@ -69,6 +73,12 @@ impl App {
 
     async fn gone(&self, bound: Bound) {
         while self.sessions(bound) > 0 {
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn farewell(&self) {
+        while self.shared.stats.iter().any(|stats| stats.geminio_open.get() > 0) {
             sleep(LOOK).await;
         }
     }

@@ -344,6 +344,7 @@ impl Shard {
                 first if self.shared.settings.protocols(session.bound).takes(first) => {
                     session.phase = Phase::Greeting;
                     if first == Sniff::Geminio {
+                        self.stats.geminio_open.add(1);
                         let limits = Arc::clone(&self.geminio);
                         session.conn = Dialect::Geminio(Geminio::serve(limits, self.now.micros));
                     }

@@ -71,6 +71,8 @@ pub struct Stats {
     pub sessions: [Count; 2],
     /// Of those, the ones that speak geminio.
     pub geminio: [Count; 2],
+    /// Connections that speak geminio, those included that are being closed.
+    pub geminio_open: Count,
     /// Edge sessions replaced by a newer one.
     pub takeovers: Count,
     /// Bytes read from and written to sockets, after TLS.
