@@ -452,9 +452,10 @@ impl Connection {
                 self.begin_close(now);
                 None
             }
-            // It has ended its first session, and then never the connection.
+            // It has ended its first session, and then not the connection: a Go client that closes while a stream of its own is being
+            // opened dismisses that by a wrong ID, and would wait 30 s.
             Phase::Ready
-                if self.goodbye.told && now >= self.since.saturating_add(self.limits.session_timeout) =>
+                if self.goodbye.told && now >= self.since.saturating_add(self.limits.close_timeout) =>
             {
                 self.begin_close(now);
                 None
@@ -582,7 +583,7 @@ impl Connection {
                 wake = wake.min(self.since.saturating_add(self.limits.youth));
             }
             if self.goodbye.told {
-                wake = wake.min(self.since.saturating_add(self.limits.session_timeout));
+                wake = wake.min(self.since.saturating_add(self.limits.close_timeout));
             }
         }
         if self.hold_until > now {

@@ -288,7 +288,7 @@ impl Connection {
             let event = self.leaving();
             if event.is_some() {
                 self.since = now;
-                self.arm(now.saturating_add(self.limits.session_timeout));
+                self.arm(now.saturating_add(self.limits.close_timeout));
             }
             return Ok(event);
         }
