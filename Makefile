@@ -60,9 +60,10 @@ bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 bench-smoke: ## Every row of the table once, for as long as it takes to see that it works
 	bench/run.sh --quick
 
-soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, then each fuzz target for T seconds
+soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, Go peers for a minute, then each fuzz target for T seconds
 	$(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_core
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_seeds
+	FRONTIER_SOAK_SECONDS=60 $(CARGO) test --locked -p frontier-e2e --features frontier-sdk/testing --test go_peers -- everybody
 	$(MAKE) fuzz T=$(T)
 
 clean: ## Remove what was built

@@ -4,6 +4,7 @@
 //! - [`geminio`]: an edge or service that speaks geminio.
 //! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
+//! - [`player`]: edges and services by command, Go peers of three generations and SDK clients alike.
 //! - [`program`]: a program for people as a process of one test, such as an example.
 //! - [`proxy`]: a TCP proxy that can fall silent without closing anything.
 //! - [`certs`]: certificates, and TLS clients for them.
@@ -19,6 +20,7 @@ pub mod gateway;
 pub mod geminio;
 pub mod http;
 pub mod peer;
+pub mod player;
 pub mod program;
 pub mod proxy;
 pub mod scene;

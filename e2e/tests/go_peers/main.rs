@@ -1,0 +1,57 @@
+//! Real Go peers of three generations against the real binary, as edges and as services, with each other and with clients of our SDK.
+//!
+//! A scenario is written once and played by every pair (who plays the edge, who the service) that it is for. The test runs itself
+//! instead of leaving that to the harness, to print a table of results. Arguments are words that all must occur in the name of what is
+//! run: `cargo test -p frontier-e2e --test go_peers -- takeover C/Rust`.
+
+#![expect(clippy::print_stdout, reason = "a test that runs itself prints its results")]
+
+mod calls;
+mod life;
+mod messages;
+mod presence;
+mod soak;
+mod stage;
+mod streams;
+mod table;
+
+use std::process::ExitCode;
+
+use frontier_e2e::gateway;
+use frontier_e2e::player::{Unavailable, build_go};
+
+use self::stage::Scenario;
+
+/// Everything that is played; what takes long begins first.
+fn scenarios() -> Vec<Scenario> {
+    [
+        life::SCENARIOS,
+        soak::SCENARIOS,
+        calls::SCENARIOS,
+        messages::SCENARIOS,
+        streams::SCENARIOS,
+        presence::SCENARIOS,
+    ]
+    .concat()
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let jobs = table::jobs(&scenarios(), &words);
+    if jobs.is_empty() || std::env::args().any(|word| word == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = build_go() {
+        if error.is::<Unavailable>() {
+            eprintln!("\n!!!!! SKIPPED: nothing was tested with Go peers: {error:#} !!!!!\n");
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("the Go peers cannot be built: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    if let Err(error) = gateway::binary() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    if table::run(jobs) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
