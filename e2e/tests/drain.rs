@@ -1,5 +1,6 @@
 //! The way out: edges are told first, what is in flight finishes, the exit code is 0.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -100,14 +101,29 @@ fn edges_that_stay_are_left_at_the_end() -> anyhow::Result<()> {
 }
 
 #[test]
+fn edges_are_told_in_time_however_short_the_drain_is() -> anyhow::Result<()> {
+    let mut gateway = Gateway::start(&Config::new().set("drain.seconds", 4))?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    let start = Instant::now();
+    gateway.signal(Signal::TERM)?;
+    told_to_go(&mut edge)?;
+    ensure!(start.elapsed() < Duration::from_millis(3_500), "told after {:?} of 4 s", start.elapsed());
+    ensure!(gateway.wait_exit(SOON)?.success());
+    Ok(())
+}
+
+#[test]
 fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
     let mut gateway = Gateway::start(&draining(600))?;
     let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    // Nobody waits for the rest of this either.
+    let mut probe = TcpStream::connect(gateway.admin()?)?;
+    probe.write_all(b"GET /healthz HTTP/1.1\r\nho")?;
     gateway.signal(Signal::TERM)?;
     gateway.log().wait(SOON, |line| line.message().starts_with("stopping"))?;
     ensure!(gateway.exited()?.is_none(), "it has 600 s");
     gateway.signal(Signal::TERM)?;
-    let status = gateway.wait_exit(SOON)?;
+    let status = gateway.wait_exit(Duration::from_secs(2))?;
     ensure!(status.success(), "{status}");
     edge.closed(SOON)?;
     Ok(())

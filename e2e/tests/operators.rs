@@ -1,5 +1,10 @@
 //! The control plane and the admin port of a gateway with real sessions.
 
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use frontier_e2e::gateway::{Config, Gateway};
 use frontier_e2e::http::{self, Answer};
@@ -92,4 +97,33 @@ fn the_admin_port_tells_health_and_takes_a_log_level() -> anyhow::Result<()> {
     gateway.log().wait(SOON, |line| line.message() == "edge online")?;
     assert_eq!(online(&gateway), 1, "the first one came while only warnings were logged");
     Ok(())
+}
+
+#[test]
+fn a_scrape_names_every_metric_once_and_ends_as_it_should() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new())?;
+    let scrape = http::get(gateway.admin()?, "/metrics")?.body;
+    let mut seen = BTreeSet::new();
+    for name in scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        ensure!(seen.insert(name), "twice: {name}");
+    }
+    ensure!(seen.len() > 20 && scrape.ends_with("# EOF\n"));
+    Ok(())
+}
+
+#[test]
+fn connections_that_are_left_open_keep_no_probe_out() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new())?;
+    let admin = gateway.admin()?;
+    // Each asks once, as a program would that keeps its connection; together they are more than there are places.
+    let mut idle = Vec::new();
+    for _ in 0..600 {
+        let mut io = TcpStream::connect(admin)?;
+        // One that found no place is closed, before or after it could ask.
+        drop(write!(io, "GET /healthz HTTP/1.1\r\nhost: {admin}\r\n\r\n"));
+        idle.push(io);
+    }
+    until("a probe is answered", Duration::from_secs(5), || {
+        http::get(admin, "/healthz").is_ok_and(|answer| answer.status == 200).then_some(())
+    })
 }

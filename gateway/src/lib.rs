@@ -17,6 +17,7 @@ pub mod core;
 pub mod driver;
 pub mod identity;
 pub mod metrics;
+mod places;
 pub mod plane;
 pub mod readiness;
 #[cfg(any(test, feature = "testing"))]

@@ -47,9 +47,10 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("control runtime")?;
-    let code = runtime.block_on(serve(&loaded.config, &telemetry))?;
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(code)
+    let code = runtime.block_on(serve(&loaded.config, &telemetry));
+    // Whatever still runs has had its time in `App::stop`, or a second signal wants no more of it.
+    runtime.shutdown_background();
+    code
 }
 
 async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> anyhow::Result<ExitCode> {
@@ -62,12 +63,20 @@ async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> any
         failure = app.failed() => anyhow::bail!(failure),
     };
     tracing::info!("stopping; a second signal ends at once");
-    tokio::select! {
+    let stopped = async {
+        app.drain(hurry).await;
+        app.stop().await;
+    };
+    let finished = tokio::select! {
         biased;
-        _ = terminate.recv() => tracing::warn!("second signal"),
-        _ = interrupt.recv() => tracing::warn!("second signal"),
-        () = app.drain(hurry) => {}
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = stopped => true,
+    };
+    if !finished {
+        tracing::warn!("second signal");
+        // What it would wait for on its way out is what nobody wants to wait for.
+        std::mem::forget(app);
     }
-    app.stop().await;
     Ok(ExitCode::SUCCESS)
 }

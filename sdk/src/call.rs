@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use frontier_wire::native::head::CallBuilder;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::{
     client::Client,
@@ -20,7 +20,7 @@ use crate::{
     headers::Headers,
     ids::EdgeId,
     mailbox::Note,
-    op::{Op, Open, Outgoing, SendKind},
+    op::{Op, Open, Outgoing, SendKind, deadline},
     promise::promise,
     reply::Reply,
     stream::{Stream, shared::Shared as StreamShared},
@@ -375,12 +375,6 @@ impl fmt::Debug for Draft {
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
-}
-
-/// A deadline that exists: what lies beyond the end of time counts as a year.
-fn deadline(timeout: Duration) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    Instant::now() + timeout.min(YEAR)
 }
 
 // === impl Via ===

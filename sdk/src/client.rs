@@ -25,6 +25,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime,
     sync::{
+        Semaphore, SemaphorePermit,
         mpsc::{self, error::TrySendError},
         oneshot,
     },
@@ -44,7 +45,7 @@ use crate::{
     handler::{Dispatcher, Handler, Handlers, Job},
     link::Link,
     message::Message,
-    op::{NameLists, Names, Op, SendKind},
+    op::{NameLists, Names, Op, SendKind, deadline},
     options::{Options, POOL_MAX, Pool},
     presence::Events,
     promise::promise,
@@ -74,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) dialer: Dialer,
     pub(crate) handlers: Handlers,
     pub(crate) topics: Mutex<BTreeSet<Arc<str>>>,
+    /// Changes of what is offered go one after the other: the outcome of one decides whether the next has anything to do.
+    names_turn: Semaphore,
     pub(crate) messages: Queue<Message>,
     pub(crate) offers: Queue<Offer>,
     pub(crate) dispatcher: Arc<Dispatcher>,
@@ -133,6 +136,7 @@ impl Client {
 
     /// Offers a method; on failure it is not offered.
     pub(crate) async fn register(&self, method: &str, handler: Handler) -> Result<()> {
+        let _turn = self.shared.names_turn().await;
         let before = self.shared.handlers.insert(method, handler);
         let replaced = before.is_some();
         // Handlers may hold handles: what was replaced must not be dropped later than it has to.
@@ -143,11 +147,14 @@ impl Client {
         let outcome = self.names(true, Some(method), None).await;
         if outcome.is_err() {
             self.shared.handlers.remove(method);
+            // Some gateway connections of a pool may have taken it.
+            let _ = self.names(false, Some(method), None).await;
         }
         outcome
     }
 
     pub(crate) async fn unregister(&self, method: &str) -> Result<()> {
+        let _turn = self.shared.names_turn().await;
         match self.shared.handlers.remove(method) {
             Some(_) => self.names(false, Some(method), None).await,
             None => Ok(()),
@@ -156,17 +163,20 @@ impl Client {
 
     pub(crate) async fn subscribe(&self, topic: &str) -> Result<()> {
         check_name(topic, "topic")?;
+        let _turn = self.shared.names_turn().await;
         if !self.shared.topics.lock().insert(topic.into()) {
             return Ok(());
         }
         let outcome = self.names(true, None, Some(topic)).await;
         if outcome.is_err() {
             self.shared.topics.lock().remove(topic);
+            let _ = self.names(false, None, Some(topic)).await;
         }
         outcome
     }
 
     pub(crate) async fn unsubscribe(&self, topic: &str) -> Result<()> {
+        let _turn = self.shared.names_turn().await;
         if !self.shared.topics.lock().remove(topic) {
             return Ok(());
         }
@@ -175,7 +185,7 @@ impl Client {
 
     /// Offers methods and topics on all links, or no longer.
     async fn names(&self, register: bool, method: Option<&str>, topic: Option<&str>) -> Result<()> {
-        let deadline = Instant::now() + self.shared.options.call_timeout;
+        let deadline = deadline(self.shared.options.call_timeout);
         let links = self.shared.links.read().clone();
         let mut answers = Vec::with_capacity(links.len());
         for link in links {
@@ -205,7 +215,7 @@ impl Client {
     /// Closes the client and waits until its tasks have ended; for handlers that go on and on, not longer than leaving may take.
     pub(crate) async fn close(&self) {
         self.shared.closing.cancel();
-        let longest = self.shared.close_timeout() + CLOSE_SLACK;
+        let longest = self.shared.close_timeout().saturating_add(CLOSE_SLACK);
         let _ = timeout(longest, self.shared.tasks.wait()).await;
     }
 }
@@ -229,6 +239,7 @@ impl Shared {
             dialer: options.dialer.clone().unwrap_or_else(net),
             handlers,
             topics: Mutex::new(options.topics.iter().map(|topic| topic.as_str().into()).collect()),
+            names_turn: Semaphore::new(1),
             messages: Queue::new(options.message_queue),
             offers: Queue::new(options.stream_backlog),
             dispatcher: Arc::new(dispatcher),
@@ -292,6 +303,11 @@ impl Shared {
             let _ = first.send(Ok(()));
         };
         self.tasks.spawn_on(wait, &self.runtime);
+    }
+
+    /// Waits until nobody else changes what is offered. It is never closed, so there is always a turn.
+    async fn names_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.names_turn.acquire().await.ok()
     }
 
     /// A session was welcomed.

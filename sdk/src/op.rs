@@ -1,5 +1,7 @@
 //! What handles ask of a session.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use frontier_wire::native::frame::FrameType;
 use tokio::time::Instant;
@@ -89,4 +91,10 @@ impl Op {
             Self::Open(open) => open.promise.is_abandoned(),
         }
     }
+}
+
+/// A deadline that exists: what lies beyond the end of time counts as a year.
+pub(crate) fn deadline(timeout: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + timeout.min(YEAR)
 }

@@ -7,7 +7,7 @@ use frontier_wire::native::{
     hello::Role,
     presence::{self, EdgeInfoBuilder},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::{
     address::IntoAddresses,
@@ -17,7 +17,7 @@ use crate::{
     error::{ConnectError, Error, Result},
     handler::Handler,
     ids::{EdgeId, ServiceId},
-    op::Op,
+    op::{Op, deadline},
     options::{Options, POOL_MAX, Pool},
     presence::EdgeInfo,
     promise::{Answer, promise},
@@ -257,7 +257,7 @@ impl Service {
     }
 
     async fn ask<T>(&self, op: Op, key: u64, answer: Answer<T>) -> Result<T> {
-        let deadline = Instant::now() + self.client.shared.options.call_timeout;
+        let deadline = deadline(self.client.shared.options.call_timeout);
         self.client.submit(op, key, deadline).await?;
         timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
     }

@@ -31,7 +31,7 @@ use crate::{
     client::Shared,
     error::{ConnectError, Error, ErrorCode},
     mailbox::Note,
-    op::Op,
+    op::{Op, deadline},
     random::Random,
     transport::Io,
 };
@@ -156,7 +156,7 @@ impl Session {
     /// A newer session has taken over: finish what is under way, within `grace`.
     pub(crate) fn retire(&mut self, grace: Duration) {
         if self.stage == Stage::Running {
-            self.stage = Stage::Retiring { until: Instant::now() + grace };
+            self.stage = Stage::Retiring { until: deadline(grace) };
         }
     }
 
@@ -164,7 +164,7 @@ impl Session {
     pub(crate) fn leave(&mut self, reason: Option<&Error>, grace: Duration) {
         if matches!(self.stage, Stage::Running | Stage::Retiring { .. }) {
             self.core.go_away(reason);
-            self.stage = Stage::Leaving { until: Instant::now() + grace };
+            self.stage = Stage::Leaving { until: deadline(grace) };
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
@@ -44,6 +44,10 @@ impl Gateway {
             command.arg("--config").arg(&path);
             config = Some(path);
         }
+        for port in [edges, services] {
+            // Somebody else's gateway on the same port would be taken for this one.
+            TcpListener::bind(("127.0.0.1", port)).with_context(|| format!("port {port} is in use"))?;
+        }
         let child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
         let mut gateway = Self {
             edges: format!("tcp://127.0.0.1:{edges}"),
@@ -53,15 +57,14 @@ impl Gateway {
         };
         gateway.wait_for(edges).await?;
         gateway.wait_for(services).await?;
+        gateway.is_running()?;
         Ok(gateway)
     }
 
     async fn wait_for(&mut self, port: u16) -> anyhow::Result<()> {
         let deadline = Instant::now() + START;
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the gateway ended at once ({status}); is port {port} in use?");
-            }
+            self.is_running()?;
             if Instant::now() > deadline {
                 bail!("the gateway does not listen on port {port}");
             }
@@ -70,12 +73,24 @@ impl Gateway {
         Ok(())
     }
 
-    /// Resident memory in KiB.
-    pub(crate) fn memory_kib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+    fn is_running(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("the gateway ended ({status}); is one of its ports in use?"),
+        }
+    }
+
+    /// Waits until the gateway has ended, which it should not.
+    pub(crate) async fn ended(&mut self) -> anyhow::Error {
+        match self.child.wait().await {
+            Ok(status) => anyhow!("the gateway ended ({status})"),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// The ID of its process.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
     }
 }
 
@@ -86,6 +101,14 @@ impl Drop for Gateway {
             drop(std::fs::remove_file(config));
         }
     }
+}
+
+/// Resident memory of a process in KiB.
+pub(crate) fn memory_kib(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
 }
 
 /// Ports that are free now: held together, so that they differ.

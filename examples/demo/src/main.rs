@@ -15,7 +15,7 @@ use clap::Parser;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use self::gateway::Gateway;
+use self::gateway::{Gateway, memory_kib};
 use self::out::say;
 use self::service::Counters;
 
@@ -41,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let binary = args.gateway_binary.canonicalize().context("--gateway-binary")?;
     say("Starting the gateway …");
-    let gateway = Gateway::start(&binary, args.once).await?;
+    let mut gateway = Gateway::start(&binary, args.once).await?;
     say(format!("It takes edges on {} and services on {}.", gateway.edges, gateway.services));
     let counters = Arc::new(Counters::default());
     let mut tasks = JoinSet::new();
@@ -55,9 +55,10 @@ async fn main() -> anyhow::Result<()> {
         "{EDGES} edges are connected. They publish readings of this machine, call the service, carry a file to it over"
     ));
     say("streams, and the service calls them back. Every second:");
+    let process = gateway.id();
     if args.once {
         for _ in 0..ONCE {
-            report(&gateway, &counters).await;
+            report(process, &counters).await;
         }
         return check(&counters);
     }
@@ -66,13 +67,14 @@ async fn main() -> anyhow::Result<()> {
     );
     tokio::select! {
         _ = tokio::signal::ctrl_c() => say("\nEnding."),
-        () = async { loop { report(&gateway, &counters).await } } => {}
+        () = async { loop { report(process, &counters).await } } => {}
+        error = gateway.ended() => return Err(error),
     }
     Ok(())
 }
 
 /// Waits a second and says what happened in it.
-async fn report(gateway: &Gateway, counters: &Counters) {
+async fn report(gateway: Option<u32>, counters: &Counters) {
     let numbers = || {
         [&counters.calls_up, &counters.calls_down, &counters.readings, &counters.file_bytes]
             .map(|count: &AtomicU64| count.load(Ordering::Relaxed))
@@ -81,7 +83,8 @@ async fn report(gateway: &Gateway, counters: &Counters) {
     sleep(Duration::from_secs(1)).await;
     let after = numbers();
     let [up, down, readings, bytes] = [0, 1, 2, 3].map(|index| after[index] - before[index]);
-    let memory = gateway.memory_kib().map_or_else(String::new, |kib| format!(", gateway memory {} KiB", kib));
+    let memory = gateway.and_then(memory_kib);
+    let memory = memory.map_or_else(String::new, |kib| format!(", gateway memory {kib} KiB"));
     say(format!(
         "  {up} calls edge→service, {down} calls service→edge, {readings} readings acknowledged, {} KiB over streams{memory}",
         bytes / 1024

@@ -1,14 +1,14 @@
 //! The way out: not ready, sent on, closed, finished, gone.
 //!
 //! ```text
-//!  signal ─▶ accept for `drain.accept_for`, new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
+//!  signal ─▶ accept for `drain.accept_for` (at most half of the time), new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
 //!         ─▶ what is in flight finishes ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
 //! ```
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::App;
 use crate::core::Bound;
@@ -17,10 +17,12 @@ use crate::driver::Parcel;
 
 /// How often it is looked whether sessions are gone.
 const LOOK: Duration = Duration::from_millis(50);
-/// Kept back from the window for services and for what is in flight.
+/// Kept back from the window for services and for what is in flight, at most; of a short window a quarter.
 const LAST: Duration = Duration::from_secs(2);
 /// For connections of geminio to be closed in good order, the two seconds included that they have at least.
 const FAREWELL: Duration = Duration::from_millis(3_500);
+/// For the shards' threads to end after they were told to.
+const STOP: Duration = Duration::from_secs(2);
 
 impl App {
     /// Lets peers go in order; returns when all are gone or the time is over. With `hurry` (a person waits at the terminal) a gateway
@@ -29,19 +31,21 @@ impl App {
         let _not_ready = self.readiness.guard("draining");
         let start = Instant::now();
         let deadline = start + self.drain.total();
+        let last = LAST.min(self.drain.total() / 4);
         self.shared.draining.store(true, Ordering::Release);
-        let accept_until = (start + self.drain.accept_for).min(deadline);
+        // A short window still leaves edges the time to go.
+        let accept_until = start + self.drain.accept_for.min(self.drain.total() / 2);
         if hurry {
             drop(timeout_at(accept_until, self.gone(Bound::Edge)).await);
         } else {
             sleep_until(accept_until).await;
         }
         self.broadcast(|| Msg::Connection(Box::new(Parcel::CloseListeners)));
-        let spread = deadline.saturating_duration_since(Instant::now() + LAST) / 2;
+        let spread = deadline.saturating_duration_since(Instant::now() + last) / 2;
         let spread_ms = u32::try_from(spread.as_millis()).unwrap_or(u32::MAX);
         tracing::info!(edges = self.sessions(Bound::Edge), spread_ms, "telling edges to connect elsewhere");
         self.broadcast(|| Msg::Drain { edges: true, spread_ms });
-        let edges_until = deadline.checked_sub(LAST / 2).unwrap_or(deadline).max(Instant::now());
+        let edges_until = deadline.checked_sub(last / 2).unwrap_or(deadline).max(Instant::now());
         if timeout_at(edges_until, self.gone(Bound::Edge)).await.is_err() {
             tracing::warn!(edges = self.sessions(Bound::Edge), "edges are left at the end of the drain");
         }
@@ -52,13 +56,15 @@ impl App {
     }
 
     /// Ends the shards and waits for their threads.
-    pub async fn stop(mut self) {
+    pub async fn stop(&mut self) {
         self.broadcast(|| Msg::Connection(Box::new(Parcel::Stop)));
         let threads = std::mem::take(&mut self.threads);
         let joined =
             tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
-        if !matches!(joined.await, Ok(true)) {
-            tracing::error!("a shard had panicked");
+        match timeout(STOP, joined).await {
+            Ok(Ok(true)) => {}
+            Ok(_) => tracing::error!("a shard had panicked"),
+            Err(_) => tracing::error!("a shard did not end"),
         }
         self.guests.shutdown().await;
         self.operators.shutdown().await;

@@ -15,7 +15,7 @@ use crate::control::serve::{TlsSource, serve};
 use crate::control::{self, KickRule};
 use crate::identity::authority::Authority;
 use crate::identity::ticket::TicketError;
-use crate::metrics::{Family, Metrics, Process};
+use crate::metrics::{Family, Metrics};
 use crate::plane::Plane;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
@@ -79,7 +79,6 @@ pub(super) fn metrics(
     handshakes: Option<Arc<HandshakeStats>>,
 ) -> Metrics {
     let metrics = Metrics::new();
-    metrics.register(Process::start());
     metrics.register(Arc::new(plane.clone()));
     let lost = telemetry.lost_lines();
     metrics.register(move || {

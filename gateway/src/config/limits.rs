@@ -218,9 +218,9 @@ impl Drain {
         if self.seconds > 86_400 {
             problems.error("drain.seconds", "must not exceed 86400 (one day)");
         }
-        if self.accept_for > self.total() {
+        if self.accept_for > self.total() / 2 {
             let message = format!(
-                "longer than the whole drain of {} s; connections are accepted until its end",
+                "longer than half of the drain of {} s, and connections are accepted for no longer than that",
                 self.seconds
             );
             problems.warn("drain.accept_for", message);

@@ -1,7 +1,8 @@
 //! Serves HTTP/1.1 and HTTP/2 on one listener, plain or by TLS: the control plane and the admin port.
 //!
 //! One task per connection, at most so many, each with a time to finish its handshake, to send its first request and to
-//! send the head of each. What happens within a request is bounded by `control::guard`.
+//! send the head of each. When all places are taken, the connection that has been idle for longest gives way, so that whoever opens many
+//! and leaves them open keeps no probe out. What happens within a request is bounded by `control::guard`.
 
 use std::{
     io,
@@ -10,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, body::Body};
@@ -24,7 +25,6 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -32,10 +32,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
-use crate::config::canonical;
+use crate::{
+    config::canonical,
+    places::{Place, Places},
+};
 
 /// Connections at once. People, scrapers and a few programs come here; each holds some tens of KiB.
 const CONNECTIONS: usize = 512;
+
+/// A connection that has been idle for so long gives way to a newcomer when all places are taken.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// For a TLS handshake, for the first request, and for the head of each; also how long a kept connection may stay idle.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,7 +50,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 64;
 
 /// What is in flight when the gateway stops gets this long.
-const LAST_REQUESTS: Duration = Duration::from_secs(5);
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
+/// Between two lines about connections that found no place.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// After a failed accept: too many open files does not pass within microseconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -61,15 +70,25 @@ pub struct Peer(pub SocketAddr);
 /// # Cancel safety
 /// Dropping the future ends the listener; connections end with their current request.
 pub async fn serve(listener: TcpListener, tls: Option<TlsSource>, app: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Places::new(CONNECTIONS, GRACE));
     let connections = TaskTracker::new();
+    let (mut refused, mut complained) = (0_u64, None::<Instant>);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((socket, addr)) => {
-                // Dropping the socket tells the newcomer at once; those inside are not disturbed.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let (now, give_way) = (Instant::now(), CancellationToken::new());
+                let Some(place) = Places::enter(&places, now, give_way.clone()) else {
+                    // Dropping the socket tells the newcomer at once; those inside are being served.
+                    refused += 1;
+                    if complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
+                        complained = Some(now);
+                        warn!(refused, client.addr = %addr, "no place for a connection");
+                    }
+                    continue;
+                };
+                let peer = Peer(canonical(addr));
                 let connection =
-                    Connection { tls: tls.clone(), app: app.clone(), peer: Peer(canonical(addr)), place };
+                    Connection { tls: tls.clone(), app: app.clone(), peer, place: Arc::new(place), give_way };
                 connections.spawn(connection.run(socket, stop.clone()));
             }
             Err(error) => {
@@ -89,7 +108,9 @@ struct Connection {
     tls: Option<TlsSource>,
     app: Router,
     peer: Peer,
-    place: OwnedSemaphorePermit,
+    place: Arc<Place>,
+    /// Cancelled when somebody else needs the place.
+    give_way: CancellationToken,
 }
 
 // === impl Connection ===
@@ -98,17 +119,17 @@ impl Connection {
     async fn run(self, socket: TcpStream, stop: CancellationToken) {
         // Answers are small; waiting for more of them helps nobody.
         let _ = socket.set_nodelay(true);
-        let ended = match &self.tls {
-            None => self.serve(socket, stop).await,
-            Some(source) => match handshake(source, socket).await {
-                Ok(stream) => self.serve(stream, stop).await,
-                Err(error) => Err(error.into()),
-            },
+        let served = async {
+            match &self.tls {
+                None => self.serve(socket, stop).await,
+                Some(source) => self.serve(handshake(source, socket).await?, stop).await,
+            }
         };
-        if let Err(error) = ended {
-            debug!(client.addr = %self.peer.0, %error, "connection ended");
+        match self.give_way.run_until_cancelled(served).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => debug!(client.addr = %self.peer.0, %error, "connection ended"),
+            None => debug!(client.addr = %self.peer.0, "an idle connection gave way to another"),
         }
-        drop(self.place);
     }
 
     async fn serve<S>(
@@ -123,7 +144,13 @@ impl Connection {
         let service = service_fn(|mut request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(self.peer);
-            self.app.clone().oneshot(request.map(Body::new))
+            let served = self.app.clone().oneshot(request.map(Body::new));
+            let busy = Place::busy(&self.place);
+            async move {
+                let answer = served.await;
+                drop(busy);
+                answer
+            }
         });
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);

@@ -7,7 +7,6 @@
 //! When all places are taken, the oldest handshake gives way if it has had its second; else the newcomer is closed. So peers that
 //! connect and stay silent cannot keep others out by their number alone.
 
-mod places;
 mod stats;
 
 use std::{
@@ -30,11 +29,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use self::places::{Place, Places};
 pub use self::stats::{HandshakeStats, Outcome};
 use crate::{
     core::{complaints::Complaints, identity::Subject},
     identity::subject_of,
+    places::{Place, Places},
     tls::{
         io::{ReadState, TlsError, TlsIo, TlsScratch},
         stream::TryIo,

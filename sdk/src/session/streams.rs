@@ -393,7 +393,15 @@ impl Streams {
 
     /// A stream is gone at once.
     pub(super) fn reset(&mut self, id: StreamId) {
-        self.end(id, &Error::session_closed("the stream was reset"));
+        let opening =
+            matches!(self.by_id.get(&id), Some(Entry::Live(live)) if matches!(live.stage, Stage::Opening(_)));
+        let error = if opening {
+            // Who accepts or refuses says so by OpenAck; without one the gateway has not even read what was asked.
+            Error::overloaded("the gateway refused the stream: too many are open")
+        } else {
+            Error::session_closed("the stream was reset")
+        };
+        self.end(id, &error);
     }
 
     fn end(&mut self, id: StreamId, error: &Error) {

@@ -823,6 +823,73 @@ async fn whoever_asks_on_a_stream_and_does_not_read_loses_that_stream_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_reset_before_it_was_answered_was_one_too_many() {
+    let (mut acceptor, builder) = edge();
+    let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let opening = tokio::task::spawn(edge.open_stream("svc").into_future());
+    let id = script.stream_opened().await;
+    script.stream_data(id).await;
+    script.conn.reset_stream(id);
+    script.flush().await;
+    assert_eq!(opening.await.unwrap().unwrap_err().code(), ErrorCode::Overloaded);
+    still_calls(&edge, &mut script).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_registration_of_a_name_waits_for_the_outcome_of_the_first() {
+    let (mut acceptor, builder) = edge();
+    let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let register = |edge: Edge| async move {
+        edge.register("m", |req: Request| async move { Ok(req.into_body()) }).await
+    };
+    let first = tokio::task::spawn(register(edge.clone()));
+    let id = script.expect(FrameType::Register).await.header.id;
+    let second = tokio::task::spawn(register(edge.clone()));
+    tokio::task::yield_now().await;
+    assert!(!second.is_finished(), "nobody knows yet whether the name is offered");
+    let mut head = Vec::new();
+    ReplyBuilder::error(ErrorRef::new(ErrorCode::Overloaded, "no")).encode(&mut head);
+    script.send(FrameHeader::new(FrameType::Ack, id), &head, b"").await;
+    // The first is taken back everywhere; then the second tries for itself.
+    let id = script.expect(FrameType::Unregister).await.header.id;
+    script.ack(id).await;
+    assert_eq!(first.await.unwrap().unwrap_err().code(), ErrorCode::Overloaded);
+    let id = script.expect(FrameType::Register).await.header.id;
+    script.ack(id).await;
+    second.await.unwrap().unwrap();
+    script.request(1, "m", b"here").await;
+    assert_eq!(script.expect(FrameType::Response).await.body.as_ref(), b"here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_longest_of_all_times_is_no_reason_to_panic() {
+    let (mut acceptor, builder) = edge();
+    let builder = builder
+        .call_timeout(Duration::MAX)
+        .close_timeout(Duration::MAX)
+        .drain_timeout(Duration::MAX)
+        .heartbeat(Duration::MAX)
+        .connect_timeout(Duration::MAX);
+    let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
+    let edge = edge.unwrap();
+    let task = tokio::task::spawn({
+        let edge = edge.clone();
+        async move { edge.register("m", |req: Request| async move { Ok(req.into_body()) }).await }
+    });
+    let id = script.expect(FrameType::Register).await.header.id;
+    script.ack(id).await;
+    task.await.unwrap().unwrap();
+    // The first connection retires in favour of a second.
+    script.go_away(0, ErrorCode::GatewayDraining).await;
+    let mut second = acceptor.welcome(welcome(), |_| {}).await;
+    still_calls(&edge, &mut second).await;
+    drop((script, second));
+    edge.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_operations_go_out_than_the_gateway_allows() {
     let (mut acceptor, builder) = edge();
     let (edge, mut script) = tokio::join!(builder.connect(), acceptor.welcome(welcome(), |_| {}));
