@@ -2,7 +2,7 @@
 //!
 //! A scenario is written once and played by every pair (who plays the edge, who the service) that it is for. The test runs itself
 //! instead of leaving that to the harness, to print a table of results. Arguments are words that all must occur in the name of what is
-//! run: `cargo test -p frontier-e2e --test go_peers -- takeover C/Rust`.
+//! run: `cargo test -p frontier-e2e --test go_peers -- newest C/Rust`.
 
 #![expect(clippy::print_stdout, reason = "a test that runs itself prints its results")]
 
