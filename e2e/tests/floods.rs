@@ -7,7 +7,7 @@ use bytes::Bytes;
 use frontier_e2e::gateway::Config;
 use frontier_e2e::peer::{Closed, Dial, Incoming, Peer};
 use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::SOON;
+use frontier_e2e::wait::{SOON, until};
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::connection::SESSION_WINDOW;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
@@ -95,27 +95,37 @@ fn a_flood_of_streams_opened_and_reset_is_cut() -> anyhow::Result<()> {
 }
 
 #[test]
-fn streams_beyond_the_limit_are_reset_and_the_session_lives() -> anyhow::Result<()> {
+fn streams_beyond_the_limit_are_refused_and_the_session_lives() -> anyhow::Result<()> {
     let scene =
         Scene::start(&Config::new().set("limits.streams_per_session", 8).set("limits.handshake", "2s"))?;
     let mut edge = Dial::edge(scene.gateway.edges())?.connect()?;
     // Opened, but Open never comes: they count, and they are not kept for ever.
-    let mut streams = Vec::new();
-    for _ in 0..40 {
+    let mut unfinished = Vec::new();
+    for _ in 0..8 {
         let stream = edge.wire.conn().open_stream()?;
         edge.wire.conn().outbox().push_stream(stream, Bytes::from_static(b"\x11"), false);
-        streams.push(stream);
+        unfinished.push(stream);
     }
     edge.wire.flush()?;
-    for stream in streams.get(8..).unwrap_or_default() {
-        edge.was_reset(*stream, SOON).with_context(|| format!("stream {stream}, beyond the limit"))?;
+    let call = proto::Call { name: "bystanders".to_owned(), ..proto::Call::default() };
+    let more = (0..32).map(|_| edge.start_stream(&call)).collect::<Result<Vec<_>, _>>()?;
+    // There is room to tell as many as may be open why they are refused.
+    let (told, cut) = more.split_at(8);
+    for stream in told {
+        let refusal = edge.open_ack(*stream, SOON)?.err().context("one too many was taken")?;
+        assert_eq!(refusal.code, ErrorCode::Overloaded);
+    }
+    for stream in cut {
+        edge.was_reset(*stream, SOON).with_context(|| format!("stream {stream}, far beyond the limit"))?;
     }
     assert_eq!(edge.call("bystander", b"alive", SOON)?, Ok(b"alive".to_vec()));
-    for stream in streams.get(..8).unwrap_or_default() {
+    for stream in &unfinished {
         edge.was_reset(*stream, SOON).with_context(|| format!("stream {stream}, never completed"))?;
     }
     scene.gateway.metric_reaches("frontier_sessions", &["role=\"edge\""], 2.0)?;
-    assert_eq!(scene.gateway.metric("frontier_stream_ends", &[])?, 0.0);
+    until("all streams are gone", SOON, || {
+        scene.gateway.metric("frontier_stream_ends", &[]).is_ok_and(|ends| ends == 0.0).then_some(())
+    })?;
     drop(edge);
     scene.end(8)
 }

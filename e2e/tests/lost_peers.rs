@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use frontier_e2e::gateway::{Config, Line};
+use frontier_e2e::http;
 use frontier_e2e::peer::{Dial, Peer};
 use frontier_e2e::proxy::Proxy;
 use frontier_e2e::scene::Scene;
@@ -84,6 +85,10 @@ fn without_descriptors_accepting_pauses_and_sessions_live() -> anyhow::Result<()
         (0..200).map(|_| TcpStream::connect(scene.gateway.edges())).collect::<Result<_, _>>()?;
     scene.gateway.log().wait(SOON, failed)?;
     scene.unnoticed()?;
+    // Probes, operators and services have descriptors of their own.
+    assert_eq!(http::get(scene.gateway.admin()?, "/healthz")?.status, 200);
+    assert_eq!(http::get(scene.gateway.control()?, "/v1/edges")?.status, 200);
+    drop(Dial::service(scene.gateway.services(), "late")?.connect().context("a service")?);
     // It tries on, and says so now and then.
     until("another line", SOON, || (scene.gateway.log().find(failed).len() >= 2).then_some(()))?;
     scene.unnoticed()?;

@@ -52,7 +52,7 @@ const STREAMS: u32 = 64;
 /// What is in flight when the gateway stops gets this long.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
-/// Between two lines about connections that found no place.
+/// Between two lines about connections that cannot be taken.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// After a failed accept: too many open files does not pass within microseconds.
@@ -92,7 +92,10 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsSource>, app: Router, s
                 connections.spawn(connection.run(socket, stop.clone()));
             }
             Err(error) => {
-                warn!(%error, "cannot accept");
+                if complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+                    complained = Some(Instant::now());
+                    warn!(%error, "cannot accept");
+                }
                 stop.run_until_cancelled(sleep(ACCEPT_PAUSE)).await;
             }
         }

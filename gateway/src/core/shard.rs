@@ -185,7 +185,8 @@ impl Shard {
         let settings = &shared.settings;
         let config = Config {
             max_window: settings.stream_window_max,
-            max_streams: settings.streams_per_session,
+            // Those beyond the limit are told so before they go, and so are those that nobody accepts: there is room for that.
+            max_streams: settings.streams_per_session.saturating_mul(2).saturating_add(1),
             ..Config::default()
         };
         Self {

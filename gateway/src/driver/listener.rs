@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
+use rustix::process::{Resource, getrlimit};
 
 use crate::config::canonical;
 use crate::core::Bound;
@@ -19,6 +21,10 @@ const COMPLAINT: u64 = 1_000_000;
 /// Unsent bytes that the kernel keeps of a session: what is beyond stays with us, where a small frame can still overtake it.
 const NOTSENT_LOWAT: u32 = 128 << 10;
 
+/// Of few descriptors this part is kept back from edges for services, and as much again from both for operators; at most [`KEPT_MAX`].
+const KEPT_PART: u64 = 8;
+const KEPT_MAX: u64 = 64;
+
 /// Takes accepted sockets that need a TLS handshake first.
 pub type Accept = Arc<dyn Fn(std::net::TcpStream, SocketAddr) + Send + Sync>;
 
@@ -31,6 +37,9 @@ pub struct Listener {
     retry_at: Option<u64>,
     /// When the next line about an error may be written.
     quiet_until: u64,
+    /// From this descriptor on, connections are not taken. The kernel hands out the lowest free one, so its number tells how many are
+    /// in use, whatever for.
+    ceiling: i32,
 }
 
 // === impl Listener ===
@@ -51,7 +60,8 @@ impl Listener {
         socket.bind(&addr.into())?;
         socket.listen(4_096)?;
         let socket = mio::net::TcpListener::from_std(socket.into());
-        Ok(Self { socket, bound, tls, queued: false, retry_at: None, quiet_until: 0 })
+        let ceiling = ceiling(bound, getrlimit(Resource::Nofile).current);
+        Ok(Self { socket, bound, tls, queued: false, retry_at: None, quiet_until: 0, ceiling })
     }
 
     /// Where it listens.
@@ -103,6 +113,12 @@ impl Listener {
         let mut accepted = Vec::new();
         while accepted.len() < STEP {
             match self.socket.accept() {
+                // Probes and services must get in however many edges there are: this one is closed, those behind it wait.
+                Ok((socket, _)) if socket.as_raw_fd() >= self.ceiling => {
+                    drop(socket);
+                    self.pause(now, &"the last descriptors are kept for services and operators");
+                    return (accepted, false);
+                }
                 Ok((socket, addr)) => accepted.push((socket.into(), canonical(addr))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.queued = false;
@@ -111,21 +127,49 @@ impl Listener {
                 // The peer was gone before we came: the next one may be there.
                 Err(error) if is_peers(&error) => {}
                 Err(error) => {
-                    if now >= self.quiet_until {
-                        self.quiet_until = now + COMPLAINT;
-                        tracing::warn!(listener = self.bound.name(), %error, "accept failed, pausing");
-                    }
-                    self.queued = false;
-                    self.retry_at = Some(now + BACKOFF);
+                    self.pause(now, &error);
                     return (accepted, false);
                 }
             }
         }
         (accepted, true)
     }
+
+    fn pause(&mut self, now: u64, error: &dyn std::fmt::Display) {
+        if now >= self.quiet_until {
+            self.quiet_until = now + COMPLAINT;
+            tracing::warn!(listener = self.bound.name(), %error, "accept failed, pausing");
+        }
+        self.queued = false;
+        self.retry_at = Some(now + BACKOFF);
+    }
 }
 
 fn is_peers(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// The first descriptor that a listener may not use, of so many.
+fn ceiling(bound: Bound, limit: Option<u64>) -> i32 {
+    let Some(limit) = limit else { return i32::MAX };
+    let kept = (limit / KEPT_PART).min(KEPT_MAX);
+    let kept = match bound {
+        Bound::Edge => 2 * kept,
+        Bound::Service => kept,
+    };
+    i32::try_from(limit - kept).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bound, ceiling};
+
+    #[test]
+    fn some_descriptors_are_kept_for_services_and_some_for_operators() {
+        let of = |limit| (ceiling(Bound::Edge, Some(limit)), ceiling(Bound::Service, Some(limit)));
+        assert_eq!(of(1 << 20), ((1 << 20) - 128, (1 << 20) - 64));
+        assert_eq!(of(100), (76, 88));
+        assert_eq!(ceiling(Bound::Edge, None), i32::MAX);
+    }
 }

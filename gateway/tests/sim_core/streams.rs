@@ -373,20 +373,38 @@ fn streams_of_a_session_that_ends_are_reset_at_the_other_end() {
 fn too_many_streams_are_refused_on_either_side() {
     let mut lab = Lab::new(Settings { streams_per_session: 4, ..settings() });
     let (edge, service) = pair(&mut lab, (0, 1));
-    let streams: Vec<StreamId> = (0..6).map(|_| to_files(&mut lab, edge)).collect();
-    let heard = lab.take(edge);
-    let reset =
-        |stream: &&StreamId| heard.iter().any(|heard| matches!(heard, Heard::Reset(of) if *of == **stream));
-    assert_eq!(streams.iter().filter(reset).count(), 3, "the session stream counts, too");
+    let streams: Vec<StreamId> = (0..4).map(|_| to_files(&mut lab, edge)).collect();
+    assert!(lab.is_quiet(edge));
+    for _ in 0..2 {
+        let stream = to_files(&mut lab, edge);
+        let (bytes, end) = listen(&mut lab, edge, stream);
+        assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::Overloaded);
+        assert_eq!(end, "f");
+    }
     let other = lab.edge(1, 6);
-    let last = to_files(&mut lab, other);
-    assert!(lab.is_quiet(other));
+    let last = streams[3];
     let refused = to_files(&mut lab, other);
     let (bytes, _) = listen(&mut lab, other, refused);
     assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::Overloaded);
     let offered = (0..4).map(|_| lab.expect_stream(service)).last().unwrap();
     accept(&mut lab, service, offered);
-    assert_eq!(listen(&mut lab, other, last).0.len(), 16);
+    assert_eq!(listen(&mut lab, edge, last).0.len(), 16);
+    lab.close();
+}
+
+#[test]
+fn refused_streams_that_are_not_ended_by_their_opener_take_nobodys_place() {
+    let mut lab = Lab::new(Settings { streams_per_session: 4, ..settings() });
+    let (edge, service) = pair(&mut lab, (0, 1));
+    for _ in 0..4 {
+        let stream = open(&mut lab, edge, &CallBuilder::new("nobody"));
+        let (bytes, _) = listen(&mut lab, edge, stream);
+        assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::ServiceNotOnline);
+    }
+    let stream = to_files(&mut lab, edge);
+    let offered = lab.expect_stream(service);
+    accept(&mut lab, service, offered);
+    assert_eq!(listen(&mut lab, edge, stream).0.len(), 16);
     lab.close();
 }
 

@@ -79,7 +79,9 @@ impl Shard {
     pub(super) fn greet(&mut self, me: SessionRef, hello: Hello) -> Result<(), Fault> {
         let now = self.now.unix_ms / 1_000;
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
-        let Some(greeting) = session.greeting.as_mut() else { return Err(Fault::Hello) };
+        if session.greeting.is_none() {
+            return Err(Fault::Hello);
+        }
         let expected = if session.bound == Bound::Edge { Role::Edge } else { Role::Service };
         if hello.role != expected {
             self.refused(Refusal::Protocol);
@@ -87,6 +89,17 @@ impl Shard {
             self.reject(me, ErrorCode::InvalidArgument, text, 0);
             return Ok(());
         }
+        session.phase = Phase::Admitting;
+        // Edges come in storms. Services are few, and every edge waits for them: a storm must not keep them out. Who is refused for its
+        // number is not looked at any further.
+        if hello.role == Role::Edge && !self.take_token() {
+            self.refused(Refusal::Rate);
+            let wait = 500 + (self.random() % 4_500) as u32;
+            self.reject(me, ErrorCode::Overloaded, "too many new sessions", wait);
+            return Ok(());
+        }
+        let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
+        let Some(greeting) = session.greeting.as_mut() else { return Err(Fault::Hello) };
         let claim = Claim {
             bound: session.bound,
             token: &hello.token,
@@ -96,14 +109,6 @@ impl Shard {
             now,
         };
         let grant = self.shared.gatekeeper.admit(&claim);
-        session.phase = Phase::Admitting;
-        // Edges come in storms. Services are few, and every edge waits for them: a storm must not keep them out.
-        if hello.role == Role::Edge && !self.take_token() {
-            self.refused(Refusal::Rate);
-            let wait = 500 + (self.random() % 4_500) as u32;
-            self.reject(me, ErrorCode::Overloaded, "too many new sessions", wait);
-            return Ok(());
-        }
         let grant = match grant {
             Ok(grant) => grant,
             Err(denied) => {
@@ -319,8 +324,8 @@ impl Shard {
         };
         greeting.asked.take_if(|asked| asked.id == id);
         let step = greeting.step;
-        let error =
-            ReplyHead::parse(head).map(|reply| reply.error.map(|error| (error.code, error.text.to_owned())));
+        let error = ReplyHead::parse(head)
+            .map(|reply| reply.error.map(|error| (error.code, error.text.to_owned(), error.retry_after_ms)));
         match (step, id, error) {
             (Step::EdgeId, ASK_ID, Ok(None)) => match answered_id(body, form) {
                 Some(0) => {
@@ -331,9 +336,9 @@ impl Shard {
                 None => self.deny(me, ErrorCode::Internal, ILLEGAL_EDGE_ID),
             },
             (Step::Online, ASK_ONLINE, Ok(None)) => self.welcome_edge(me),
-            (Step::EdgeId, ASK_ID, Ok(Some((code, text))))
-            | (Step::Online, ASK_ONLINE, Ok(Some((code, text)))) => {
-                self.deny(me, code, &text);
+            (Step::EdgeId, ASK_ID, Ok(Some((code, text, retry))))
+            | (Step::Online, ASK_ONLINE, Ok(Some((code, text, retry)))) => {
+                self.deny_for(me, code, &text, retry);
             }
             (Step::EdgeId, ASK_ID, Err(_)) | (Step::Online, ASK_ONLINE, Err(_)) => {
                 self.deny(me, ErrorCode::Internal, "malformed answer");
@@ -345,13 +350,18 @@ impl Shard {
 
     /// A service refused the edge, or could not say.
     pub(super) fn deny(&mut self, me: SessionRef, code: ErrorCode, text: &str) {
+        self.deny_for(me, code, text, 0);
+    }
+
+    /// The same; it may come again after so many milliseconds.
+    fn deny_for(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
         if let Some(card) = self.sessions.get(me).and_then(|session| session.card.as_ref())
             && code != ErrorCode::DeadlineExceeded
         {
             card.refused();
         }
         self.refused(Refusal::Denied);
-        self.reject(me, code, text, 0);
+        self.reject(me, code, text, retry_after_ms);
     }
 
     /// The newcomer takes the ID; whoever had it goes. Then services are told.
@@ -434,7 +444,9 @@ impl Shard {
         let protocol = self.count_in(me);
         tracing::info!(target: "frontier::session", edge = card.id, protocol, client.addr = %card.addr, epoch = card.epoch, "edge online");
         if self.shared.draining.load(Ordering::Relaxed) {
-            self.send_go_away(me, 0, ErrorCode::GatewayDraining, "gateway draining");
+            // At once it could meet the same gateway again, and again: balancers take seconds to notice.
+            let wait = 500 + (self.random() % 2_500) as u32;
+            self.send_go_away(me, wait, ErrorCode::GatewayDraining, "gateway draining");
         }
     }
 
@@ -527,7 +539,7 @@ impl Shard {
             self.shared.registry.add_names(me, &instance, side.offers());
         }
         let protocol = self.count_in(me);
-        tracing::info!(target: "frontier::session", service = %hello.name, protocol, id = service_id, client.addr = %addr, "service online");
+        tracing::info!(target: "frontier::session", service = hello.name.as_str(), protocol, id = service_id, client.addr = %addr, "service online");
     }
 
     /// Register or Unregister.

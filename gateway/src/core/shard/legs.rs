@@ -18,12 +18,12 @@ use super::ops::{INBOX_FULL, OUT_OF_BUDGET, PlaceError, Refused, TRIES, destinat
 use super::{Fault, Shard};
 use crate::core::dialect::Protocol;
 use crate::core::message::{LegId, LegMsg, LegRef, Msg, OpenLeg};
-use crate::core::session::{Leg, LegState, Phase};
+use crate::core::session::{Leg, LegState, Phase, Session};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
 /// A refused opener has so long to close its end, in microseconds.
-const REFUSED_GRACE: u64 = 10_000_000;
+const REFUSED_GRACE: u64 = 2_000_000;
 
 impl Shard {
     // --- what peers do ---
@@ -33,12 +33,14 @@ impl Shard {
         let room = self.shared.has_room();
         let (now, window) = (self.now.micros, self.shared.settings.stream_window);
         let deadline = now + self.shared.settings.handshake;
+        let most = self.shared.settings.streams_per_session;
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
         if session.phase != Phase::Ready {
             return Err(Fault::Unexpected(FrameType::Open));
         }
         let leg = Leg::new(LegState::Opening(FrameReader::new()), None, window, deadline, now);
         let leaving = session.is_leaving();
+        let crowded = has_all(session, Opener::Peer, most);
         session.legs.get_or_insert_default().insert(stream.into(), leg);
         self.stats.legs.add(1);
         let at = LegRef { session: me, stream: stream.into() };
@@ -46,6 +48,8 @@ impl Shard {
             self.refuse(at, OUT_OF_BUDGET.0, OUT_OF_BUDGET.1);
         } else if leaving {
             self.refuse(at, ErrorCode::SessionClosed, "the session is leaving");
+        } else if crowded {
+            self.refuse(at, ErrorCode::Overloaded, "too many streams of this session");
         } else {
             self.wake_at(me, deadline);
         }
@@ -217,9 +221,13 @@ impl Shard {
         if session.phase != Phase::Ready || session.is_leaving() {
             return Err(PlaceError::Gone);
         }
+        let crowded = has_all(session, Opener::Gateway, self.shared.settings.streams_per_session);
         let Some(conn) = session.conn.native() else {
             return self.offer_dialogue(target, open).map_err(PlaceError::Refused);
         };
+        if crowded {
+            return Err(refused(ErrorCode::Overloaded, "receiver has too many streams"));
+        }
         let left = u32::try_from(open.deadline.saturating_sub(now) / 1_000).unwrap_or(u32::MAX).max(1);
         let extra = forwarded_len(open.sender, left);
         let header = FrameHeader::new(FrameType::Open, 0);
@@ -560,4 +568,22 @@ impl Leg {
             dialogue: None,
         }
     }
+}
+
+/// Who opened a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Peer,
+    Gateway,
+}
+
+/// Whether one side has as many streams open on a native session as it may. Refused ones do not count: whoever opened them may have
+/// gone on already.
+fn has_all(session: &Session, opener: Opener, most: u32) -> bool {
+    let Some(legs) = session.legs.as_ref().filter(|legs| legs.len() >= most as usize) else { return false };
+    // The dialer's yamux streams are odd.
+    let opened = |id: &LegId| if id.0 % 2 == 1 { Opener::Peer } else { Opener::Gateway };
+    let open =
+        legs.iter().filter(|(id, leg)| opened(id) == opener && !matches!(leg.state, LegState::Refused));
+    open.count() >= most as usize
 }
