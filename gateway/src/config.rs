@@ -393,7 +393,7 @@ impl Daemon {
         section.section("pprof", |pprof| {
             pprof.dead(
                 &["enable", "addr", "cpu_profile_rate"],
-                "it is Go's profiler; see the admin port for profiles",
+                "it is Go's profiler, which this gateway does not have",
             );
         });
         Self {

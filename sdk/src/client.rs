@@ -136,7 +136,8 @@ impl Client {
 
     /// Offers a method; on failure it is not offered.
     pub(crate) async fn register(&self, method: &str, handler: Handler) -> Result<()> {
-        let _turn = self.shared.names_turn().await;
+        let deadline = deadline(self.shared.options.call_timeout);
+        let _turn = self.shared.names_turn(deadline).await?;
         let before = self.shared.handlers.insert(method, handler);
         let replaced = before.is_some();
         // Handlers may hold handles: what was replaced must not be dropped later than it has to.
@@ -144,48 +145,56 @@ impl Client {
         if replaced {
             return Ok(());
         }
-        let outcome = self.names(true, Some(method), None).await;
+        let outcome = self.names(true, Some(method), None, deadline).await;
         if outcome.is_err() {
             self.shared.handlers.remove(method);
             // Some gateway connections of a pool may have taken it.
-            let _ = self.names(false, Some(method), None).await;
+            let _ = self.names(false, Some(method), None, deadline).await;
         }
         outcome
     }
 
     pub(crate) async fn unregister(&self, method: &str) -> Result<()> {
-        let _turn = self.shared.names_turn().await;
+        let deadline = deadline(self.shared.options.call_timeout);
+        let _turn = self.shared.names_turn(deadline).await?;
         match self.shared.handlers.remove(method) {
-            Some(_) => self.names(false, Some(method), None).await,
+            Some(_) => self.names(false, Some(method), None, deadline).await,
             None => Ok(()),
         }
     }
 
     pub(crate) async fn subscribe(&self, topic: &str) -> Result<()> {
         check_name(topic, "topic")?;
-        let _turn = self.shared.names_turn().await;
+        let deadline = deadline(self.shared.options.call_timeout);
+        let _turn = self.shared.names_turn(deadline).await?;
         if !self.shared.topics.lock().insert(topic.into()) {
             return Ok(());
         }
-        let outcome = self.names(true, None, Some(topic)).await;
+        let outcome = self.names(true, None, Some(topic), deadline).await;
         if outcome.is_err() {
             self.shared.topics.lock().remove(topic);
-            let _ = self.names(false, None, Some(topic)).await;
+            let _ = self.names(false, None, Some(topic), deadline).await;
         }
         outcome
     }
 
     pub(crate) async fn unsubscribe(&self, topic: &str) -> Result<()> {
-        let _turn = self.shared.names_turn().await;
+        let deadline = deadline(self.shared.options.call_timeout);
+        let _turn = self.shared.names_turn(deadline).await?;
         if !self.shared.topics.lock().remove(topic) {
             return Ok(());
         }
-        self.names(false, None, Some(topic)).await
+        self.names(false, None, Some(topic), deadline).await
     }
 
     /// Offers methods and topics on all links, or no longer.
-    async fn names(&self, register: bool, method: Option<&str>, topic: Option<&str>) -> Result<()> {
-        let deadline = deadline(self.shared.options.call_timeout);
+    async fn names(
+        &self,
+        register: bool,
+        method: Option<&str>,
+        topic: Option<&str>,
+        deadline: Instant,
+    ) -> Result<()> {
         let links = self.shared.links.read().clone();
         let mut answers = Vec::with_capacity(links.len());
         for link in links {
@@ -305,9 +314,10 @@ impl Shared {
         self.tasks.spawn_on(wait, &self.runtime);
     }
 
-    /// Waits until nobody else changes what is offered. It is never closed, so there is always a turn.
-    async fn names_turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.names_turn.acquire().await.ok()
+    /// Waits until nobody else changes what is offered, or until the deadline.
+    async fn names_turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>> {
+        let turn = timeout_at(deadline, self.names_turn.acquire()).await;
+        turn.map_err(|_| Error::deadline())?.map_err(|_| self.closed_error())
     }
 
     /// A session was welcomed.
