@@ -40,6 +40,25 @@ macro_rules! common_setters {
             self
         }
 
+        /// Offers a method from the very first connection on, so that no call can come before it. More by `register` on what
+        /// [`connect`](Self::connect) returns. A name that cannot be offered is an error there.
+        ///
+        /// ```
+        /// # use frontier::Request;
+        #[doc = concat!("let builder = frontier::", $new)]
+        ///     .method("echo", |req: Request| async move { Ok(req.into_body()) });
+        /// # let _ = builder;
+        /// ```
+        pub fn method<F, Fut, R>(mut self, method: impl Into<String>, handler: F) -> Self
+        where
+            F: Fn(crate::Request) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = crate::Result<R>> + Send + 'static,
+            R: Into<crate::Reply>,
+        {
+            self.options.methods.push((method.into(), crate::handler::Handler::new(handler)));
+            self
+        }
+
         /// How to encrypt, whom to trust, and who to be (default: TLS for `tls://` addresses with the roots of the system, none for others).
         /// With these options all connections use TLS.
         ///

@@ -88,6 +88,39 @@ enum Via {
     Stream(Client, Arc<StreamShared>),
 }
 
+/// What can be said about all three. `$until` is what is waited for, `$new` makes one in examples.
+macro_rules! common_setters {
+    ($until:literal, $new:literal) => {
+        #[doc = concat!("How long to wait until ", $until, ", everything included (default: the client's `call_timeout`, 30 s).")]
+        /// Travels along, so that nobody works on it longer than somebody waits.
+        ///
+        /// ```no_run
+        /// # use std::time::Duration;
+        /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+        #[doc = concat!($new, ".timeout(Duration::from_millis(500)).await?;")]
+        /// # Ok(())
+        /// # }
+        /// ```
+        pub const fn timeout(mut self, timeout: Duration) -> Self {
+            self.0.timeout = timeout;
+            self
+        }
+
+        /// Adds a header.
+        ///
+        /// ```no_run
+        /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+        #[doc = concat!($new, ".header(\"content-type\", \"text/plain\").await?;")]
+        /// # Ok(())
+        /// # }
+        /// ```
+        pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+            self.0.headers.insert(key, value);
+            self
+        }
+    };
+}
+
 // === impl Call ===
 
 impl Call {
@@ -99,33 +132,7 @@ impl Call {
         Self(Draft::new(Via::Stream(client, stream), None, method, body))
     }
 
-    /// How long to wait for the answer, everything included (default: the client's `call_timeout`, 30 s). Travels with the call, so that
-    /// nobody works on it longer than somebody waits.
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
-    /// edge.call("sum", "1 2").timeout(Duration::from_millis(500)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.0.timeout = timeout;
-        self
-    }
-
-    /// Adds a header.
-    ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
-    /// edge.call("sum", "[1, 2]").header("content-type", "application/json").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.0.headers.insert(key, value);
-        self
-    }
+    common_setters!("the answer is there", "edge.call(\"sum\", \"1 2\")");
 
     /// From an edge: only to instances of this service (default: any that offers the method). Without meaning on a stream and from services.
     ///
@@ -161,30 +168,7 @@ impl Publish {
         Self(Draft::new(Via::Stream(client, stream), None, topic, body))
     }
 
-    /// How long to wait until the receiver has dealt with it (default: the client's `call_timeout`, 30 s).
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
-    /// edge.publish("telemetry", "21.5").timeout(Duration::from_secs(60)).await
-    /// # }
-    /// ```
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.0.timeout = timeout;
-        self
-    }
-
-    /// Adds a header.
-    ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
-    /// edge.publish("telemetry", "21.5").header("unit", "°C").await
-    /// # }
-    /// ```
-    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.0.headers.insert(key, value);
-        self
-    }
+    common_setters!("its receiver has dealt with it", "edge.publish(\"telemetry\", \"21.5\")");
 
     /// From a service to an edge: the topic (default: none). Messages to one edge with the same topic keep their order.
     ///
@@ -227,6 +211,8 @@ impl OpenStream {
         Self(Draft::new(Via::Session(client), edge, name, Bytes::new()))
     }
 
+    common_setters!("the other side has accepted", "edge.open_stream(\"files\")");
+
     /// What to tell the acceptor (default: nothing). With the headers at most 16 KiB.
     ///
     /// ```no_run
@@ -240,19 +226,6 @@ impl OpenStream {
         self
     }
 
-    /// Adds a header.
-    ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
-    /// let stream = edge.open_stream("files").header("compression", "zstd").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.0.headers.insert(key, value);
-        self
-    }
-
     /// From a service: a name for the acceptor (default: none).
     ///
     /// ```no_run
@@ -263,20 +236,6 @@ impl OpenStream {
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();
-        self
-    }
-
-    /// How long to wait until the other side has accepted (default: the client's `call_timeout`, 30 s).
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
-    /// let stream = edge.open_stream("files").timeout(Duration::from_secs(3)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub const fn timeout(mut self, timeout: Duration) -> Self {
-        self.0.timeout = timeout;
         self
     }
 }

@@ -164,7 +164,7 @@ impl Client {
     }
 
     pub(crate) async fn subscribe(&self, topic: &str) -> Result<()> {
-        check_name(topic, "topic")?;
+        check_topic(topic)?;
         let deadline = deadline(self.shared.options.call_timeout);
         let _turn = self.shared.names_turn(deadline).await?;
         if !self.shared.topics.lock().insert(topic.into()) {
@@ -436,6 +436,11 @@ pub(crate) fn check_method(method: &str) -> Result<()> {
         return Err(Error::new(ErrorCode::PermissionDenied, text));
     }
     Ok(())
+}
+
+/// Topics users may take.
+pub(crate) fn check_topic(topic: &str) -> Result<()> {
+    check_name(topic, "topic")
 }
 
 fn check_name(name: &str, what: &str) -> Result<()> {

@@ -58,6 +58,9 @@ pub enum ConnectError {
         /// The longest possible, in bytes.
         max: usize,
     },
+    /// A method or topic that was set on the builder cannot be offered.
+    #[error("setting: {0}")]
+    Name(#[source] Error),
     /// A certificate, key or server name is not usable.
     #[error("TLS settings: {0}")]
     Tls(String),
@@ -312,6 +315,7 @@ impl ConnectError {
         match self {
             Self::Address { .. } => "address",
             Self::TooLong { .. } => "too_long",
+            Self::Name(_) => "name",
             Self::Tls(_) => "tls",
             Self::Dial { .. } => "dial",
             Self::Handshake { .. } => "handshake",
@@ -345,6 +349,7 @@ impl ConnectError {
             }
             Self::Address { .. }
             | Self::TooLong { .. }
+            | Self::Name(_)
             | Self::Tls(_)
             | Self::Protocol(_)
             | Self::TakenOver
@@ -352,7 +357,7 @@ impl ConnectError {
         }
     }
 
-    /// The code the gateway gave as its reason, if it gave one.
+    /// The code the gateway gave as its reason, if it gave one, or would give.
     ///
     /// ```
     /// assert_eq!(frontier::ConnectError::TakenOver.code(), None);
@@ -360,7 +365,7 @@ impl ConnectError {
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
-            Self::Rejected(error) | Self::SentAway(error) => Some(error.code()),
+            Self::Name(error) | Self::Rejected(error) | Self::SentAway(error) => Some(error.code()),
             _ => None,
         }
     }

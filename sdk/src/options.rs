@@ -9,8 +9,16 @@ use frontier_wire::{
 };
 
 use crate::{
-    dialogue::Limits, error::ConnectError, handler::Handler, random::Random, reconnect::Reconnect,
-    secret::Secret, session::HELLO_MAX, tls::TlsOptions, transport::Dialer,
+    client::{check_method, check_topic},
+    dialogue::Limits,
+    error::ConnectError,
+    handler::Handler,
+    random::Random,
+    reconnect::Reconnect,
+    secret::Secret,
+    session::HELLO_MAX,
+    tls::TlsOptions,
+    transport::Dialer,
 };
 
 /// Connections of a service, at most: beyond that more do not help any gateway.
@@ -134,6 +142,7 @@ impl Options {
             let what = "meta, labels, token and name together";
             return Err(ConnectError::TooLong { what, len, max: HELLO_MAX });
         }
-        Ok(())
+        self.methods.iter().try_for_each(|(method, _)| check_method(method)).map_err(ConnectError::Name)?;
+        self.topics.iter().try_for_each(|topic| check_topic(topic)).map_err(ConnectError::Name)
     }
 }

@@ -381,24 +381,6 @@ impl ServiceBuilder {
         self
     }
 
-    /// Offers a method from the very first connection on, so that no call can come before it. More by [`Service::register`].
-    ///
-    /// ```
-    /// # use frontier::Request;
-    /// let builder = frontier::Service::builder("127.0.0.1:30011")
-    ///     .method("echo", |req: Request| async move { Ok(req.into_body()) });
-    /// # let _ = builder;
-    /// ```
-    pub fn method<F, Fut, R>(mut self, method: impl Into<String>, handler: F) -> Self
-    where
-        F: Fn(Request) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<R>> + Send + 'static,
-        R: Into<crate::Reply>,
-    {
-        self.options.methods.push((method.into(), Handler::new(handler)));
-        self
-    }
-
     common_setters!("Service::builder(\"127.0.0.1:30011\")");
 
     /// Connects. Every address is tried once; after that success, losses are repaired in the background.

@@ -82,10 +82,15 @@ fn bytes(stage: &Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Generations A and B dismiss a stream first and send what is queued after that, if they come to it before the end; and their readers end
+/// at once when the end comes, whatever they hold. C and ours do neither.
 fn tail(stage: &Stage) -> anyhow::Result<()> {
+    const STREAMS: usize = 5;
+    let hasty = |end: &Handle| matches!(end.kind(), Kind::A | Kind::B);
     let ends = Ends::new(stage)?;
     for (opener, acceptor, edge) in ends.directions() {
-        for _ in 0..5 {
+        let mut whole = 0;
+        for _ in 0..STREAMS {
             let (near, far) = open(opener, acceptor, edge)?;
             let data = Payload::pattern(3, 200_000);
             let reads = far.read_to_end()?;
@@ -93,16 +98,18 @@ fn tail(stage: &Stage) -> anyhow::Result<()> {
             let closed = near.close()?;
             let told = reads.within(2 * SOON)?.ok()?;
             ensure!(told.eof, "no end");
-            // A reader of generation A or B ends at once when the end comes, whatever it holds.
-            ensure!(
-                matches!(far.kind(), Kind::A | Kind::B) || told.data == data.received(),
-                "{} of {} bytes",
-                told.count,
-                data.len
-            );
+            same!(told.data, Payload::pattern(3, told.count).received());
+            whole += usize::from(told.count == data.len);
             far.close()?.ok()?;
             closed.ok()?;
         }
+        let least = match (hasty(opener), hasty(acceptor)) {
+            (_, true) => 0,
+            // Hardly ever is anything lost. A gateway that stopped at the Dismiss would lose some of every stream.
+            (true, false) => 1,
+            (false, false) => STREAMS,
+        };
+        ensure!(whole >= least, "{whole} of {STREAMS} streams arrived whole from {}", opener.kind());
     }
     Ok(())
 }

@@ -17,12 +17,16 @@ const WORKERS: usize = 6;
 /// streams when they get no processor time.
 const RETRIES: usize = 3;
 
+/// How many scenarios may fail once for no reason that is known and then go well twice in a row, in one run. The library also loses
+/// operations without a word when connections and streams end under load; a fault of the gateway hits the same scenario again, or many.
+const UNEXPLAINED: usize = 3;
+
 /// Where a Go peer failed, if it did.
 #[derive(Debug, thiserror::Error)]
 enum Within {
     #[error("the library crashed or dropped packets")]
     Library,
-    #[error("the peer crashed")]
+    #[error("the peer crashed, or has a data race")]
     Peer,
 }
 
@@ -40,6 +44,8 @@ struct Results {
     /// By row and pair.
     cells: BTreeMap<usize, BTreeMap<(Kind, Kind), bool>>,
     failures: Vec<String>,
+    /// What failed once for no reason that is known, and went well twice after that.
+    unexplained: Vec<String>,
     /// By generation: data races and crashes in the library itself, and packets it dropped where that failed a scenario.
     races: BTreeMap<Kind, usize>,
     crashes: BTreeMap<Kind, usize>,
@@ -83,7 +89,7 @@ pub(crate) fn run(jobs: VecDeque<Job>) -> bool {
     });
     let results = results.into_inner();
     results.print(&names, start.elapsed());
-    results.failures.is_empty()
+    results.is_well()
 }
 
 // === impl Job ===
@@ -92,6 +98,31 @@ impl Job {
     fn run(self, results: &Mutex<Results>) {
         let start = Instant::now();
         let name = format!("{}, edge {}, service {}", self.scenario.name, self.edge, self.service);
+        let mut outcome = self.play_to_a_verdict(results);
+        let mut unexplained = None;
+        if let Err(error) = &outcome
+            && error.downcast_ref::<Within>().is_none()
+            && (self.edge.is_go() || self.service.is_go())
+        {
+            eprintln!("ONCE MORE, TWICE: {name}: {error:#}\n");
+            unexplained = Some(format!("{name}: {}", error.root_cause()));
+            outcome = self.play_to_a_verdict(results).and_then(|()| self.play_to_a_verdict(results));
+        }
+        let mut results = results.lock();
+        if outcome.is_ok() {
+            results.unexplained.extend(unexplained);
+        }
+        results.cells.entry(self.row).or_default().insert((self.edge, self.service), outcome.is_ok());
+        let slowest = results.slowest.entry(self.row).or_default();
+        *slowest = start.elapsed().max(*slowest);
+        if let Err(error) = outcome {
+            eprintln!("FAILED {name}: {error:#}\n");
+            results.failures.push(format!("{name}: {}", error.root_cause()));
+        }
+    }
+
+    /// Plays it, and again while it is the library that fails.
+    fn play_to_a_verdict(self, results: &Mutex<Results>) -> anyhow::Result<()> {
         let mut outcome = self.play(results);
         for _ in 0..RETRIES {
             let library =
@@ -101,14 +132,7 @@ impl Job {
             }
             outcome = self.play(results);
         }
-        let mut results = results.lock();
-        results.cells.entry(self.row).or_default().insert((self.edge, self.service), outcome.is_ok());
-        let slowest = results.slowest.entry(self.row).or_default();
-        *slowest = start.elapsed().max(*slowest);
-        if let Err(error) = outcome {
-            eprintln!("FAILED {name}: {error:#}\n");
-            results.failures.push(format!("{name}: {}", error.root_cause()));
-        }
+        outcome
     }
 
     fn play(self, results: &Mutex<Results>) -> anyhow::Result<()> {
@@ -139,7 +163,7 @@ impl Job {
             let mut results = results.lock();
             *results.races.entry(player.kind()).or_default() += found.library;
             if let Some(race) = found.own.first() {
-                outcome = Err(anyhow!("a data race in the Go peer itself: {race}"));
+                outcome = Err(anyhow!("a data race in the Go peer itself: {race}")).context(Within::Peer);
             }
             if found.dropped > 0 && outcome.is_err() {
                 *results.dropped.entry(player.kind()).or_default() += found.dropped;
@@ -158,6 +182,10 @@ impl Job {
 // === impl Results ===
 
 impl Results {
+    fn is_well(&self) -> bool {
+        self.failures.is_empty() && self.unexplained.len() <= UNEXPLAINED
+    }
+
     fn print(&self, names: &BTreeMap<usize, &str>, took: Duration) {
         let width = names.values().map(|name| name.len()).max().unwrap_or_default() + 2;
         let initial = |kind: Kind| kind.to_string().remove(0);
@@ -190,6 +218,9 @@ impl Results {
             println!(
                 "generation {kind}: the library had {races} data races and {crashes} crashes, and dropped {dropped} packets"
             );
+        }
+        for once in &self.unexplained {
+            println!("FAILED ONCE, and went well twice after that: {once}");
         }
         for failure in &self.failures {
             println!("FAILED {failure}");

@@ -292,6 +292,32 @@ async fn after_a_loss_names_and_ticket_go_with_hello_and_ready_comes_after_welco
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_edge_offers_its_first_methods_with_hello() {
+    let (mut acceptor, builder) = edge();
+    let builder = builder.method("echo", |req: Request| async move { Ok(req.into_body()) });
+    let (edge, mut script) = tokio::join!(
+        builder.connect(),
+        acceptor.welcome(welcome(), |hello| assert_eq!(hello.methods, ["echo"]))
+    );
+    let _edge = edge.unwrap();
+    script.request(1, "echo", b"x").await;
+    assert_eq!(script.expect(FrameType::Response).await.body.as_ref(), b"x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_cannot_be_offered_are_errors_before_anything_is_dialled() {
+    let echo = |req: Request| async move { Ok(req.into_body()) };
+    for (method, expected) in [("", "invalid_argument"), ("edge_online", "permission_denied")] {
+        let (_acceptor, builder) = edge();
+        let error = builder.method(method, echo).connect().await.unwrap_err();
+        assert_eq!((error.kind(), error.code().unwrap().name()), ("name", expected));
+    }
+    let error = Service::builder("one:1").topics(["t".repeat(256)]).connect().await.unwrap_err();
+    assert_eq!(error.kind(), "name");
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_names_than_fit_into_hello_are_registered_before_ready() {
     let (pipes, incoming) = mpsc::channel(8);
     let mut acceptor = Acceptor(incoming);
