@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 
 pub use self::{
@@ -138,6 +138,17 @@ impl Gateway {
     #[must_use]
     pub fn proc(&self) -> Proc {
         Proc::new(self.child.id())
+    }
+
+    /// Sets how many files it may have open from now on (`None`: as many as it wants); gives what it was before.
+    ///
+    /// # Errors
+    /// When the process is gone or the limit is above the hard one.
+    pub fn limit_files(&self, limit: Option<u64>) -> anyhow::Result<Option<u64>> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("process id")?;
+        // Its hard limit is ours.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        Ok(prlimit(Some(pid), Resource::Nofile, Rlimit { current: limit, maximum })?.current)
     }
 
     /// Sends a signal.

@@ -75,11 +75,33 @@ fn a_service_without_a_sign_of_life_is_gone_and_another_takes_over() -> anyhow::
     scene.end(8)
 }
 
+/// The limit of a running process is lowered until the system itself refuses the next connection.
+#[test]
+fn when_the_system_gives_no_descriptor_accepting_pauses_and_goes_on() -> anyhow::Result<()> {
+    let scene = Scene::start(&Config::new().shards(1))?;
+    let pauses = || scene.gateway.metric("frontier_accept_pauses_total", &[]);
+    let before = scene.gateway.limit_files(Some(scene.gateway.proc().next_fd()?))?;
+    let crowd: Vec<TcpStream> =
+        (0..8).map(|_| TcpStream::connect(scene.gateway.edges())).collect::<Result<_, _>>()?;
+    let refused = |line: &Line| {
+        line.message() == "no connections are taken for a moment"
+            && line.text_of("why").contains("open files")
+    };
+    scene.gateway.log().wait(SOON, refused)?;
+    scene.unnoticed()?;
+    scene.gateway.limit_files(before)?;
+    drop(Dial::edge(scene.gateway.edges())?.connect().context("room again")?);
+    drop(crowd);
+    ensure!(pauses()? >= 1.0, "no pause counted");
+    assert_eq!(scene.gateway.metric("frontier_refusals_total", &["reason=\"descriptors\""])?, 0.0);
+    scene.end(8)
+}
+
 #[test]
 fn without_descriptors_accepting_pauses_and_sessions_live() -> anyhow::Result<()> {
     let scene = Scene::start(&Config::new().shards(1).nofile(100).set("limits.handshake", "60s"))?;
     let turns = || scene.gateway.metric("frontier_shard_turns_total", &[]);
-    let failed = |line: &Line| line.message() == "accept failed, pausing";
+    let failed = |line: &Line| line.message() == "no connections are taken for a moment";
     let (start, before) = (Instant::now(), turns()?);
     let crowd: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(scene.gateway.edges())).collect::<Result<_, _>>()?;
@@ -92,6 +114,10 @@ fn without_descriptors_accepting_pauses_and_sessions_live() -> anyhow::Result<()
     // It tries on, and says so now and then.
     until("another line", SOON, || (scene.gateway.log().find(failed).len() >= 2).then_some(()))?;
     scene.unnoticed()?;
+    // Who is closed for it is counted, one for each pause.
+    let closed = scene.gateway.metric("frontier_refusals_total", &["reason=\"descriptors\""])?;
+    let pauses = scene.gateway.metric("frontier_accept_pauses_total", &[])?;
+    ensure!(closed >= 2.0 && pauses >= closed, "{closed} closed in {pauses} pauses");
     drop(crowd);
     let mut edge: Peer = Dial::edge(scene.gateway.edges())?.connect().context("room again")?;
     assert_eq!(edge.call("bystander", b"in", SOON)?, Ok(b"in".to_vec()));

@@ -303,7 +303,7 @@ fn broken_rules_end_the_session_with_a_reason() -> anyhow::Result<()> {
     let rules: [(&str, Vec<u8>); 14] = [
         ("a second Hello", frame(FrameType::Hello, Flags::NONE, 0, &hello, &[])),
         ("a body longer than a frame may be", long.encode().to_vec()),
-        ("a head longer than limits.head", long_head.encode().to_vec()),
+        ("a head longer than any client takes", long_head.encode().to_vec()),
         ("an unknown frame longer than a frame may be", long_unknown.encode().to_vec()),
         ("a head that is not protobuf", frame(FrameType::Request, Flags::NONE, 1, b"\x0a\xff", &[])),
         ("a name that is not UTF-8", frame(FrameType::Request, Flags::NONE, 1, b"\x0a\x02\xff\xfe", &[])),

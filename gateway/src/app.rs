@@ -166,13 +166,5 @@ fn spawn_shards(
 }
 
 fn bind(listen: &Listen, bound: Bound, tls: Option<Accept>) -> anyhow::Result<Listener> {
-    let mut last = None;
-    for addr in listen.addr.candidates()? {
-        match Listener::bind(addr, bound, tls.clone()) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.map_or_else(|| anyhow::anyhow!("no address"), Into::into))
-        .context(format!("cannot bind {}", listen.addr.as_str()))
+    Listener::bind(&listen.addr, bound, tls).with_context(|| format!("cannot bind {}", listen.addr))
 }

@@ -345,10 +345,8 @@ impl Config {
             taken.push(("controlplane.listen.addr", &self.controlplane.listen.addr));
         }
         for (index, (key, addr)) in taken.iter().enumerate() {
-            // Port 0 is a free port, a different one each time.
-            let free = addr.as_str().ends_with(":0");
-            if let Some((other, _)) = taken[..index].iter().find(|(_, before)| before == addr && !free) {
-                problems.error(*key, format!("{addr} is the address of {other} already"));
+            if let Some((other, before)) = taken[..index].iter().find(|(_, before)| before.meets(addr)) {
+                problems.error(*key, format!("{addr} is the address of {other} ({before}) already"));
             }
         }
     }

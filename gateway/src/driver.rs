@@ -28,12 +28,14 @@ use mio::{Events, Interest, Poll, Token};
 
 pub use self::inbox::{Hub, Inbox};
 pub use self::listener::{Accept, Listener};
+use self::listener::{Accepted, Then};
 
 use self::conn::{Conn, Io, Outcome};
 use self::conns::Conns;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Batch, Msg};
 use crate::core::shard::{Action, Moved, Shard};
+use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
 use crate::core::{Bound, Now};
 use crate::tls::io::{TlsIo, TlsScratch};
@@ -281,8 +283,16 @@ impl Driver {
         let now = Self::clock(self.start).micros;
         let Some(listener) = self.listeners.get_mut(index) else { return false };
         let bound = listener.bound();
-        let (accepted, more) = listener.accept(now);
-        for (socket, addr) in accepted {
+        let Accepted { connections, then } = listener.accept(now);
+        let stats = self.shard.stats();
+        if matches!(then, Then::Pause | Then::Closed) {
+            stats.accept_pauses.add(1);
+        }
+        if then == Then::Closed {
+            stats.accepts.add(1);
+            stats.refusals[Refusal::Descriptors as usize].add(1);
+        }
+        for (socket, addr) in connections {
             if let Some(tls) = self.listeners.get(index).and_then(Listener::tls) {
                 tls(socket, addr);
                 continue;
@@ -297,7 +307,7 @@ impl Driver {
                 self.hub.post(shard, Msg::Connection(parcel));
             }
         }
-        more
+        then == Then::More
     }
 
     fn add(&mut self, io: Io, bound: Bound, addr: SocketAddr) {
@@ -429,6 +439,7 @@ impl Driver {
                 self.add(Io::Tcp(mio::net::TcpStream::from_std(socket)), bound, addr);
             }
             Parcel::Established { socket, bound, addr, accepted, tls, plain, subject } => {
+                self.hub.load(self.shard.id(), -1);
                 let io = Io::Tls(mio::net::TcpStream::from_std(socket), tls);
                 let Some(session) = self.shard.accept(bound, addr, subject) else { return };
                 let used = u64::try_from(accepted.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -31,7 +31,10 @@ fn settings() -> Settings {
     Settings::default()
 }
 
-fn head(call: &CallBuilder<'_>) -> Vec<u8> {
+fn head<'a, H>(call: &CallBuilder<'a, H>) -> Vec<u8>
+where
+    H: IntoIterator<Item = (&'a str, &'a str)> + Clone,
+{
     frontier_gateway::sim::lab::call_head(call)
 }
 

@@ -1,5 +1,6 @@
 //! What the kernel knows of a process.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -35,6 +36,17 @@ impl Proc {
     /// When the process is gone.
     pub fn fds(&self) -> anyhow::Result<usize> {
         Ok(fs::read_dir(self.dir.join("fd"))?.count())
+    }
+
+    /// The number that the next open file gets: the lowest that is free.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn next_fd(&self) -> anyhow::Result<u64> {
+        let numbers = fs::read_dir(self.dir.join("fd"))?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok());
+        let taken: BTreeSet<u64> = numbers.collect();
+        (0..).find(|number| !taken.contains(number)).context("no number is free")
     }
 
     /// Processor time used so far, user and system, in clock ticks of 10 ms.

@@ -126,5 +126,8 @@ fn deliver(hub: &Hub, established: Established<Bound>) {
     let Established { socket, peer, accepted, tls, plain, subject, tag } = established;
     let addr: SocketAddr = peer;
     let parcel = Parcel::Established { socket, bound: tag, addr, accepted, tls, plain, subject };
-    hub.post(hub.lightest(), Msg::Connection(Box::new(parcel)));
+    let shard = hub.lightest();
+    // Counted at once, or a burst would all go to the same shard.
+    hub.load(shard, 1);
+    hub.post(shard, Msg::Connection(Box::new(parcel)));
 }

@@ -248,7 +248,14 @@ fn networks_other_than_tcp_are_refused() {
 fn ports_must_differ() {
     let (line, key, message) = only_error("controlplane: {enable: true, listen: {addr: '0.0.0.0:30012'}}\n");
     assert_eq!((line, key.as_str()), (Some(1), "controlplane.listen.addr"));
-    assert_eq!(message, "0.0.0.0:30012 is the address of edgebound.listen.addr already");
+    assert_eq!(message, "0.0.0.0:30012 is the address of edgebound.listen.addr (0.0.0.0:30012) already");
+    for addr in [":30012", "[::]:30012", "127.0.0.1:30012"] {
+        let (_, key, _) =
+            only_error(&format!("controlplane: {{enable: true, listen: {{addr: '{addr}'}}}}\n"));
+        assert_eq!(key, "controlplane.listen.addr", "{addr}");
+    }
+    let two = "edgebound: {listen: {addr: '127.0.0.1:9'}}\nservicebound: {listen: {addr: '127.0.0.2:9'}}\n";
+    assert!(load_text(two).is_ok());
     let free = "edgebound: {listen: {addr: '127.0.0.1:0'}}\nservicebound: {listen: {addr: '127.0.0.1:0'}}\n";
     assert!(load_text(free).is_ok());
 }

@@ -257,11 +257,25 @@ impl ListenAddr {
     pub fn candidates(&self) -> std::io::Result<Vec<SocketAddr>> {
         let invalid = |message| std::io::Error::new(std::io::ErrorKind::InvalidInput, message);
         let (host, port) = split_host_port(&self.0).map_err(invalid)?;
-        if host.is_empty() || host == "0.0.0.0" || host == "::" {
+        if is_every_address(host) {
             let wildcards = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
             return Ok(wildcards.map(|ip| SocketAddr::new(ip, port)).to_vec());
         }
         Ok((host, port).to_socket_addrs()?.collect())
+    }
+
+    /// Whether both cannot be bound, as far as the texts tell: one port, and one host or every address for one of them.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let (Ok((host, port)), Ok((other_host, other_port))) =
+            (split_host_port(&self.0), split_host_port(&other.0))
+        else {
+            return false;
+        };
+        // Port 0 is a free port, a different one each time.
+        port != 0
+            && port == other_port
+            && (host == other_host || is_every_address(host) || is_every_address(other_host))
     }
 
     /// Binds a non-blocking listener to the first candidate that can be bound.
@@ -269,9 +283,20 @@ impl ListenAddr {
     /// # Errors
     /// None can be bound; the error is that of the first.
     pub fn bind(&self) -> std::io::Result<TcpListener> {
+        self.bind_with(|_| Ok(()))
+    }
+
+    /// The same, with more settings of the socket: connections inherit them.
+    ///
+    /// # Errors
+    /// None can be bound; the error is that of the first.
+    pub fn bind_with(
+        &self,
+        prepare: impl Fn(&socket2::Socket) -> std::io::Result<()>,
+    ) -> std::io::Result<TcpListener> {
         let mut first_error = None;
         for addr in self.candidates()? {
-            match bind_one(addr) {
+            match bind_one(addr, &prepare) {
                 Ok(listener) => return Ok(listener),
                 Err(error) => {
                     first_error.get_or_insert(error);
@@ -288,7 +313,15 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-fn bind_one(addr: SocketAddr) -> std::io::Result<TcpListener> {
+/// Whether a listener with this host takes connections to every address of the machine.
+fn is_every_address(host: &str) -> bool {
+    host.is_empty() || host == "0.0.0.0" || host == "::"
+}
+
+fn bind_one(
+    addr: SocketAddr,
+    prepare: impl Fn(&socket2::Socket) -> std::io::Result<()>,
+) -> std::io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the connections of the last run to leave TIME_WAIT.
@@ -296,6 +329,7 @@ fn bind_one(addr: SocketAddr) -> std::io::Result<TcpListener> {
     if addr.is_ipv6() {
         socket.set_only_v6(!addr.ip().is_unspecified())?;
     }
+    prepare(&socket)?;
     socket.bind(&addr.into())?;
     // Longer than the kernel's usual cap (somaxconn 4096), which then decides.
     socket.listen(65_535)?;

@@ -39,6 +39,7 @@ use frontier_wire::geminio::limits::Limits as GeminioLimits;
 use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
 use frontier_wire::native::frame::{FrameHeader, FrameType};
 use frontier_wire::native::head::{ErrorRef, GoAway, HeadError};
+use frontier_wire::native::hello::Hello;
 use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::reader::{Frame, Piece};
 use frontier_wire::sniff::{Sniff, sniff};
@@ -430,13 +431,12 @@ impl Shard {
     }
 
     fn drive(&mut self, me: SessionRef, mut input: Input<&[u8]>) {
-        let settings = &self.shared.settings;
-        let ready = FrameLimits { max_head: settings.head, ..FrameLimits::GATEWAY };
         loop {
             let Some(session) = self.sessions.get_mut(me) else { return };
             let limits = match session.phase {
                 Phase::New | Phase::Greeting => FrameLimits::HELLO,
-                Phase::Admitting | Phase::Ready => ready,
+                // Whose head is longer than `limits.head` has one operation refused, not its session ended.
+                Phase::Admitting | Phase::Ready => FrameLimits::GATEWAY,
                 Phase::Closing => return,
             };
             let Some(conn) = session.conn.native() else { return };
@@ -724,10 +724,7 @@ impl Shard {
     }
 
     fn post(&mut self, shard: u16, msg: Msg) {
-        if shard == self.id {
-            // A message to oneself is handled in the next turn, after what is already under way.
-            debug_assert!(false, "local work is done directly");
-        }
+        debug_assert_ne!(shard, self.id, "local work is done directly: nobody takes this batch out");
         if let Some(batch) = self.posts.get_mut(usize::from(shard)) {
             batch.push(msg);
         }
@@ -851,7 +848,7 @@ impl Shard {
         if session.bound != Bound::Service || session.phase != Phase::Greeting || self.posts.len() < 2 {
             return None;
         }
-        let index = admission::pool_index(&frame.head)?;
+        let index = Hello::pool_index_of(&frame.head)?;
         let shard = u16::try_from(index as usize % self.posts.len()).ok()?;
         (shard != self.id).then_some(shard)
     }

@@ -58,6 +58,8 @@ pub enum Refusal {
     Abuse,
     /// It went away before it had said who it is: port scans and probes do.
     Gone,
+    /// The process has too few descriptors left.
+    Descriptors,
 }
 
 /// Everything a shard counts.
@@ -65,6 +67,8 @@ pub enum Refusal {
 pub struct Stats {
     /// Connections taken from listeners.
     pub accepts: Count,
+    /// Times that a listener took nothing for a moment, because the process had too few descriptors or the system refused.
+    pub accept_pauses: Count,
     /// By [`Refusal`].
     pub refusals: [Count; Refusal::ALL.len()],
     /// Sessions now: edges, services.
@@ -159,7 +163,7 @@ impl Default for Times {
 
 impl Refusal {
     /// Every reason, in the order of [`Stats::refusals`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Full,
         Self::Rate,
         Self::Protocol,
@@ -168,6 +172,7 @@ impl Refusal {
         Self::Malformed,
         Self::Abuse,
         Self::Gone,
+        Self::Descriptors,
     ];
 
     /// The word used in logs and metric labels.
@@ -182,6 +187,7 @@ impl Refusal {
             Self::Malformed => "malformed",
             Self::Abuse => "abuse",
             Self::Gone => "gone",
+            Self::Descriptors => "descriptors",
         }
     }
 }

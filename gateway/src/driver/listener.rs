@@ -9,7 +9,7 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use rustix::process::{Resource, getrlimit};
 
-use crate::config::canonical;
+use crate::config::{ListenAddr, canonical};
 use crate::core::Bound;
 
 /// Connections taken per turn: sessions that are there go on meanwhile.
@@ -42,6 +42,26 @@ pub struct Listener {
     ceiling: i32,
 }
 
+/// What [`Listener::accept`] took.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) connections: Vec<(std::net::TcpStream, SocketAddr)>,
+    pub(super) then: Then,
+}
+
+/// What comes after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// There may be more.
+    More,
+    /// The poller will say when there is.
+    Wait,
+    /// None can be taken for a moment.
+    Pause,
+    /// The same, and one was closed.
+    Closed,
+}
+
 // === impl Listener ===
 
 impl Listener {
@@ -49,17 +69,13 @@ impl Listener {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub fn bind(addr: SocketAddr, bound: Bound, tls: Option<Accept>) -> io::Result<Self> {
-        let domain = socket2::Domain::for_address(addr);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        // Accepted sockets inherit these: two system calls less per edge.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(4_096)?;
-        let socket = mio::net::TcpListener::from_std(socket.into());
+    pub fn bind(addr: &ListenAddr, bound: Bound, tls: Option<Accept>) -> io::Result<Self> {
+        let socket = addr.bind_with(|socket| {
+            // Accepted sockets inherit these: two system calls less per edge.
+            socket.set_tcp_nodelay(true)?;
+            socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)
+        })?;
+        let socket = mio::net::TcpListener::from_std(socket);
         let ceiling = ceiling(bound, getrlimit(Resource::Nofile).current);
         Ok(Self { socket, bound, tls, queued: false, retry_at: None, quiet_until: 0, ceiling })
     }
@@ -108,37 +124,37 @@ impl Listener {
         false
     }
 
-    /// Takes some connections; true if there may be more.
-    pub(super) fn accept(&mut self, now: u64) -> (Vec<(std::net::TcpStream, SocketAddr)>, bool) {
-        let mut accepted = Vec::new();
-        while accepted.len() < STEP {
+    /// Takes some connections.
+    pub(super) fn accept(&mut self, now: u64) -> Accepted {
+        let mut connections = Vec::new();
+        while connections.len() < STEP {
             match self.socket.accept() {
                 // Probes and services must get in however many edges there are: this one is closed, those behind it wait.
                 Ok((socket, _)) if socket.as_raw_fd() >= self.ceiling => {
                     drop(socket);
                     self.pause(now, &"the last descriptors are kept for services and operators");
-                    return (accepted, false);
+                    return Accepted { connections, then: Then::Closed };
                 }
-                Ok((socket, addr)) => accepted.push((socket.into(), canonical(addr))),
+                Ok((socket, addr)) => connections.push((socket.into(), canonical(addr))),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.queued = false;
-                    return (accepted, false);
+                    return Accepted { connections, then: Then::Wait };
                 }
                 // The peer was gone before we came: the next one may be there.
                 Err(error) if is_peers(&error) => {}
                 Err(error) => {
                     self.pause(now, &error);
-                    return (accepted, false);
+                    return Accepted { connections, then: Then::Pause };
                 }
             }
         }
-        (accepted, true)
+        Accepted { connections, then: Then::More }
     }
 
-    fn pause(&mut self, now: u64, error: &dyn std::fmt::Display) {
+    fn pause(&mut self, now: u64, why: &dyn std::fmt::Display) {
         if now >= self.quiet_until {
             self.quiet_until = now + COMPLAINT;
-            tracing::warn!(listener = self.bound.name(), %error, "accept failed, pausing");
+            tracing::warn!(listener = self.bound.name(), %why, "no connections are taken for a moment");
         }
         self.queued = false;
         self.retry_at = Some(now + BACKOFF);

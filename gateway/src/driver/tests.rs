@@ -11,6 +11,7 @@ use mio::{Poll, Token};
 use parking_lot::Mutex;
 
 use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning};
+use crate::config::ListenAddr;
 use crate::core::message::Msg;
 use crate::core::{Bound, Settings, Shard, Shared};
 use crate::sim::gate::Gate;
@@ -35,7 +36,7 @@ impl Bench {
         let shared = Arc::new(Shared::new(Settings::default(), 1, Arc::new(Gate)));
         let poll = Poll::new().unwrap();
         let hub = Hub::new(vec![Inbox::new(&poll).unwrap()], Arc::clone(&shared));
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Bound::Edge, None).unwrap();
+        let listener = Listener::bind(&ListenAddr::parse("127.0.0.1:0").unwrap(), Bound::Edge, None).unwrap();
         let addr = listener.local_addr().unwrap();
         let foreign = HandedOver::default();
         let sink = Arc::clone(&foreign);

@@ -28,6 +28,8 @@ pub struct ShardSnapshot {
     pub sessions: Vec<SessionCount>,
     /// Connections taken.
     pub accepts: u64,
+    /// Times that a listener took nothing for a moment.
+    pub accept_pauses: u64,
     /// Connections turned away or cut, by reason.
     pub refusals: Vec<(&'static str, u64)>,
     /// Edge sessions replaced by a newer one.
@@ -225,6 +227,9 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
         |name, help, field: fn(&ShardSnapshot) -> u64| Family::counter(name, help).row(&[], sum(field));
     vec![
         counter("frontier_accepts", "Connections taken", |shard| shard.accepts),
+        counter("frontier_accept_pauses", "Times that a listener took nothing for a moment", |shard| {
+            shard.accept_pauses
+        }),
         counter("frontier_takeovers", "Edge sessions replaced by a newer one", |shard| shard.takeovers),
         counter("frontier_late_answers", "Answers that nobody waited for any more", |shard| {
             shard.late_answers

@@ -458,7 +458,10 @@ pub fn service_hello(number: u8, name: &str, methods: &[&str], topics: &[&str]) 
 
 /// The bytes of a head.
 #[must_use]
-pub fn call_head(call: &CallBuilder<'_>) -> Vec<u8> {
+pub fn call_head<'a, H>(call: &CallBuilder<'a, H>) -> Vec<u8>
+where
+    H: IntoIterator<Item = (&'a str, &'a str)> + Clone,
+{
     let mut head = Vec::with_capacity(call.encoded_len());
     call.encode(&mut head);
     head

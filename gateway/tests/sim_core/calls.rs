@@ -232,6 +232,33 @@ fn too_many_in_flight_fail_alone() {
 }
 
 #[test]
+fn a_head_longer_than_the_limit_is_refused_and_nothing_else_ends() {
+    let mut lab = Lab::new(Settings { head: 200, ..settings() });
+    let (edge, service) = pair(&mut lab, 0, 0);
+    let call = |len: usize| {
+        let header = "h".repeat(len);
+        let call = head(&CallBuilder::new("echo").headers([("k", header.as_str())]));
+        let header = "h".repeat(2 * len - call.len());
+        head(&CallBuilder::new("echo").headers([("k", header.as_str())]))
+    };
+    let (fits, too_long) = (call(200), call(201));
+    assert_eq!((fits.len(), too_long.len()), (200, 201));
+    lab.send(edge, FrameType::Request, 1, &too_long, b"x");
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 1), ErrorCode::PayloadTooLarge);
+    assert!(lab.is_quiet(service) && lab.is_quiet(edge));
+    // Late fragments of one that is refused are skipped.
+    let header = "h".repeat(300);
+    let long = head(&CallBuilder::new("echo").headers([("k", header.as_str())]).total_len(100_000));
+    lab.send_part(edge, FrameHeader::new(FrameType::Request, 2), &long, 0, 100_000, 100_000);
+    lab.send(edge, FrameType::Request, 3, &fits, b"y");
+    lab.run();
+    assert_eq!(lab.expect_error(edge, 2), ErrorCode::PayloadTooLarge);
+    assert_eq!(lab.expect(service).body, b"y"[..]);
+    lab.close();
+}
+
+#[test]
 fn a_body_longer_than_the_limit_is_refused_before_anything_is_passed_on() {
     let mut lab = Lab::new(Settings { body: 100_000, ..settings() });
     let (edge, service) = pair(&mut lab, 0, 0);

@@ -639,6 +639,29 @@ fn stream(lab: &mut Lab, from: GuestId, to: GuestId, peer: &str, opener: &str) -
 }
 
 #[test]
+fn a_stream_with_meta_longer_than_the_limit_is_refused_and_nothing_else_ends() {
+    let mut lab = Lab::new(Settings { meta: 3, ..settings() });
+    let service = lab.guest_service(0, "svc", &["echo"], &[]);
+    let edge = lab.guest_edge(0, 5);
+    let here = open(&mut lab, edge, "svc");
+    lab.run();
+    lab.run();
+    assert!(lab.events(service).is_empty());
+    let events = lab.events(edge);
+    assert!(
+        events.iter().any(|event| matches!(event, Event::Closed { dialogue } if *dialogue == here)),
+        "{events:?}"
+    );
+    let packet = request(&mut lab, edge, &call("echo", b"still here"));
+    lab.run();
+    let got = asked(&mut lab, service);
+    respond(&mut lab, service, got.id, &call("echo", b"yes"));
+    lab.run();
+    assert_eq!(decode(answered(&mut lab, edge, packet).value()), b"yes");
+    lab.close();
+}
+
+#[test]
 fn bytes_messages_and_calls_flow_on_a_stream_that_either_side_opened() {
     for shards in [(0, 0), (0, 1)] {
         for by_edge in [true, false] {

@@ -25,9 +25,14 @@ fn pair(lab: &mut Lab, shards: (u16, u16)) -> (Peer, Peer) {
 
 /// Opens a stream to a service name, or from a service to an edge.
 fn open(lab: &mut Lab, peer: Peer, call: &CallBuilder<'_>) -> StreamId {
+    open_by(lab, peer, &head(call))
+}
+
+/// The same by the head of Open.
+fn open_by(lab: &mut Lab, peer: Peer, head: &[u8]) -> StreamId {
     let dialer = lab.dialer(peer);
     let stream = dialer.conn.open_stream().unwrap();
-    dialer.send_on(stream, FrameHeader::new(FrameType::Open, 0), &head(call));
+    dialer.send_on(stream, FrameHeader::new(FrameType::Open, 0), head);
     lab.run();
     stream
 }
@@ -118,6 +123,28 @@ fn a_service_opens_a_stream_to_an_edge() {
         let (bytes, end) = listen(&mut lab, service, nobody);
         assert_eq!(ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap().code, ErrorCode::EdgeNotOnline);
         assert_eq!(end, "f");
+        lab.close();
+    }
+}
+
+#[test]
+fn meta_or_a_head_longer_than_the_limits_refuses_that_stream_alone() {
+    for shards in SHARDS {
+        let mut lab = Lab::new(Settings { meta: 100, head: 200, ..settings() });
+        let (edge, service) = pair(&mut lab, shards);
+        let (fits, too_long, header) = ([7; 100], [7; 101], "h".repeat(190));
+        let headers = [("key", header.as_str())];
+        for long_meta in [true, false] {
+            let call = CallBuilder::new("files");
+            let call = if long_meta { head(&call.meta(&too_long)) } else { head(&call.headers(headers)) };
+            let here = open_by(&mut lab, edge, &call);
+            let (bytes, end) = listen(&mut lab, edge, here);
+            let error = ReplyHead::parse(&bytes[16..]).unwrap().error.unwrap();
+            assert_eq!((error.code, end.as_str()), (ErrorCode::PayloadTooLarge, "f"));
+            assert!(lab.is_quiet(service));
+        }
+        open(&mut lab, edge, &CallBuilder::new("files").meta(&fits));
+        lab.expect_stream(service);
         lab.close();
     }
 }

@@ -17,7 +17,7 @@ pub use self::{
     error::{HelloError, Part},
     welcome::{Welcome, WelcomeError},
 };
-use super::{limits::HelloLimits, proto};
+use super::{head::fields::Fields, limits::HelloLimits, proto};
 
 /// The version of the protocol spoken here, and the only one so far.
 pub const VERSION: u32 = 1;
@@ -128,6 +128,20 @@ impl Hello {
         let hello = Self::from_proto(proto::Hello::decode(head)?)?;
         hello.check(limits)?;
         Ok(hello)
+    }
+
+    /// The place of a connection in its pool, from the head of a Hello frame: nothing is decoded, allocated or checked for it. `None` if the
+    /// head cannot be read.
+    #[must_use]
+    pub fn pool_index_of(head: &[u8]) -> Option<u32> {
+        const POOL_INDEX: u32 = 7;
+        let (mut fields, mut index) = (Fields::new(head), 0);
+        while let Some((number, value)) = fields.next().ok()? {
+            if number == POOL_INDEX {
+                index = value.u32(number).ok()?;
+            }
+        }
+        Some(index)
     }
 
     /// Checks lengths, counts and meaning, as [`decode`](Self::decode) does; for dialers that want to know beforehand.

@@ -51,11 +51,6 @@ const NAMES_PER_FRAME: usize = 4;
 /// default `limits.control_frames`; one that has as many and goes on is cut after 600 changes.
 const SET_PER_FRAME: usize = 64;
 
-/// The place of a service connection in its pool, without reading the whole Hello.
-pub(super) fn pool_index(head: &[u8]) -> Option<u32> {
-    proto::Hello::decode(head).ok().map(|hello| hello.pool_index)
-}
-
 impl Shard {
     pub(super) fn hello_limits(&self) -> HelloLimits {
         let settings = &self.shared.settings;

@@ -14,7 +14,9 @@ use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::reader::{Frame, FrameReader, Piece};
 use frontier_wire::yamux::StreamId;
 
-use super::ops::{INBOX_FULL, OUT_OF_BUDGET, PlaceError, Refused, TRIES, destination};
+use super::ops::{
+    HEAD_TOO_LONG, INBOX_FULL, META_TOO_LONG, OUT_OF_BUDGET, PlaceError, Refused, TRIES, destination,
+};
 use super::{Fault, Shard};
 use crate::core::dialect::Protocol;
 use crate::core::message::{LegId, LegMsg, LegRef, Msg, OpenLeg};
@@ -89,7 +91,7 @@ impl Shard {
     /// Open or OpenAck, and what may follow the latter.
     fn read_frame<B: Chunk>(&mut self, at: LegRef, mut input: B) {
         // Neither has a body, and nobody may make the gateway hold one.
-        let limits = FrameLimits { max_head: self.shared.settings.head, max_body: 0 };
+        let limits = FrameLimits { max_body: 0, ..FrameLimits::GATEWAY };
         let len = input.len();
         let Some(leg) = self.leg(at) else { return };
         let (LegState::Opening(reader) | LegState::Offered(reader)) = &mut leg.state else { return };
@@ -157,6 +159,13 @@ impl Shard {
         {
             leg.state = LegState::Waiting;
             legs.set_deadline(at.stream, deadline.saturating_add(1_000_000));
+        }
+        let settings = &self.shared.settings;
+        if frame.head.len() > usize::from(settings.head) {
+            return self.refuse(at, HEAD_TOO_LONG.0, HEAD_TOO_LONG.1);
+        }
+        if call.meta.len() > settings.meta {
+            return self.refuse(at, META_TOO_LONG.0, META_TOO_LONG.1);
         }
         let head = Bytes::copy_from_slice(&frame.head);
         let destination = destination(sender, OpKind::Stream, &call);

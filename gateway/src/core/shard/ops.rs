@@ -62,6 +62,11 @@ pub(super) const OUT_OF_BUDGET: Refused = (ErrorCode::Overloaded, "gateway out o
 /// What a full inbox refuses.
 pub(super) const INBOX_FULL: Refused = (ErrorCode::Overloaded, "receiver's shard does not keep up");
 
+/// What `limits.head` refuses.
+pub(super) const HEAD_TOO_LONG: Refused = (ErrorCode::PayloadTooLarge, "head longer than limits.head");
+/// What `limits.meta` refuses.
+pub(super) const META_TOO_LONG: Refused = (ErrorCode::PayloadTooLarge, "meta longer than limits.meta");
+
 /// Why an operation could not be given to a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PlaceError {
@@ -159,6 +164,9 @@ impl Shard {
         }
         if let Err(refused) = room_in_flight(session, kind, settings) {
             return Ok(Err(refused));
+        }
+        if head.len() > usize::from(settings.head) {
+            return Ok(Err(HEAD_TOO_LONG));
         }
         if total > settings.body {
             return Ok(Err((ErrorCode::PayloadTooLarge, "body longer than limits.body")));

@@ -337,8 +337,10 @@ proptest! {
             head[at] = value;
         }
         let limits = HelloLimits { meta: 30, name: 6, labels: 2, names: 4, ..HelloLimits::default() };
+        let index = Hello::pool_index_of(&head);
         if let Ok(hello) = Hello::decode(&head, &limits) {
             prop_assert_eq!(hello.check(&limits), Ok(()));
+            prop_assert_eq!(index, Some(hello.pool_index));
         }
         let _ = Welcome::decode(&head);
     }

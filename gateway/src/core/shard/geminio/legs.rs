@@ -23,7 +23,7 @@ use crate::core::dialect::Protocol;
 use crate::core::message::{DialogueAnswer, DialogueOperation, LegId, LegMsg, LegRef, OpenLeg};
 use crate::core::session::{Leg, LegState, Phase};
 use crate::core::shard::Shard;
-use crate::core::shard::ops::{Refused, destination};
+use crate::core::shard::ops::{HEAD_TOO_LONG, META_TOO_LONG, Refused, destination};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
@@ -110,12 +110,15 @@ impl Shard {
         let Some(edge) = edge else {
             return self.refuse(at, ErrorCode::InvalidArgument, "a service addresses an edge by its id");
         };
+        if meta.len() > self.shared.settings.meta {
+            return self.refuse(at, META_TOO_LONG.0, META_TOO_LONG.1);
+        }
         let name = if of_service { "" } else { data.peer() };
         let builder = CallBuilder::new(name).edge(edge).meta(&meta);
         let mut head = Vec::with_capacity(builder.encoded_len());
         builder.encode(&mut head);
         if head.len() > usize::from(self.shared.settings.head) {
-            return self.refuse(at, ErrorCode::PayloadTooLarge, "head too long");
+            return self.refuse(at, HEAD_TOO_LONG.0, HEAD_TOO_LONG.1);
         }
         let mut call = CallHead::default();
         (call.name, call.edge) = (name, edge);

@@ -21,7 +21,7 @@ use crate::core::message::{Body, Form, NOBODY, Place};
 use crate::core::session::{Outgoing, Phase};
 use crate::core::shard::Shard;
 use crate::core::shard::ops::{
-    BULK, OUT_OF_BUDGET, OpKey, PlaceError, Refused, flow, hash_name, room_in_flight,
+    BULK, HEAD_TOO_LONG, OUT_OF_BUDGET, OpKey, PlaceError, Refused, flow, hash_name, room_in_flight,
 };
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
@@ -85,7 +85,7 @@ impl Shard {
         let mut head = Vec::with_capacity(builder.encoded_len());
         builder.encode(&mut head);
         if head.len() > usize::from(settings.head) {
-            return Err((ErrorCode::PayloadTooLarge, "head too long"));
+            return Err(HEAD_TOO_LONG);
         }
         let mut call = CallHead::default();
         (call.name, call.edge, call.meta) = (name, edge, &custom);

@@ -206,12 +206,11 @@ impl Shard {
 
     /// Frames of the native end, or parts of them.
     pub(super) fn on_frames(&mut self, at: LegRef, mut input: Bytes) {
-        let limits = FrameLimits { max_head: self.shared.settings.head, ..FrameLimits::GATEWAY };
         loop {
             let before = input.len();
             let Some(dialogue) = self.dialogue(at) else { return };
             let Some(translator) = dialogue.translator.as_mut() else { return };
-            match translator.reader.next(&mut input, &limits) {
+            match translator.reader.next(&mut input, &FrameLimits::GATEWAY) {
                 Err(_) => return self.abort(at),
                 Ok(None) => {
                     // Back at once, or a frame longer than the window would never be complete.
