@@ -65,8 +65,8 @@ pub trait DataPlane: Send + Sync + 'static {
     /// Ends the session of an edge.
     fn kick_edge(&self, id: u64) -> impl Future<Output = Result<(), NotOnline>> + Send;
 
-    /// Up to `most` service instances after `cursor`; the connections of one instance are one row.
-    fn services(&self, cursor: Option<u64>, most: usize) -> impl Future<Output = Scan<ServiceRow>> + Send;
+    /// All service instances, of which there are few; the connections of one are one row.
+    fn services(&self) -> impl Future<Output = Vec<ServiceRow>> + Send;
 
     /// The service with this ID; the newest instance if there are several.
     fn service(&self, id: u64) -> impl Future<Output = Option<ServiceRow>> + Send;

@@ -1,7 +1,6 @@
 //! The running shards as the control plane and the metrics see them: questions go in as messages, answers come back by channel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound as Bounded;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -92,16 +91,9 @@ impl DataPlane for Plane {
         Ok(())
     }
 
-    async fn services(&self, cursor: Option<u64>, most: usize) -> Scan<ServiceRow> {
+    async fn services(&self) -> Vec<ServiceRow> {
         let instances = self.instances().await;
-        let after = cursor.map_or(Bounded::Unbounded, Bounded::Excluded);
-        let mut left = instances.range((after, Bounded::Unbounded));
-        let page: Vec<_> = left.by_ref().take(most.max(1)).collect();
-        let next = left.next().and_then(|_| page.last()).map(|(key, _)| **key);
-        Scan {
-            rows: page.into_iter().filter_map(|(_, connections)| service_row(connections)).collect(),
-            next,
-        }
+        instances.values().filter_map(|connections| service_row(connections)).collect()
     }
 
     async fn service(&self, id: u64) -> Option<ServiceRow> {

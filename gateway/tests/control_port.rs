@@ -78,8 +78,8 @@ impl DataPlane for Fixture {
         if id == 7 { Ok(()) } else { Err(NotOnline) }
     }
 
-    async fn services(&self, _: Option<u64>, _: usize) -> Scan<ServiceRow> {
-        Scan { rows: vec![service()], next: None }
+    async fn services(&self) -> Vec<ServiceRow> {
+        vec![service()]
     }
 
     async fn service(&self, id: u64) -> Option<ServiceRow> {

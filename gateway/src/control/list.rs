@@ -353,15 +353,7 @@ async fn each_service<D: DataPlane>(
     filter: &ServiceFilter,
     mut visit: impl FnMut(ServiceRow) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
-    let mut cursor = None;
-    loop {
-        let Scan { rows, next } = data.services(cursor, CHUNK).await;
-        rows.into_iter().filter(|row| filter.matches(row)).try_for_each(&mut visit)?;
-        if next.is_none() {
-            return Ok(());
-        }
-        cursor = next;
-    }
+    data.services().await.into_iter().filter(|row| filter.matches(row)).try_for_each(&mut visit)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use self::geminio::Dialogue;
 pub(in crate::core) use self::ops::Bodies;
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -141,6 +141,8 @@ pub struct Shard {
     shared: Arc<Shared>,
     stats: Arc<Stats>,
     sessions: Table<Session>,
+    /// The slots of connections to the listener of services: few, so what is about them need not look at the edges.
+    services: BTreeSet<u32>,
     wheel: Wheel,
     #[cfg(any(test, feature = "testing"))]
     faulty: Option<SessionRef>,
@@ -194,6 +196,7 @@ impl Shard {
             id,
             stats: Arc::clone(&shared.stats[usize::from(id)]),
             sessions: Table::new(id),
+            services: BTreeSet::new(),
             wheel: Wheel::new(now.micros),
             #[cfg(any(test, feature = "testing"))]
             faulty: None,
@@ -288,9 +291,18 @@ impl Shard {
         };
         let mut session = Session::new(Dialect::Native(Connection::accept(&self.config)), bound, greeting);
         session.last_rx = self.now.micros;
-        let me = self.sessions.insert(session);
+        let me = self.insert(session);
         self.wake_at(me, deadline);
         Some(me)
+    }
+
+    fn insert(&mut self, session: Session) -> SessionRef {
+        let bound = session.bound;
+        let me = self.sessions.insert(session);
+        if bound == Bound::Service {
+            self.services.insert(me.slot);
+        }
+        me
     }
 
     /// So much of the time to Welcome was used before the connection came here.
@@ -306,7 +318,7 @@ impl Shard {
     pub fn adopt(&mut self, mut session: Session) -> SessionRef {
         session.dirty = false;
         session.wake = u64::MAX;
-        let me = self.sessions.insert(session);
+        let me = self.insert(session);
         self.wake_at(me, self.now.micros + self.shared.settings.handshake);
         me
     }

@@ -369,6 +369,36 @@ fn a_scan_shows_every_welcomed_session_once() {
     lab.close();
 }
 
+/// Services are few: who asks for them does not wait for a walk over the fleet.
+#[test]
+fn a_scan_for_services_does_not_look_at_edges() {
+    let mut lab = Lab::new(settings());
+    lab.service(0, "first", &["m"], &["t"]);
+    for id in 1..=3_000 {
+        let edge = lab.dial(Bound::Edge, 0);
+        lab.dialer(edge).hello(&edge_hello(id));
+    }
+    lab.run();
+    let second = lab.service(0, "second", &[], &[]);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let scan = |lab: &mut Lab, from, slots| {
+        let sender = sender.clone();
+        let reply = ScanReply(Box::new(move |page| sender.send(page).unwrap()));
+        lab.stage.post(0, Msg::Scan { from, slots, bound: Bound::Service, reply });
+        lab.run();
+        let page = receiver.try_recv().unwrap();
+        (page.views.len(), page.next)
+    };
+    // One page, though there are three turns' worth of edges between them.
+    assert_eq!(scan(&mut lab, 0, u32::MAX), (2, None));
+    let (found, next) = scan(&mut lab, 0, 1);
+    assert_eq!((found, scan(&mut lab, next.unwrap(), 1)), (1, (1, None)));
+    lab.hang_up(second, Ending::Closed);
+    lab.run();
+    assert_eq!(scan(&mut lab, 0, u32::MAX), (1, None));
+    lab.close();
+}
+
 /// Several want to know everything at once; every turn looks at so many slots for all of them.
 #[test]
 fn a_turn_looks_at_so_many_slots_and_no_more() {

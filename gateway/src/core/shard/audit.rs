@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::Shard;
+use crate::core::Bound;
 use crate::core::footprint::shared_str;
 use crate::core::message::{LegRef, NOBODY};
 use crate::core::names::NameSet;
@@ -52,7 +53,7 @@ impl Shard {
     pub fn audit(&self) -> Audit {
         let mut audit = Audit { name_sets: self.interner.len(), ..Audit::default() };
         let (mut sets, mut names) = (HashSet::new(), 0);
-        let mut timers = 0;
+        let (mut timers, mut services) = (0, 0);
         for slot in 0..self.sessions.slots() {
             let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
                 continue;
@@ -64,6 +65,10 @@ impl Shard {
             if session.phase == Phase::Ready {
                 audit.ready[session.bound as usize] += 1;
             }
+            if self.services.contains(&slot) != (session.bound == Bound::Service) {
+                audit.problems.push(format!("{me:?} is on the wrong side of the list of services"));
+            }
+            services += usize::from(session.bound == Bound::Service);
             timers += usize::from(session.wake != u64::MAX);
             if let Some(set) = &session.methods
                 && sets.insert(Arc::as_ptr(set))
@@ -81,6 +86,9 @@ impl Shard {
         }
         if sets.len() != audit.name_sets {
             audit.problems.push(format!("{} name sets interned, {} in use", audit.name_sets, sets.len()));
+        }
+        if services != self.services.len() {
+            audit.problems.push(format!("{services} services, {} are listed", self.services.len()));
         }
         if timers != self.wheel.len() {
             audit

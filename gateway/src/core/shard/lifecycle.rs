@@ -78,6 +78,9 @@ impl Shard {
     /// Takes a session out of the table and off the wheel, and what its transport holds out of the books.
     pub(super) fn take_out(&mut self, me: SessionRef) -> Option<Session> {
         let session = self.sessions.remove(me)?;
+        if session.bound == Bound::Service {
+            self.services.remove(&me.slot);
+        }
         self.stats.geminio_open.sub(u64::from(session.conn.protocol() == Protocol::Geminio));
         self.forget_transport(me);
         if session.wake != u64::MAX {

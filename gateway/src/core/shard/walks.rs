@@ -74,14 +74,23 @@ impl Shard {
     }
 
     fn scan(&self, from: u32, slots: u32, bound: Bound) -> (Page, u32) {
+        if bound == Bound::Service {
+            let mut rest = self.services.range(from..).copied();
+            let looked: Vec<u32> = rest.by_ref().take(slots as usize).collect();
+            let views = looked.iter().filter_map(|slot| self.view(*slot, bound)).collect();
+            return (Page { views, next: rest.next() }, u32::try_from(looked.len()).unwrap_or(u32::MAX));
+        }
         let end = from.saturating_add(slots).min(self.sessions.slots());
-        let sessions =
-            (from..end).filter_map(|slot| Some((self.sessions.handle(slot)?, self.sessions.at(slot)?)));
-        let views = sessions
-            .filter(|(_, session)| session.phase == Phase::Ready && session.bound == bound)
-            .filter_map(|(me, session)| view(me, session))
-            .collect();
+        let views = (from..end).filter_map(|slot| self.view(slot, bound)).collect();
         (Page { views, next: (end < self.sessions.slots()).then_some(end) }, end - from.min(end))
+    }
+
+    fn view(&self, slot: u32, bound: Bound) -> Option<View> {
+        let (me, session) = (self.sessions.handle(slot)?, self.sessions.at(slot)?);
+        if session.phase != Phase::Ready || session.bound != bound {
+            return None;
+        }
+        view(me, session)
     }
 }
 
