@@ -43,11 +43,9 @@ doc:
 	$(CARGO) test --locked --workspace --doc $(FEATURES)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
-examples: ## Run the demo once and the tests of the other examples
+examples: ## Run the demo once (the tests of all examples are among the unit tests)
 	$(CARGO) build --locked --workspace $(FEATURES)
 	$(TARGET)/debug/frontier-demo --gateway-binary $(TARGET)/debug/frontier --once
-	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace $(FEATURES) \
-	  --test chat --test telemetry --test tunnel
 
 fuzz: ## Run each fuzz target for T seconds (T=60)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked

@@ -321,6 +321,13 @@ impl Peer {
                 self.on_body(frame)
             }
             FrameType::Credit if self.on_credit(&frame)? => Ok(()),
+            FrameType::Cancel => {
+                // What has come of its body is of no use any more.
+                self.assemblies.remove(&(FrameType::Request, frame.id));
+                self.assemblies.remove(&(FrameType::Publish, frame.id));
+                self.inbox.push_back(Incoming::Frame(frame));
+                Ok(())
+            }
             _ => {
                 self.inbox.push_back(Incoming::Frame(frame));
                 Ok(())

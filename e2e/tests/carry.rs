@@ -1,4 +1,4 @@
-//! What a gateway is for: calls, messages and streams both ways between an edge and a service, on real sockets.
+//! The thinnest whole: one call from an edge to a service through the real binary. If this fails, begin here.
 
 use frontier_e2e::gateway::{Config, Gateway};
 use frontier_e2e::peer::{Dial, Worker};

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -131,6 +133,8 @@ fn a_service_learns_the_id_of_an_edge_and_says_who_comes_in() -> anyhow::Result<
 #[test]
 fn a_slow_reader_of_a_stream_slows_its_writer_and_costs_no_memory() -> anyhow::Result<()> {
     const TOTAL: usize = 48 << 20;
+    /// A writer that gets no further for so long waits for its reader.
+    const STUCK: Duration = Duration::from_millis(500);
     let gateway = Gateway::start(&Config::new())?;
     let mut service = Client::service(gateway.services(), "files", &[], &[], SOON)?;
     let mut edge = edge(&gateway)?;
@@ -142,18 +146,29 @@ fn a_slow_reader_of_a_stream_slows_its_writer_and_costs_no_memory() -> anyhow::R
     service.flush()?;
     let Event::Opened { dialogue: here, .. } = edge.next(SOON)? else { anyhow::bail!("not opened") };
     let before = gateway.proc().rss()?;
+    let written = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&written);
     // It blocks in `write` as soon as nobody reads.
     let writer = thread::spawn(move || -> anyhow::Result<Client> {
         for part in 0..TOTAL / (256 << 10) {
             edge.conn().send_raw(here, Bytes::from(vec![(part % 251) as u8; 256 << 10]), false);
             edge.flush()?;
+            counter.store(part + 1, Ordering::Release);
         }
         let now = edge.now();
         edge.conn().close(here, now);
         while edge.take(SOON, |event| matches!(event, Event::Closed { .. })).is_err() {}
         Ok(edge)
     });
-    frontier_e2e::wait::pause(Duration::from_millis(1_500));
+    let (mut seen, mut since) = (0, Instant::now());
+    until("the writer stuck", Duration::from_secs(30), || {
+        let now = written.load(Ordering::Acquire);
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+        (seen > 0 && since.elapsed() > STUCK).then_some(())
+    })?;
+    ensure!(seen < TOTAL / (256 << 10), "everything was written though nobody reads");
     let grown = gateway.proc().rss()?.saturating_sub(before);
     ensure!(grown < 24 << 20, "{} KiB more while nobody reads", grown >> 10);
     let bytes = service.read(there, TOTAL, Duration::from_secs(60))?;

@@ -48,17 +48,4 @@ impl Proc {
         let taken: BTreeSet<u64> = numbers.collect();
         (0..).find(|number| !taken.contains(number)).context("no number is free")
     }
-
-    /// Processor time used so far, user and system, in clock ticks of 10 ms.
-    ///
-    /// # Errors
-    /// When the process is gone.
-    pub fn cpu_ticks(&self) -> anyhow::Result<u64> {
-        let stat = fs::read_to_string(self.dir.join("stat"))?;
-        // The name in parentheses may contain anything; the fields that count start behind it with number 3.
-        let fields: Vec<&str> =
-            stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok());
-        Ok(field(14).context("utime")? + field(15).context("stime")?)
-    }
 }

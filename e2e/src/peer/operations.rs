@@ -124,6 +124,26 @@ impl Peer {
         self.wire.frame(FrameType::Cancel, Flags::NONE, id, &[], &[])
     }
 
+    /// Gives up in the middle of a body of our own that is on its way, and says why.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn abort(&mut self, kind: FrameType, id: u64, code: ErrorCode, text: &str) -> anyhow::Result<()> {
+        ensure!(self.transfers.remove(&(kind, id)).is_some(), "no body of {}#{id} is under way", kind.name());
+        let why = Some(error(code, text));
+        let head = match kind {
+            FrameType::Response => proto::Reply { error: why, ..proto::Reply::default() }.encode_to_vec(),
+            _ => proto::Call { error: why, ..proto::Call::default() }.encode_to_vec(),
+        };
+        self.wire.frame(kind, Flags::ABORT, id, &head, &[])
+    }
+
+    /// IDs of the operations and answers whose bodies have come in part, and how many bytes of each.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<(u64, usize)> {
+        self.assemblies.iter().map(|((_, id), assembly)| (*id, assembly.body.len())).collect()
+    }
+
     /// The next operation that comes.
     ///
     /// # Errors

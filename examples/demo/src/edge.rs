@@ -12,8 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::counters::Counters;
 use crate::out::say;
-use crate::service::Counters;
+use crate::service::{AFTER_MISTAKE, META};
 
 /// Calls of one edge under way.
 const IN_FLIGHT: usize = 8;
@@ -28,32 +29,52 @@ pub(crate) async fn start(
     counters: &Arc<Counters>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<Edge> {
-    let edge = Edge::builder(address).meta(format!("demo edge {number}")).connect().await.context("edge")?;
-    edge.register("uptime", |_: Request| async move {
-        std::fs::read("/proc/uptime").map_err(frontier::Error::application)
-    })
-    .await?;
+    // Offered from the start: the service calls as soon as it sees the edge.
+    let edge = Edge::builder(address)
+        .meta(format!("{META}{number}"))
+        .method("uptime", |_: Request| async move {
+            std::fs::read("/proc/uptime").map_err(frontier::Error::application)
+        })
+        .connect()
+        .await
+        .context("edge")?;
     for _ in 0..IN_FLIGHT {
-        tasks.spawn(call(edge.clone(), Arc::clone(counters)));
+        tasks.spawn(call(edge.clone(), number, Arc::clone(counters)));
     }
     tasks.spawn(publish(edge.clone(), number, Arc::clone(counters)));
     tasks.spawn(carry(edge.clone(), number, file, Arc::clone(counters)));
     Ok(edge)
 }
 
-async fn call(edge: Edge, counters: Arc<Counters>) {
-    while let Ok(reply) = edge.call("count-words", "the quick brown fox jumps").await {
-        counters.mistakes.fetch_add(u64::from(reply.body() != "5"), Ordering::Relaxed);
+async fn call(edge: Edge, number: usize, counters: Arc<Counters>) {
+    while !counters.ending() {
+        match edge.call("count-words", "the quick brown fox jumps").await {
+            Ok(reply) if reply.body() == "5" => {}
+            Ok(reply) => {
+                counters.mistake(format!("edge {number} was told that five words are {:?}", reply.body()));
+            }
+            Err(error) => {
+                counters.mistake(format!("a call of edge {number} failed: {error}"));
+                sleep(AFTER_MISTAKE).await;
+            }
+        }
     }
 }
 
 async fn publish(edge: Edge, number: usize, counters: Arc<Counters>) {
-    loop {
+    while !counters.ending() {
         match reading(number) {
-            Ok(text) => drop(edge.publish("readings", text).await),
-            Err(_) => {
-                counters.mistakes.fetch_add(1, Ordering::Relaxed);
+            Ok(text) => {
+                counters.published.fetch_add(1, Ordering::Relaxed);
+                match edge.publish("readings", text).await {
+                    Ok(()) => drop(counters.acknowledged.fetch_add(1, Ordering::Relaxed)),
+                    Err(error) => {
+                        counters.mistake(format!("a reading of edge {number} was not acknowledged: {error}"));
+                        sleep(AFTER_MISTAKE).await;
+                    }
+                }
             }
+            Err(error) => counters.mistake(format!("edge {number} has no reading: {error:#}")),
         }
         sleep(PERIOD).await;
     }
@@ -71,7 +92,7 @@ fn reading(number: usize) -> anyhow::Result<String> {
 /// Carries the file over a stream, again and again.
 async fn carry(edge: Edge, number: usize, file: PathBuf, counters: Arc<Counters>) {
     static TOLD: AtomicU64 = AtomicU64::new(0);
-    loop {
+    while !counters.ending() {
         let start = Instant::now();
         match carry_once(&edge, &file).await {
             Ok(length) => {
@@ -84,12 +105,12 @@ async fn carry(edge: Edge, number: usize, file: PathBuf, counters: Arc<Counters>
                     ));
                 }
             }
-            Err(error) => {
-                counters.mistakes.fetch_add(1, Ordering::Relaxed);
-                say(format!("  edge {number}: the file did not arrive: {error:#}"));
-            }
+            Err(error) => counters.mistake(format!("the file of edge {number} did not arrive: {error:#}")),
         }
-        sleep(Duration::from_secs(2)).await;
+        tokio::select! {
+            () = sleep(Duration::from_secs(2)) => {}
+            () = counters.ended() => {}
+        }
     }
 }
 

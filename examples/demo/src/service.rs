@@ -1,28 +1,23 @@
 //! The service of the demo.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use aws_lc_rs::digest::{self, SHA256};
-use frontier::{Error, Request, Service};
+use frontier::{Error, ErrorCode, Request, Service};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::counters::Counters;
 use crate::out::say;
 
-/// What was done so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) calls_up: AtomicU64,
-    pub(crate) calls_down: AtomicU64,
-    pub(crate) readings: AtomicU64,
-    pub(crate) file_bytes: AtomicU64,
-    pub(crate) files: AtomicU64,
-    pub(crate) mistakes: AtomicU64,
-}
+/// How the meta of the show's own edges begins.
+pub(crate) const META: &str = "demo edge ";
+/// Between a mistake and the next try: what is wrong stays wrong for a while, and need not be said a thousand times.
+pub(crate) const AFTER_MISTAKE: Duration = Duration::from_millis(200);
 
 /// Connects and starts everything the service does.
 pub(crate) async fn start(
@@ -60,11 +55,14 @@ pub(crate) async fn start(
 
 async fn take_readings(service: Service, counters: Arc<Counters>) {
     while let Some(message) = service.receive().await {
-        let sound = std::str::from_utf8(message.body()).is_ok_and(|text| text.contains("load="));
-        counters.mistakes.fetch_add(u64::from(!sound), Ordering::Relaxed);
+        if !std::str::from_utf8(message.body()).is_ok_and(|text| text.contains("load=")) {
+            counters.mistake("the service received a reading that is none");
+        }
         counters.readings.fetch_add(1, Ordering::Relaxed);
         // The edge's publish is done when this is.
-        drop(message.done().await);
+        if let Err(error) = message.done().await {
+            counters.mistake(format!("the service could not acknowledge a reading: {error}"));
+        }
     }
 }
 
@@ -78,10 +76,10 @@ async fn take_files(service: Service, counters: Arc<Counters>) {
                 context.update(&bytes);
                 counters.file_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             }
-            // The edge has half-closed; the digest goes the other way.
+            // The edge has half-closed; the digest goes the other way. A file cut short has another one, which the edge sees.
             if stream.write_all(context.finish().as_ref()).await.is_err() || stream.shutdown().await.is_err()
             {
-                counters.mistakes.fetch_add(1, Ordering::Relaxed);
+                counters.mistake("the service could not say which file it received");
             }
         });
         while streams.try_join_next().is_some() {}
@@ -91,13 +89,28 @@ async fn take_files(service: Service, counters: Arc<Counters>) {
 /// Calls every edge that is online, again and again.
 async fn ask_edges(service: Service, counters: Arc<Counters>) {
     loop {
-        for edge in service.presence().await.unwrap_or_default() {
-            match service.call(edge.id(), "uptime", "").await {
+        let online = match service.presence().await {
+            Ok(online) => online,
+            Err(error) => {
+                counters.mistake(format!("the service was not told who is online: {error}"));
+                sleep(AFTER_MISTAKE).await;
+                continue;
+            }
+        };
+        // Edges of others, who may have connected to the show, offer what they like.
+        for edge in online.iter().filter(|edge| edge.meta().starts_with(META.as_bytes())) {
+            let id = edge.id();
+            match service.call(id, "uptime", "").await {
                 Ok(reply) if !reply.body().is_empty() => {
                     counters.calls_down.fetch_add(1, Ordering::Relaxed);
                 }
+                Ok(_) => counters.mistake(format!("edge {id} answered with nothing")),
                 // It may have gone between question and call.
-                Ok(_) | Err(_) => {}
+                Err(error) if error.code() == ErrorCode::EdgeNotOnline => {}
+                Err(error) => {
+                    counters.mistake(format!("the service's call of edge {id} failed: {error}"));
+                    sleep(AFTER_MISTAKE).await;
+                }
             }
         }
         sleep(Duration::from_millis(2)).await;

@@ -1,0 +1,78 @@
+//! The show with somebody in it who spoils it: it must say so and fail.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Context, ensure};
+use frontier_e2e::gateway::binary;
+use frontier_e2e::peer::{Dial, Incoming, Worker};
+use frontier_e2e::program::Program;
+use frontier_wire::error::ErrorCode;
+use frontier_wire::native::frame::FrameType;
+use tempfile::TempDir;
+
+const DEMO: &str = env!("CARGO_BIN_EXE_frontier-demo");
+/// Instances that spoil it: so many that no edge's calls all miss them.
+const SPOILERS: usize = 40;
+
+/// The show, and the folder of what it takes for the gateway's binary: a file that is carried in no time.
+fn start() -> anyhow::Result<(Program, TempDir)> {
+    let dir = tempfile::tempdir()?;
+    let script = dir.path().join("frontier");
+    fs::write(&script, format!("#!/bin/sh\nexec '{}' \"$@\"\n", binary()?.display()))?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let show = Program::start(DEMO, ["--gateway-binary".as_ref(), script.as_os_str(), "--once".as_ref()])?;
+    Ok((show, dir))
+}
+
+/// Where the show's gateway takes edges and services.
+fn addresses(show: &Program) -> anyhow::Result<[SocketAddr; 2]> {
+    let line = show.says("It takes edges on")?;
+    let mut found = line.split("tcp://").skip(1).map(|rest| rest.split(' ').next().unwrap_or_default());
+    let mut next =
+        || Ok::<_, anyhow::Error>(found.next().context("no address")?.trim_end_matches('.').parse()?);
+    Ok([next()?, next()?])
+}
+
+/// The show ends with a failure, having said what was wrong.
+fn fails(mut show: Program, why: &str) -> anyhow::Result<()> {
+    show.says("  wrong: ")?;
+    show.says("mistakes")?;
+    ensure!(!show.exit()?.success(), "the show was a success");
+    ensure!(!show.said(why).is_empty(), "not said: {why}; {:?}", show.said("wrong"));
+    ensure!(show.said("wrong: ").len() <= 3, "{:?}", show.said("wrong: "));
+    ensure!(show.said("Everything was right").is_empty());
+    Ok(())
+}
+
+#[test]
+fn calls_that_a_service_refuses_fail_the_show() -> anyhow::Result<()> {
+    let (show, _dir) = start()?;
+    let [_, services] = addresses(&show)?;
+    let mut spoilers = Vec::new();
+    for _ in 0..SPOILERS {
+        let service = Dial::service(services, "spoiler")?.methods(&["count-words"]).connect()?;
+        spoilers.push(Worker::spawn(service, |peer, incoming| match incoming {
+            Incoming::Operation { id, .. } => {
+                peer.fail(FrameType::Response, id, ErrorCode::Application, "spoiled")
+            }
+            _ => Ok(()),
+        }));
+    }
+    fails(show, "a call of edge")
+}
+
+#[test]
+fn an_edge_that_does_not_answer_as_it_should_fails_the_show() -> anyhow::Result<()> {
+    let (show, _dir) = start()?;
+    let [edges, _] = addresses(&show)?;
+    let dial = Dial::edge(edges)?.with(|hello| hello.meta = b"demo edge 9".to_vec());
+    let _edge = Worker::spawn(dial.connect()?, |peer, incoming| match incoming {
+        Incoming::Operation { id, .. } => {
+            peer.fail(FrameType::Response, id, ErrorCode::Application, "spoiled")
+        }
+        _ => Ok(()),
+    });
+    fails(show, "the service's call of edge")
+}
