@@ -268,13 +268,13 @@ macro_rules! common_methods {
         /// # Errors
         /// When the gateway refuses the method, or cannot be asked within the `call_timeout`; the method is not offered then.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") -> frontier::Result<()> {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// use frontier::Request;
         ///
         /// client.register("echo", |req: Request| async move { Ok(req.into_body()) }).await?;
-        /// # Ok(())
-        /// # }
+        /// # Ok::<_, frontier::Error>(())
+        /// # });
         /// ```
         pub async fn register<F, Fut, R>(&self, method: impl Into<String>, handler: F) -> crate::Result<()>
         where
@@ -293,10 +293,10 @@ macro_rules! common_methods {
         /// When the gateway cannot be told within the `call_timeout`. It is told again at the next reconnect, and until then calls are answered
         /// `method_not_found` here.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") -> frontier::Result<()> {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// client.unregister("echo").await
-        /// # }
+        /// # });
         /// ```
         pub async fn unregister(&self, method: impl AsRef<str>) -> crate::Result<()> {
             let method = method.as_ref();
@@ -309,14 +309,15 @@ macro_rules! common_methods {
         /// # Cancel safety
         /// Safe: no message is lost.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") -> frontier::Result<()> {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// while let Some(msg) = client.receive().await {
         ///     println!("{}: {:?}", msg.topic(), msg.body());
         ///     msg.done().await?;
+        ///     # break; // nobody closes the client here
         /// }
-        /// # Ok(())
-        /// # }
+        /// # Ok::<_, frontier::Error>(())
+        /// # });
         /// ```
         pub async fn receive(&self) -> Option<crate::Message> {
             self.client.shared.messages.next(|message| !message.is_cancelled()).await
@@ -327,12 +328,13 @@ macro_rules! common_methods {
         /// # Cancel safety
         /// Safe: a stream is accepted only when it is returned.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// while let Some(stream) = client.accept_stream().await {
         ///     println!("{} opened a stream", stream.peer());
+        ///     # break; // nobody closes the client here
         /// }
-        /// # }
+        /// # });
         /// ```
         pub async fn accept_stream(&self) -> Option<crate::Stream> {
             self.next_stream().await.map(crate::IncomingStream::accept)
@@ -343,16 +345,17 @@ macro_rules! common_methods {
         /// # Cancel safety
         /// Safe: no stream is lost.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// while let Some(incoming) = client.next_stream().await {
         ///     if incoming.name() == "files" {
         ///         let stream = incoming.accept();
         ///     } else {
         ///         incoming.refuse("no such thing here");
         ///     }
+        ///     # break; // nobody closes the client here
         /// }
-        /// # }
+        /// # });
         /// ```
         pub async fn next_stream(&self) -> Option<crate::IncomingStream> {
             let offer = self.client.shared.offers.next(crate::stream::Offer::stands).await?;
@@ -361,10 +364,10 @@ macro_rules! common_methods {
 
         /// The state of the connection now.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// println!("{:?}", client.state());
-        /// # }
+        /// # });
         /// ```
         #[must_use]
         pub fn state(&self) -> crate::State {
@@ -373,13 +376,14 @@ macro_rules! common_methods {
 
         /// Follows the state of the connection. Does not keep the client open.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// let mut watch = client.watch();
+        /// # client.close().await;
         /// while let Some(state) = watch.changed().await {
         ///     println!("{state:?}");
         /// }
-        /// # }
+        /// # });
         /// ```
         #[must_use]
         pub fn watch(&self) -> crate::StateWatch {
@@ -389,10 +393,10 @@ macro_rules! common_methods {
         /// Closes the client, whoever else still has a handle: nothing new is started, what is under way may finish within the `close_timeout`,
         /// then the gateway is told and the connection closed. Dropping the last handle does the same without waiting for it.
         ///
-        /// ```no_run
-        #[doc = concat!("# async fn run(client: frontier::", $type, ") {")]
+        /// ```
+        #[doc = concat!("# frontier::testing::scene::play(async |client: frontier::", $type, "| {")]
         /// client.close().await;
-        /// # }
+        /// # });
         /// ```
         pub async fn close(&self) {
             self.client.close().await;

@@ -30,14 +30,14 @@ type Future<T> = Pin<Box<dyn std::future::Future<Output = Result<T>> + Send>>;
 
 /// A call in the making: `await` it. Dropped before its answer came, it is cancelled.
 ///
-/// ```no_run
-/// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |edge: frontier::Edge| {
 /// use std::time::Duration;
 ///
 /// let reply = edge.call("sum", "1 2 3").timeout(Duration::from_secs(2)).header("unit", "km").await?;
 /// println!("{:?}", reply.body());
-/// # Ok(())
-/// # }
+/// # Ok::<_, frontier::Error>(())
+/// # });
 /// ```
 #[derive(Debug)]
 #[must_use = "a call is made when it is awaited"]
@@ -48,11 +48,11 @@ pub struct Call(Draft);
 /// Messages of one client with the same topic (and from services: to the same edge) arrive in the order in which they were first
 /// polled, as long as receiver and connection stay the same. Do not wait for one before sending the next if that is all you want.
 ///
-/// ```no_run
-/// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |edge: frontier::Edge| {
 /// edge.publish("telemetry", "21.5").header("unit", "°C").await?;
-/// # Ok(())
-/// # }
+/// # Ok::<_, frontier::Error>(())
+/// # });
 /// ```
 #[derive(Debug)]
 #[must_use = "a message is sent when it is awaited"]
@@ -60,11 +60,11 @@ pub struct Publish(Draft);
 
 /// A stream in the making: `await` it. Resolves when the other side has accepted.
 ///
-/// ```no_run
-/// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |edge: frontier::Edge| {
 /// let stream = edge.open_stream("files").meta("/etc/hostname").await?;
-/// # Ok(())
-/// # }
+/// # Ok::<_, frontier::Error>(())
+/// # });
 /// ```
 #[derive(Debug)]
 #[must_use = "a stream is opened when it is awaited"]
@@ -94,12 +94,12 @@ macro_rules! common_setters {
         #[doc = concat!("How long to wait until ", $until, ", everything included (default: the client's `call_timeout`, 30 s).")]
         /// Travels along, so that nobody works on it longer than somebody waits.
         ///
-        /// ```no_run
+        /// ```
         /// # use std::time::Duration;
-        /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+        /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
         #[doc = concat!($new, ".timeout(Duration::from_millis(500)).await?;")]
-        /// # Ok(())
-        /// # }
+        /// # Ok::<_, frontier::Error>(())
+        /// # });
         /// ```
         pub const fn timeout(mut self, timeout: Duration) -> Self {
             self.0.timeout = timeout;
@@ -108,11 +108,11 @@ macro_rules! common_setters {
 
         /// Adds a header.
         ///
-        /// ```no_run
-        /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+        /// ```
+        /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
         #[doc = concat!($new, ".header(\"content-type\", \"text/plain\").await?;")]
-        /// # Ok(())
-        /// # }
+        /// # Ok::<_, frontier::Error>(())
+        /// # });
         /// ```
         pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
             self.0.headers.insert(key, value);
@@ -136,11 +136,11 @@ impl Call {
 
     /// From an edge: only to instances of this service (default: any that offers the method). Without meaning on a stream and from services.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// edge.call("sum", "1 2").service("calculator").await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn service(mut self, name: impl Into<String>) -> Self {
         self.0.service = name.into();
@@ -172,10 +172,10 @@ impl Publish {
 
     /// From a service to an edge: the topic (default: none). Messages to one edge with the same topic keep their order.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// svc.publish(42, "reboot at 3").topic("notices").await
-    /// # }
+    /// # });
     /// ```
     pub fn topic(mut self, topic: impl Into<String>) -> Self {
         self.0.name = topic.into();
@@ -184,10 +184,10 @@ impl Publish {
 
     /// From an edge: only to instances of this service (default: any that takes the topic). Without meaning on a stream and from services.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// edge.publish("telemetry", "21.5").service("collector").await
-    /// # }
+    /// # });
     /// ```
     pub fn service(mut self, name: impl Into<String>) -> Self {
         self.0.service = name.into();
@@ -215,11 +215,11 @@ impl OpenStream {
 
     /// What to tell the acceptor (default: nothing). With the headers at most 16 KiB.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// let stream = edge.open_stream("files").meta("/etc/hostname").await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn meta(mut self, meta: impl Into<Bytes>) -> Self {
         self.0.meta = meta.into();
@@ -228,11 +228,11 @@ impl OpenStream {
 
     /// From a service: a name for the acceptor (default: none).
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// let stream = svc.open_stream(42).name("shell").await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();

@@ -239,13 +239,16 @@ impl Shared {
         let dispatcher =
             Dispatcher::new(options.max_concurrent_handlers, backlog, tasks.clone(), runtime.clone());
         let net = || Dialer::net(options.tls.clone());
+        let dialer = options.dialer.clone();
+        #[cfg(any(test, feature = "testing"))]
+        let dialer = dialer.or_else(crate::testing::scene::dialer);
         let handlers = Handlers::default();
         for (method, handler) in &options.methods {
             handlers.insert(method, handler.clone());
         }
         Self {
             instance: InstanceId::new(Random::new().instance()),
-            dialer: options.dialer.clone().unwrap_or_else(net),
+            dialer: dialer.unwrap_or_else(net),
             handlers,
             topics: Mutex::new(options.topics.iter().map(|topic| topic.as_str().into()).collect()),
             names_turn: Semaphore::new(1),

@@ -18,18 +18,18 @@ use crate::{
 
 /// An edge: one of many clients of a gateway. A cheap handle; the connection closes when the last one is dropped, streams included.
 ///
-/// ```no_run
+/// ```
 /// use frontier::{Edge, Request};
 ///
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # frontier::testing::scene::play(async |()| {
 /// let edge = Edge::builder("tcp://127.0.0.1:30012").meta("sn-42").connect().await?;
 /// edge.register("echo", |req: Request| async move { Ok(req.into_body()) }).await?;
 ///
 /// let reply = edge.call("sum", "1 2 3").await?;
 /// edge.publish("telemetry", "21.5").await?;
 /// let stream = edge.open_stream("files").await?;
-/// # Ok(())
-/// # }
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # });
 /// ```
 #[derive(Clone)]
 pub struct Edge {
@@ -58,10 +58,10 @@ impl Edge {
 
     /// The ID the gateway has given; of the last session while there is none, 0 before the first.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// println!("I am edge {}", edge.id());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn id(&self) -> EdgeId {
@@ -72,6 +72,7 @@ impl Edge {
     /// none. It is a secret.
     ///
     /// ```no_run
+    /// # // Not run: the file is one of a device.
     /// # async fn run(edge: frontier::Edge) -> std::io::Result<()> {
     /// std::fs::write("/var/lib/sensor/ticket", edge.ticket())?;
     /// # Ok(())
@@ -84,12 +85,12 @@ impl Edge {
 
     /// Calls a method of a service.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// let reply = edge.call("sum", "1 2 3").await?;
     /// println!("{:?}", reply.body());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn call(&self, method: impl Into<String>, body: impl Into<Bytes>) -> Call {
         Call::new(self.client.clone(), None, method.into(), body.into())
@@ -97,10 +98,10 @@ impl Edge {
 
     /// Sends a message on a topic; resolves when a service has dealt with it, or with its error.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// edge.publish("telemetry", "21.5").await
-    /// # }
+    /// # });
     /// ```
     pub fn publish(&self, topic: impl Into<String>, body: impl Into<Bytes>) -> Publish {
         Publish::new(self.client.clone(), None, topic.into(), body.into())
@@ -108,11 +109,11 @@ impl Edge {
 
     /// Opens a stream to a service, by its name; resolves when one of its instances has accepted.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// let stream = edge.open_stream("files").await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn open_stream(&self, service: impl Into<String>) -> OpenStream {
         OpenStream::new(self.client.clone(), None, service.into())
@@ -180,11 +181,11 @@ impl EdgeBuilder {
     /// # Cancel safety
     /// Safe: a connection that is not returned is closed.
     ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), frontier::ConnectError> {
+    /// ```
+    /// # frontier::testing::scene::play(async |()| {
     /// let edge = frontier::Edge::builder(["tcp://a:30012", "tcp://b:30012"]).connect().await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::ConnectError>(())
+    /// # });
     /// ```
     pub async fn connect(self) -> Result<Edge, ConnectError> {
         Ok(Edge { client: Client::start(self.options, true).await? })
@@ -196,12 +197,12 @@ impl EdgeBuilder {
     /// # Errors
     /// When settings are wrong.
     ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), frontier::ConnectError> {
+    /// ```
+    /// # frontier::testing::scene::play(async |()| {
     /// let edge = frontier::Edge::builder("tcp://gateway:30012").connect_in_background().await?;
     /// edge.watch().until(frontier::State::is_connected).await;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::ConnectError>(())
+    /// # });
     /// ```
     pub async fn connect_in_background(self) -> Result<Edge, ConnectError> {
         Ok(Edge { client: Client::start(self.options, false).await? })

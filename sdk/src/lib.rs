@@ -4,10 +4,10 @@
 //! acknowledges, **open** a [`Stream`] on which bytes, messages and calls flow. Services address an edge by its ID; edges address a
 //! method, a topic or a service name, and the gateway picks the instance. Services hear which edges come and go.
 //!
-//! ```no_run
+//! ```
 //! use frontier::{Edge, Request, Service};
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! # frontier::testing::scene::play(async |()| {
 //! let svc = Service::builder("tcp://127.0.0.1:30011").name("calculator").connect().await?;
 //! svc.register("sum", |req: Request| async move {
 //!     let text = std::str::from_utf8(req.body()).map_err(frontier::Error::application)?;
@@ -18,8 +18,8 @@
 //!
 //! let edge = Edge::builder("tcp://127.0.0.1:30012").connect().await?;
 //! assert_eq!(edge.call("sum", "1 2 3").await?.body(), "6");
-//! # Ok(())
-//! # }
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! # });
 //! ```
 //!
 //! Handles are cheap to clone; a task of the client owns the socket; dropping the last handle closes. A lost connection is made anew in

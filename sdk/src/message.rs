@@ -20,14 +20,15 @@ use crate::{
 /// A message that came in. Its sender waits until it is [`done`](Self::done), or told what is wrong with it by
 /// [`error`](Self::error); dropping it tells the sender that it was dropped.
 ///
-/// ```no_run
-/// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |svc: frontier::Service| {
 /// while let Some(msg) = svc.receive().await {
 ///     println!("{} from {}: {} bytes", msg.topic(), msg.from(), msg.body().len());
 ///     msg.done().await?;
+///     # break; // nobody closes the service here
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<_, frontier::Error>(())
+/// # });
 /// ```
 #[must_use = "a message that is dropped counts as refused"]
 pub struct Message {
@@ -45,9 +46,9 @@ impl Message {
     /// The topic it was published with. Empty if the sender gave none.
     ///
     /// ```
-    /// # fn look(msg: &frontier::Message) {
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// println!("{}", msg.topic());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn topic(&self) -> &str {
@@ -57,9 +58,9 @@ impl Message {
     /// The body.
     ///
     /// ```
-    /// # fn look(msg: &frontier::Message) {
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// println!("{} bytes", msg.body().len());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn body(&self) -> &Bytes {
@@ -69,9 +70,9 @@ impl Message {
     /// The headers.
     ///
     /// ```
-    /// # fn look(msg: &frontier::Message) {
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// println!("{:?}", msg.headers().get("content-type"));
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn headers(&self) -> &Headers {
@@ -81,9 +82,9 @@ impl Message {
     /// Who sent it.
     ///
     /// ```
-    /// # fn look(msg: &frontier::Message) {
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// println!("{}", msg.from());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn from(&self) -> Peer {
@@ -94,9 +95,9 @@ impl Message {
     /// again.
     ///
     /// ```
-    /// # fn look(msg: &frontier::Message) {
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// if msg.is_cancelled() { return }
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -108,10 +109,10 @@ impl Message {
     /// # Errors
     /// When the session it came by has ended: the sender will never know.
     ///
-    /// ```no_run
-    /// # async fn run(msg: frontier::Message) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// msg.done().await
-    /// # }
+    /// # });
     /// ```
     pub fn done(self) -> Ready<Result<()>> {
         ready(self.responder.answer(Ok(Reply::default())))
@@ -123,10 +124,10 @@ impl Message {
     /// # Errors
     /// When the session it came by has ended.
     ///
-    /// ```no_run
-    /// # async fn run(msg: frontier::Message) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |msg: frontier::Message| {
     /// msg.error("not a number").await
-    /// # }
+    /// # });
     /// ```
     pub fn error(self, error: impl Into<Error>) -> Ready<Result<()>> {
         ready(self.responder.answer(Err(error.into())))

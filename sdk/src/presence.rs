@@ -25,14 +25,14 @@ const REMEMBERED: usize = 65_536;
 
 /// An edge as services see it.
 ///
-/// ```no_run
-/// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |svc: frontier::Service| {
 /// svc.on_edge_online(|edge| async move {
 ///     println!("edge {} from {} says {:?}", edge.id(), edge.addr(), edge.meta());
 ///     Ok(())
 /// })
 /// .await
-/// # }
+/// # });
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EdgeInfo {
@@ -72,9 +72,9 @@ impl EdgeInfo {
     /// The edge's ID. For [`on_edge_id`](crate::Service::on_edge_id) the one it wishes, 0 if none.
     ///
     /// ```
-    /// # fn look(edge: &frontier::EdgeInfo) {
+    /// # frontier::testing::scene::play(async |edge: frontier::EdgeInfo| {
     /// println!("{}", edge.id());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn id(&self) -> EdgeId {
@@ -84,9 +84,9 @@ impl EdgeInfo {
     /// The epoch of its session: a later session of the same edge has a greater one.
     ///
     /// ```
-    /// # fn look(edge: &frontier::EdgeInfo) {
+    /// # frontier::testing::scene::play(async |edge: frontier::EdgeInfo| {
     /// println!("{}", edge.epoch());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn epoch(&self) -> u64 {
@@ -96,9 +96,9 @@ impl EdgeInfo {
     /// What the edge said of itself by [`EdgeBuilder::meta`](crate::EdgeBuilder::meta).
     ///
     /// ```
-    /// # fn look(edge: &frontier::EdgeInfo) {
+    /// # frontier::testing::scene::play(async |edge: frontier::EdgeInfo| {
     /// println!("{:?}", edge.meta());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn meta(&self) -> &Bytes {
@@ -108,9 +108,9 @@ impl EdgeInfo {
     /// Address and port it connects from, as the gateway sees them.
     ///
     /// ```
-    /// # fn look(edge: &frontier::EdgeInfo) {
+    /// # frontier::testing::scene::play(async |edge: frontier::EdgeInfo| {
     /// println!("{}", edge.addr());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn addr(&self) -> &str {
@@ -120,9 +120,9 @@ impl EdgeInfo {
     /// Its labels.
     ///
     /// ```
-    /// # fn look(edge: &frontier::EdgeInfo) {
+    /// # frontier::testing::scene::play(async |edge: frontier::EdgeInfo| {
     /// println!("{:?}", edge.labels().get("site"));
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn labels(&self) -> &Headers {

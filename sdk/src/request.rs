@@ -29,8 +29,8 @@ pub enum Peer {
 /// Nothing stops a handler whose caller is gone; one that works for long looks at [`is_cancelled`](Self::is_cancelled) or waits for
 /// [`cancelled`](Self::cancelled) beside its work.
 ///
-/// ```no_run
-/// # async fn run(edge: frontier::Edge) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |edge: frontier::Edge| {
 /// use frontier::{Error, Request};
 ///
 /// edge.register("reverse", |req: Request| async move {
@@ -39,7 +39,7 @@ pub enum Peer {
 ///     Ok(body)
 /// })
 /// .await
-/// # }
+/// # });
 /// ```
 pub struct Request {
     pub(crate) method: Arc<str>,
@@ -107,9 +107,9 @@ impl Request {
     /// The method called.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// println!("{} was called", req.method());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn method(&self) -> &str {
@@ -119,9 +119,9 @@ impl Request {
     /// The body.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// println!("{} bytes", req.body().len());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn body(&self) -> &Bytes {
@@ -131,9 +131,9 @@ impl Request {
     /// The body, without a copy.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// let body: frontier::Bytes = req.into_body();
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn into_body(self) -> Bytes {
@@ -143,9 +143,9 @@ impl Request {
     /// The headers.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// println!("{:?}", req.headers().get("traceparent"));
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn headers(&self) -> &Headers {
@@ -155,9 +155,9 @@ impl Request {
     /// Who called.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// println!("called by {}", req.from());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub const fn from(&self) -> Peer {
@@ -167,11 +167,11 @@ impl Request {
     /// What is left until nobody waits for the answer any more; `None` = no deadline is known.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// if req.remaining().is_some_and(|left| left.as_secs() < 1) {
     ///     println!("hurry");
     /// }
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
@@ -181,9 +181,9 @@ impl Request {
     /// Whether the caller has cancelled, its deadline has passed, or the connection is gone.
     ///
     /// ```
-    /// # fn look(req: frontier::Request) {
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// if req.is_cancelled() { return }
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -195,17 +195,17 @@ impl Request {
     /// # Cancel safety
     /// Safe.
     ///
-    /// ```no_run
-    /// # async fn work(_: frontier::Bytes) -> frontier::Bytes { frontier::Bytes::new() }
-    /// # async fn handle(req: frontier::Request) -> frontier::Result<frontier::Bytes> {
+    /// ```
+    /// # async fn work(_: frontier::Bytes) -> frontier::Result<()> { Ok(()) }
+    /// # frontier::testing::scene::play(async |req: frontier::Request| {
     /// use frontier::{Error, ErrorCode};
     ///
     /// let cancelled = req.cancelled();
     /// tokio::select! {
-    ///     result = work(req.into_body()) => Ok(result),
+    ///     result = work(req.into_body()) => result,
     ///     () = cancelled => Err(Error::new(ErrorCode::Cancelled, "nobody waits")),
     /// }
-    /// # }
+    /// # });
     /// ```
     pub fn cancelled(&self) -> impl Future<Output = ()> + Send + 'static {
         self.cancel.clone().cancelled_owned()

@@ -26,10 +26,10 @@ use crate::{
 
 /// A service: an instance of what edges talk to. A cheap handle; its connections close when the last one is dropped, streams included.
 ///
-/// ```no_run
+/// ```
 /// use frontier::{Request, Service};
 ///
-/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// # frontier::testing::scene::play(async |()| {
 /// let svc = Service::builder("tcp://127.0.0.1:30011").name("files").topics(["telemetry"]).connect().await?;
 /// svc.register("sum", |req: Request| async move { Ok(format!("{} bytes", req.body().len())) }).await?;
 /// svc.on_edge_online(|edge| async move {
@@ -41,8 +41,8 @@ use crate::{
 /// let reply = svc.call(42, "echo", "hello").await?;
 /// svc.publish(42, "a message").await?;
 /// let stream = svc.open_stream(42).await?;
-/// # Ok(())
-/// # }
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # });
 /// ```
 #[derive(Clone)]
 pub struct Service {
@@ -71,10 +71,10 @@ impl Service {
 
     /// The ID the gateway has given this instance; of the last session while there is none, 0 before the first.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// println!("I am service {}", svc.id());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn id(&self) -> ServiceId {
@@ -83,11 +83,11 @@ impl Service {
 
     /// Calls a method of an edge.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// let reply = svc.call(42, "echo", "hello").await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn call(&self, edge: impl Into<EdgeId>, method: impl Into<String>, body: impl Into<Bytes>) -> Call {
         Call::new(self.client.clone(), Some(edge.into()), method.into(), body.into())
@@ -95,10 +95,10 @@ impl Service {
 
     /// Sends a message to an edge; resolves when the edge has dealt with it, or with its error.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// svc.publish(42, "reboot at 3").await
-    /// # }
+    /// # });
     /// ```
     pub fn publish(&self, edge: impl Into<EdgeId>, body: impl Into<Bytes>) -> Publish {
         Publish::new(self.client.clone(), Some(edge.into()), String::new(), body.into())
@@ -106,11 +106,11 @@ impl Service {
 
     /// Opens a stream to an edge; resolves when the edge has accepted.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// let stream = svc.open_stream(42).await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn open_stream(&self, edge: impl Into<EdgeId>) -> OpenStream {
         OpenStream::new(self.client.clone(), Some(edge.into()), String::new())
@@ -122,8 +122,8 @@ impl Service {
     /// # Errors
     /// As [`register`](Self::register).
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// use frontier::EdgeId;
     ///
     /// svc.on_edge_id(|edge| async move {
@@ -131,7 +131,7 @@ impl Service {
     ///     Ok(serial.and_then(|number| number.parse::<u64>().ok()).map(EdgeId::from))
     /// })
     /// .await
-    /// # }
+    /// # });
     /// ```
     pub async fn on_edge_id<F, Fut>(&self, handler: F) -> Result<()>
     where
@@ -158,8 +158,8 @@ impl Service {
     /// # Errors
     /// As [`register`](Self::register).
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// svc.on_edge_online(|edge| async move {
     ///     if edge.meta().is_empty() {
     ///         return Err("who are you?".into());
@@ -167,7 +167,7 @@ impl Service {
     ///     Ok(())
     /// })
     /// .await
-    /// # }
+    /// # });
     /// ```
     pub async fn on_edge_online<F, Fut>(&self, handler: F) -> Result<()>
     where
@@ -191,10 +191,10 @@ impl Service {
     /// # Errors
     /// As [`register`](Self::register).
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// svc.on_edge_offline(|edge| async move { println!("edge {} is gone", edge.id()) }).await
-    /// # }
+    /// # });
     /// ```
     pub async fn on_edge_offline<F, Fut>(&self, handler: F) -> Result<()>
     where
@@ -222,13 +222,13 @@ impl Service {
     /// # Errors
     /// When the gateway does not answer within the `call_timeout`, or a snapshot of this service is already under way.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// for edge in svc.presence().await? {
     ///     println!("{} since epoch {}", edge.id(), edge.epoch());
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub async fn presence(&self) -> Result<Vec<EdgeInfo>> {
         let (promise, answer) = promise();
@@ -240,14 +240,14 @@ impl Service {
     /// # Errors
     /// When the gateway does not answer within the `call_timeout`.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// match svc.locate(42).await? {
     ///     Some(epoch) => println!("here, epoch {epoch}"),
     ///     None => println!("not here"),
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub async fn locate(&self, edge: impl Into<EdgeId>) -> Result<Option<u64>> {
         let edge = edge.into().get();
@@ -267,10 +267,10 @@ impl Service {
     /// # Errors
     /// When the gateway refuses, or cannot be asked within the `call_timeout`; the topic is not taken then.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// svc.subscribe("telemetry").await
-    /// # }
+    /// # });
     /// ```
     pub async fn subscribe(&self, topic: impl AsRef<str>) -> Result<()> {
         self.client.subscribe(topic.as_ref()).await
@@ -281,10 +281,10 @@ impl Service {
     /// # Errors
     /// When the gateway cannot be told within the `call_timeout`; it is told at the next reconnect.
     ///
-    /// ```no_run
-    /// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
     /// svc.unsubscribe("telemetry").await
-    /// # }
+    /// # });
     /// ```
     pub async fn unsubscribe(&self, topic: impl AsRef<str>) -> Result<()> {
         self.client.unsubscribe(topic.as_ref()).await
@@ -391,11 +391,11 @@ impl ServiceBuilder {
     /// # Cancel safety
     /// Safe: a connection that is not returned is closed.
     ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), frontier::ConnectError> {
+    /// ```
+    /// # frontier::testing::scene::play(async |()| {
     /// let svc = frontier::Service::builder("tcp://127.0.0.1:30011").name("files").connect().await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::ConnectError>(())
+    /// # });
     /// ```
     pub async fn connect(self) -> Result<Service, ConnectError> {
         Ok(Service { client: Client::start(self.options, true).await? })
@@ -407,12 +407,12 @@ impl ServiceBuilder {
     /// # Errors
     /// When settings are wrong.
     ///
-    /// ```no_run
-    /// # async fn run() -> Result<(), frontier::ConnectError> {
+    /// ```
+    /// # frontier::testing::scene::play(async |()| {
     /// let svc = frontier::Service::builder("tcp://gateway:30011").name("files").connect_in_background().await?;
     /// svc.watch().until(frontier::State::is_connected).await;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::ConnectError>(())
+    /// # });
     /// ```
     pub async fn connect_in_background(self) -> Result<Service, ConnectError> {
         Ok(Service { client: Client::start(self.options, false).await? })

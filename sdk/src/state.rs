@@ -123,9 +123,9 @@ impl StateWatch {
     /// The state now.
     ///
     /// ```
-    /// # async fn run(edge: frontier::Edge) {
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// println!("{:?}", edge.watch().current());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn current(&self) -> State {
@@ -138,15 +138,20 @@ impl StateWatch {
     /// # Cancel safety
     /// Nothing is lost: a change that was not returned is returned by the next call.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// let mut watch = edge.watch();
+    /// # edge.close().await;
     /// while let Some(state) = watch.changed().await {
     ///     println!("{state:?}");
     /// }
-    /// # }
+    /// # });
     /// ```
     pub async fn changed(&mut self) -> Option<State> {
+        // Nothing comes after the end, and handles may outlive it.
+        if matches!(self.0.has_changed(), Ok(false)) && self.0.borrow().is_closed() {
+            return None;
+        }
         self.0.changed().await.ok()?;
         Some(self.0.borrow_and_update().clone())
     }
@@ -156,10 +161,10 @@ impl StateWatch {
     /// # Cancel safety
     /// Safe.
     ///
-    /// ```no_run
-    /// # async fn run(edge: frontier::Edge) {
+    /// ```
+    /// # frontier::testing::scene::play(async |edge: frontier::Edge| {
     /// edge.watch().until(frontier::State::is_connected).await;
-    /// # }
+    /// # });
     /// ```
     pub async fn until(&mut self, wanted: impl Fn(&State) -> bool) -> Option<State> {
         let state = self.0.wait_for(|state| wanted(state) || state.is_closed()).await.ok()?.clone();
@@ -169,7 +174,9 @@ impl StateWatch {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{io, time::Duration};
+
+    use tokio::time::timeout;
 
     use super::*;
     use crate::Error;
@@ -186,5 +193,14 @@ mod tests {
         let reason = Arc::new(ConnectError::Rejected(Error::application("who are you?")));
         assert_eq!(State::Closed { reason }.to_string(), "closed: refused: application: who are you?");
         assert_eq!(State::Ready { id: 7, epoch: 1 }.to_string(), "connected with ID 7");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_closed_has_no_more_changes_although_there_are_handles() {
+        let (handle, states) = watch::channel(State::Connecting);
+        let mut watch = StateWatch::new(states);
+        handle.send(State::Closed { reason: Arc::new(ConnectError::Closed) }).unwrap();
+        assert!(watch.changed().await.is_some_and(|state| state.is_closed()));
+        let change = timeout(Duration::from_secs(1), watch.changed()).await;
+        assert!(change.is_ok_and(|state| state.is_none()), "it waits for ever");
     }
 }

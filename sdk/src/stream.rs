@@ -41,8 +41,8 @@ const CHUNK: usize = MAX_BODY_FRAME as usize - HEADER_LEN;
 ///
 /// A stream counts as a handle of its client, which stays connected as long as there is one.
 ///
-/// ```no_run
-/// # async fn run(edge: frontier::Edge) -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # frontier::testing::scene::play(async |edge: frontier::Edge| {
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
 ///
 /// let mut stream = edge.open_stream("files").await?;
@@ -50,8 +50,8 @@ const CHUNK: usize = MAX_BODY_FRAME as usize - HEADER_LEN;
 /// stream.shutdown().await?;
 /// let mut answer = Vec::new();
 /// stream.read_to_end(&mut answer).await?;
-/// # Ok(())
-/// # }
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # });
 /// ```
 pub struct Stream {
     handle: Handle,
@@ -60,8 +60,8 @@ pub struct Stream {
 
 /// A stream the peer wants to open. Dropped, it counts as refused.
 ///
-/// ```no_run
-/// # async fn run(svc: frontier::Service) -> frontier::Result<()> {
+/// ```
+/// # frontier::testing::scene::play(async |svc: frontier::Service| {
 /// while let Some(incoming) = svc.next_stream().await {
 ///     if incoming.meta().is_empty() {
 ///         incoming.refuse("say what you want");
@@ -69,9 +69,10 @@ pub struct Stream {
 ///         let stream = incoming.accept();
 ///         # drop(stream);
 ///     }
+///     # break; // nobody closes the service here
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<_, frontier::Error>(())
+/// # });
 /// ```
 #[must_use = "a stream that is dropped counts as refused"]
 pub struct IncomingStream {
@@ -100,16 +101,16 @@ impl Stream {
         Self { handle, client }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.0
     }
 
     /// The service name the stream was opened with, or what a service called it when it opened it.
     ///
     /// ```
-    /// # fn look(stream: &frontier::Stream) {
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// println!("{}", stream.name());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn name(&self) -> &str {
@@ -119,9 +120,9 @@ impl Stream {
     /// Who is at the other end. Of a stream that an edge opened to a service, the edge knows the service only by name: its ID is 0.
     ///
     /// ```
-    /// # fn look(stream: &frontier::Stream) {
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// println!("{}", stream.peer());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn peer(&self) -> Peer {
@@ -131,9 +132,9 @@ impl Stream {
     /// What the opener said of the stream.
     ///
     /// ```
-    /// # fn look(stream: &frontier::Stream) {
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// println!("{:?}", stream.meta());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn meta(&self) -> &Bytes {
@@ -143,9 +144,9 @@ impl Stream {
     /// The headers the stream was opened with.
     ///
     /// ```
-    /// # fn look(stream: &frontier::Stream) {
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// println!("{:?}", stream.headers().get("traceparent"));
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn headers(&self) -> &Headers {
@@ -154,11 +155,11 @@ impl Stream {
 
     /// Calls a method that the other end has registered on this stream.
     ///
-    /// ```no_run
-    /// # async fn run(stream: frontier::Stream) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// let size = stream.call("size", "").await?;
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, frontier::Error>(())
+    /// # });
     /// ```
     pub fn call(&self, method: impl Into<String>, body: impl Into<Bytes>) -> Call {
         Call::on_stream(self.client.clone(), self.shared().clone(), method.into(), body.into())
@@ -166,10 +167,10 @@ impl Stream {
 
     /// Sends a message on this stream; resolves when the other end has dealt with it.
     ///
-    /// ```no_run
-    /// # async fn run(stream: frontier::Stream) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// stream.publish("progress", "50 %").await
-    /// # }
+    /// # });
     /// ```
     pub fn publish(&self, topic: impl Into<String>, body: impl Into<Bytes>) -> Publish {
         Publish::on_stream(self.client.clone(), self.shared().clone(), topic.into(), body.into())
@@ -177,10 +178,10 @@ impl Stream {
 
     /// Offers a method to the other end of this stream, replacing an earlier one of the same name.
     ///
-    /// ```no_run
-    /// # async fn run(stream: frontier::Stream) {
+    /// ```
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// stream.register("size", |_req| async { Ok("42") });
-    /// # }
+    /// # });
     /// ```
     pub fn register<F, Fut, R>(&self, method: impl AsRef<str>, handler: F)
     where
@@ -193,10 +194,10 @@ impl Stream {
 
     /// Offers a method no longer; false if it was not offered.
     ///
-    /// ```no_run
-    /// # async fn run(stream: frontier::Stream) {
+    /// ```
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// stream.unregister("size");
-    /// # }
+    /// # });
     /// ```
     pub fn unregister(&self, method: impl AsRef<str>) -> bool {
         self.shared().handlers.remove(method.as_ref()).is_some()
@@ -207,13 +208,14 @@ impl Stream {
     /// # Cancel safety
     /// Safe: no message is lost.
     ///
-    /// ```no_run
-    /// # async fn run(stream: frontier::Stream) -> frontier::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |mut stream: frontier::Stream| {
+    /// # tokio::io::AsyncWriteExt::shutdown(&mut stream).await?; // so does the other end then
     /// while let Some(msg) = stream.receive().await {
     ///     msg.done().await?;
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # });
     /// ```
     pub async fn receive(&self) -> Option<Message> {
         self.shared().messages.next(|message| !message.is_cancelled()).await
@@ -227,10 +229,10 @@ impl Stream {
     /// # Cancel safety
     /// Not safe: a part may have been written.
     ///
-    /// ```no_run
-    /// # async fn run(mut stream: frontier::Stream) -> std::io::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |mut stream: frontier::Stream| {
     /// stream.write_bytes(vec![0; 1 << 20]).await
-    /// # }
+    /// # });
     /// ```
     pub async fn write_bytes(&mut self, bytes: impl Into<Bytes>) -> io::Result<()> {
         let mut bytes = bytes.into();
@@ -251,13 +253,15 @@ impl Stream {
     /// # Cancel safety
     /// Safe.
     ///
-    /// ```no_run
-    /// # async fn run(mut stream: frontier::Stream) -> std::io::Result<()> {
+    /// ```
+    /// # frontier::testing::scene::play(async |mut stream: frontier::Stream| {
+    /// # stream.write_bytes("comes back").await?;
+    /// # tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
     /// while let Some(bytes) = stream.read_bytes().await? {
     ///     println!("{} bytes", bytes.len());
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<_, std::io::Error>(())
+    /// # });
     /// ```
     pub async fn read_bytes(&mut self) -> io::Result<Option<Bytes>> {
         let bytes = std::future::poll_fn(|cx| self.shared().poll_bytes(cx, usize::MAX)).await?;
@@ -271,15 +275,15 @@ impl Stream {
     /// # Cancel safety
     /// Safe.
     ///
-    /// ```no_run
+    /// ```
     /// # async fn next_chunk() -> Vec<u8> { Vec::new() }
-    /// # async fn run(mut stream: frontier::Stream) -> std::io::Result<()> {
+    /// # frontier::testing::scene::play(async |mut stream: frontier::Stream| {
     /// let failed = stream.failed();
     /// tokio::select! {
     ///     chunk = next_chunk() => stream.write_bytes(chunk).await,
     ///     error = failed => Err(error.into()), // nobody is left to prepare it for
     /// }
-    /// # }
+    /// # });
     /// ```
     pub fn failed(&self) -> impl Future<Output = Error> + Send + use<> {
         let shared = self.shared().clone();
@@ -288,10 +292,10 @@ impl Stream {
 
     /// Ends both directions at once: the other end's reads and writes fail. The same happens when a stream is dropped that was not shut down.
     ///
-    /// ```no_run
-    /// # async fn run(stream: frontier::Stream) {
+    /// ```
+    /// # frontier::testing::scene::play(async |stream: frontier::Stream| {
     /// stream.reset();
-    /// # }
+    /// # });
     /// ```
     pub fn reset(self) {
         self.shared().mailbox.push(Note::StreamReset(self.shared().id));
@@ -368,9 +372,9 @@ impl IncomingStream {
     /// The service name it was opened with, or what a service called it.
     ///
     /// ```
-    /// # fn look(incoming: &frontier::IncomingStream) {
+    /// # frontier::testing::scene::play(async |incoming: frontier::IncomingStream| {
     /// println!("{}", incoming.name());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn name(&self) -> &str {
@@ -380,9 +384,9 @@ impl IncomingStream {
     /// Who wants to open it.
     ///
     /// ```
-    /// # fn look(incoming: &frontier::IncomingStream) {
+    /// # frontier::testing::scene::play(async |incoming: frontier::IncomingStream| {
     /// println!("{}", incoming.peer());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn peer(&self) -> Peer {
@@ -392,9 +396,9 @@ impl IncomingStream {
     /// What the opener says of it.
     ///
     /// ```
-    /// # fn look(incoming: &frontier::IncomingStream) {
+    /// # frontier::testing::scene::play(async |incoming: frontier::IncomingStream| {
     /// println!("{:?}", incoming.meta());
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn meta(&self) -> &Bytes {
@@ -404,9 +408,9 @@ impl IncomingStream {
     /// Its headers.
     ///
     /// ```
-    /// # fn look(incoming: &frontier::IncomingStream) {
+    /// # frontier::testing::scene::play(async |incoming: frontier::IncomingStream| {
     /// println!("{:?}", incoming.headers().get("traceparent"));
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn headers(&self) -> &Headers {
@@ -415,10 +419,10 @@ impl IncomingStream {
 
     /// Opens it. Should its opener have given up meanwhile, the stream's reads and writes fail.
     ///
-    /// ```no_run
-    /// # fn take(incoming: frontier::IncomingStream) {
+    /// ```
+    /// # frontier::testing::scene::play(async |incoming: frontier::IncomingStream| {
     /// let stream = incoming.accept();
-    /// # }
+    /// # });
     /// ```
     #[must_use]
     pub fn accept(self) -> Stream {
@@ -430,10 +434,10 @@ impl IncomingStream {
 
     /// Refuses it: opening fails at the other end with this error.
     ///
-    /// ```no_run
-    /// # fn take(incoming: frontier::IncomingStream) {
+    /// ```
+    /// # frontier::testing::scene::play(async |incoming: frontier::IncomingStream| {
     /// incoming.refuse("not now");
-    /// # }
+    /// # });
     /// ```
     pub fn refuse(self, error: impl Into<Error>) {
         self.offer.refuse(error.into());

@@ -6,6 +6,8 @@
 
 mod hub;
 mod peer;
+#[doc(hidden)]
+pub mod scene;
 
 use std::time::Duration;
 

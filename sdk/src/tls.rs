@@ -17,6 +17,7 @@ use crate::error::ConnectError;
 /// Files are read again at every connect, so certificates may be replaced while the client runs.
 ///
 /// ```no_run
+/// # // Not run: there are neither these files nor this gateway.
 /// # async fn run() -> Result<(), frontier::ConnectError> {
 /// use frontier::{Edge, TlsOptions};
 ///
