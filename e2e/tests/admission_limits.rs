@@ -1,5 +1,7 @@
 //! How many may come in, and how fast.
 
+use std::net::TcpStream;
+
 use anyhow::Context;
 use frontier_e2e::gateway::{Config, Gateway};
 use frontier_e2e::peer::{Dial, Peer};
@@ -39,17 +41,35 @@ fn sessions_beyond_the_rate_are_told_when_to_come_again() -> anyhow::Result<()> 
 }
 
 #[test]
-fn connections_beyond_the_limit_are_closed_and_room_comes_back() -> anyhow::Result<()> {
-    // Two of them are the bystanders'.
-    let scene = Scene::start(&Config::new().set("limits.sessions", 6))?;
+fn sessions_beyond_the_limit_are_told_so_and_room_comes_back() -> anyhow::Result<()> {
+    // Half of so few places are for edges; one of them is the bystander's.
+    let scene = Scene::start(&Config::new().set("limits.sessions", 10))?;
     let dial = Dial::edge(scene.gateway.edges())?;
     let mut peers: Vec<Peer> = (0..4).map(|_| dial.connect()).collect::<Result<_, _>>()?;
     for _ in 0..20 {
-        assert!(dial.attempt().is_err(), "a session too many was answered");
+        let refusal = dial.attempt()?.err().context("welcome")?;
+        assert_eq!(refusal.code, ErrorCode::Overloaded);
+        assert!((2_000..10_000).contains(&refusal.retry_after_ms), "{refusal:?}");
     }
     scene.refused("full", 20)?;
+    let _service = Dial::service(scene.gateway.services(), "late")?.connect()?;
     peers.pop();
     peers.push(until("room again", SOON, || dial.attempt().ok()?.ok())?);
     drop(peers);
+    scene.end(8)
+}
+
+#[test]
+fn silent_connections_keep_nobody_out() -> anyhow::Result<()> {
+    let config = Config::new().shards(1).set("limits.sessions", 10).set("limits.handshakes", 20);
+    let scene = Scene::start(&config)?;
+    // Beyond fifty connections none is taken, two of which are the bystanders'; of those that say nothing twenty stay.
+    let silent: Vec<TcpStream> =
+        (0..60).map(|_| TcpStream::connect(scene.gateway.edges())).collect::<Result<_, _>>()?;
+    scene.refused("full", 40)?;
+    let dial = Dial::edge(scene.gateway.edges())?;
+    let comes_in = || until("a place for one that speaks", SOON, || dial.attempt().ok()?.ok());
+    let peers: Vec<Peer> = (0..4).map(|_| comes_in()).collect::<Result<_, _>>()?;
+    drop((silent, peers));
     scene.end(8)
 }

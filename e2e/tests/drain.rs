@@ -101,6 +101,24 @@ fn edges_that_stay_are_left_at_the_end() -> anyhow::Result<()> {
 }
 
 #[test]
+fn services_hear_of_the_edges_that_are_left_at_the_end() -> anyhow::Result<()> {
+    let mut gateway = Gateway::start(&draining(3))?;
+    let mut service = Dial::service(gateway.services(), "s")?.methods(&["edge_offline"]).connect()?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    let id = edge.id();
+    gateway.signal(Signal::TERM)?;
+    told_to_go(&mut edge)?;
+    let (event, call, body) = service.operation(SOON)?;
+    let offline = <proto::EdgeInfo as prost::Message>::decode(body.as_slice())?;
+    assert_eq!((call.name.as_str(), offline.edge), ("edge_offline", id));
+    service.respond(event, &[])?;
+    told_to_go(&mut service).context("only then")?;
+    drop(service);
+    ensure!(gateway.wait_exit(SOON)?.success());
+    Ok(())
+}
+
+#[test]
 fn edges_are_told_in_time_however_short_the_drain_is() -> anyhow::Result<()> {
     let mut gateway = Gateway::start(&Config::new().set("drain.seconds", 4))?;
     let mut edge = Dial::edge(gateway.edges())?.connect()?;

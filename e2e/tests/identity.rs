@@ -42,6 +42,29 @@ fn tokens_decide_on_role_id_and_reserved_methods() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_ticket_is_good_for_the_token_that_got_it_alone() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("tokens.yaml");
+    // `foo` and `test`, neither of which lists an ID.
+    let other = SERVICE.replace("role: service, methods: [],", "role: edge,");
+    std::fs::write(&file, format!("tokens:\n{}{other}", EDGE.replace("ids: [7, 100-199], ", "")))?;
+    let gateway = Gateway::start(&Config::new().set("auth.tokens", file.to_string_lossy()))?;
+    let come = |token: &[u8], ticket: &[u8]| {
+        let dial = Dial::edge(gateway.edges())?.with(|hello| {
+            (hello.token, hello.ticket) = (token.to_vec(), ticket.to_vec());
+        });
+        dial.connect()
+    };
+    let first = come(b"test", b"")?;
+    let (id, ticket) = (first.id(), first.welcome().ticket.clone());
+    drop(first);
+    assert_ne!(come(b"foo", &ticket)?.id(), id, "somebody else's");
+    gateway.metric_reaches("frontier_tickets_total", &["outcome=\"foreign\""], 1.0)?;
+    assert_eq!(come(b"test", &ticket)?.id(), id);
+    Ok(())
+}
+
+#[test]
 fn a_changed_file_holds_for_new_sessions_after_a_hangup() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("tokens.yaml");

@@ -23,7 +23,7 @@ pub mod subject;
 pub mod ticket;
 
 pub use self::{
-    authority::{Authority, Refusal},
+    authority::{Authority, Objection},
     grants::{Entry, GrantError, Grants, IdSet, SubjectPattern, TokenHash},
     random::{Random, SeededRandom},
     subject::subject_of,

@@ -15,6 +15,10 @@ mod geminio;
 mod messages;
 #[path = "sim_core/mixed.rs"]
 mod mixed;
+#[path = "sim_core/places.rs"]
+mod places;
+#[path = "sim_core/pools.rs"]
+mod pools;
 #[path = "sim_core/sessions.rs"]
 mod sessions;
 #[path = "sim_core/streams.rs"]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  signal ─▶ accept for `drain.accept_for` (at most half of the time), new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
-//!         ─▶ what is in flight finishes ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
+//!         ─▶ what is in flight finishes ─▶ edges that are left are cut ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
 //! ```
 
 use std::sync::atomic::Ordering;
@@ -48,6 +48,10 @@ impl App {
         let edges_until = deadline.checked_sub(last / 2).unwrap_or(deadline).max(Instant::now());
         if timeout_at(edges_until, self.gone(Bound::Edge)).await.is_err() {
             tracing::warn!(edges = self.sessions(Bound::Edge), "edges are left at the end of the drain");
+            // Services hear of their end before they are told to go, or they would not.
+            self.broadcast(|| Msg::Dismiss);
+            let most = deadline.checked_sub(last / 4).unwrap_or(deadline).max(Instant::now());
+            drop(timeout_at(most, self.gone(Bound::Edge)).await);
         }
         self.broadcast(|| Msg::Drain { edges: false, spread_ms: 0 });
         drop(timeout_at(deadline, self.gone(Bound::Service)).await);

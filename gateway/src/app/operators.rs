@@ -102,6 +102,7 @@ fn tickets(authority: &Authority) -> Family {
         ("malformed", TicketError::Malformed),
         ("forged", TicketError::Forged),
         ("expired", TicketError::Expired),
+        ("foreign", TicketError::Foreign),
     ];
     ignored.into_iter().fold(family, |family, (outcome, why)| {
         family.row(&[("outcome", outcome)], authority.tickets_ignored(why))

@@ -21,6 +21,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         meta: limits.meta.as_len(),
         body: limits.body.as_len() as u64,
         sessions: limits.sessions as u64,
+        newcomers: limits.handshakes as u64,
         streams_per_session: u32::try_from(limits.streams_per_session).unwrap_or(u32::MAX),
         requests_in_flight: u32::try_from(limits.requests_in_flight).unwrap_or(u32::MAX),
         messages_in_flight: u32::try_from(limits.messages_in_flight).unwrap_or(u32::MAX),

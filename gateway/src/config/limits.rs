@@ -41,12 +41,12 @@ pub struct Limits {
     pub stall: Duration,
     /// Bytes held for all peers together; `None` = [`default_memory`].
     pub memory: Option<ByteSize>,
-    /// TLS handshakes running at once. Default 1024.
+    /// TLS handshakes running at once, and connections that have not said Hello. Default 1024.
     pub handshakes: usize,
     /// A silent native peer is asked for a sign of life after this long. Default 20 s.
     #[serde(serialize_with = "serialize_duration")]
     pub heartbeat: Duration,
-    /// Pings, resets, window updates and cancels per second and session. Default 10,000.
+    /// Pings, resets, window updates, cancels and what means nothing, per second and session. Default 10,000.
     pub control_frames: u32,
     /// Time for the answer of a call, message or stream whose sender names none. Default 30 s.
     #[serde(serialize_with = "serialize_duration")]

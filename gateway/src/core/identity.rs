@@ -30,6 +30,13 @@ pub struct Subject {
     pub names: Vec<String>,
 }
 
+/// Bytes of a [`Holder`].
+pub const HOLDER_LEN: usize = 16;
+
+/// The identity that a resume ticket is given to, as a number that tells nothing about it; zeros = nobody in particular.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder(pub [u8; HOLDER_LEN]);
+
 /// What it gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
@@ -39,6 +46,8 @@ pub struct Grant {
     pub epoch: u64,
     /// Reserved methods it may call or offer as an edge, or offer as a service; `None` = what its role may by default.
     pub reserved: Option<Arc<[String]>>,
+    /// Who may show the ticket that it is given.
+    pub holder: Holder,
 }
 
 /// A refusal.
@@ -59,8 +68,8 @@ pub trait Gatekeeper: Send + Sync {
     /// When it may not come in.
     fn admit(&self, claim: &Claim<'_>) -> Result<Grant, Denied>;
 
-    /// A resume ticket for an edge; `now` in seconds since 1970.
-    fn ticket(&self, edge: u64, epoch: u64, now: u64) -> Vec<u8>;
+    /// A resume ticket for an edge, which [`Gatekeeper::admit`] accepts from its holder alone; `now` in seconds since 1970.
+    fn ticket(&self, edge: u64, epoch: u64, holder: Holder, now: u64) -> Vec<u8>;
 
     /// 64 random bits for the ID of a new edge. `drawn` is the shard's own draw: repeatable, but whoever knows one of them can work
     /// out the others. Good enough where nobody attacks; a real gatekeeper has better.
@@ -80,7 +89,7 @@ impl Gatekeeper for OpenHouse {
         Ok(Grant::default())
     }
 
-    fn ticket(&self, _: u64, _: u64, _: u64) -> Vec<u8> {
+    fn ticket(&self, _: u64, _: u64, _: Holder, _: u64) -> Vec<u8> {
         Vec::new()
     }
 }

@@ -16,7 +16,6 @@ use crate::core::Bound;
 use crate::core::api::Page;
 use crate::core::card::EdgeCard;
 use crate::core::dialect::Protocol;
-use crate::core::registry::NameKind;
 use crate::core::shard::Moved;
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
@@ -77,8 +76,15 @@ pub enum Form {
 pub enum Destination {
     /// The edge with this ID.
     Edge(u64),
-    /// Any instance that offers a name.
-    Name(NameKind, Box<str>),
+    /// Any instance that offers a name, of a service if one is named.
+    Name {
+        /// What offers it: a call its method, a message its topic, a stream its service.
+        kind: OpKind,
+        /// The name.
+        name: Box<str>,
+        /// The service, or empty.
+        service: Box<str>,
+    },
     /// Nowhere else.
     Fixed,
 }
@@ -194,8 +200,12 @@ pub enum Msg {
     Listed { to: SessionRef, next: Option<u32>, cards: Vec<Arc<EdgeCard>> },
     /// Describe the sessions of a role in at most so many slots.
     Scan { from: u32, slots: u32, bound: Bound, reply: ScanReply },
+    /// A service has come that knows the IDs of edges.
+    IdService,
     /// Tell the peers of a role to go away, spread over this many milliseconds.
     Drain { edges: bool, spread_ms: u32 },
+    /// End the sessions of edges that have not gone, so that services hear of it.
+    Dismiss,
     /// A connection that an async task accepted (TLS) or that another shard's listener accepted.
     Connection(Box<dyn Any + Send>),
 }
@@ -293,7 +303,9 @@ impl Msg {
             Self::Adopt(_)
             | Self::List { .. }
             | Self::Scan { .. }
+            | Self::IdService
             | Self::Drain { .. }
+            | Self::Dismiss
             | Self::Connection(_) => None,
         }
     }
@@ -342,7 +354,9 @@ impl Msg {
             | Self::Kick { .. }
             | Self::List { .. }
             | Self::Scan { .. }
+            | Self::IdService
             | Self::Drain { .. }
+            | Self::Dismiss
             | Self::Connection(_) => 0,
         };
         size_of::<Self>() + more

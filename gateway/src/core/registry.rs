@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashMap;
 use papaya::{Compute, Operation};
 use parking_lot::Mutex;
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::core::card::EdgeCard;
 use crate::core::exchange::{Instance, Targets};
@@ -36,7 +36,7 @@ pub enum NameKind {
 
 /// The service instance a session belongs to.
 #[derive(Clone, Debug)]
-pub struct InstanceId {
+pub struct InstanceRef {
     /// Hash of service ID and instance bits.
     pub key: u64,
     /// The service ID.
@@ -49,6 +49,8 @@ pub struct Registry {
     edges: papaya::HashMap<u64, (SessionRef, Arc<EdgeCard>)>,
     names: Mutex<Names>,
     version: AtomicU64,
+    /// By the key of the instance.
+    pools: Mutex<HashMap<u64, Pool>>,
     /// Of lists under way; those that are done are dropped at the next claim.
     watches: Mutex<Vec<Weak<Latecomers>>>,
 }
@@ -56,6 +58,18 @@ pub struct Registry {
 /// Edges that came since a list of those online was begun.
 #[derive(Debug, Default)]
 pub struct Latecomers(Mutex<BTreeSet<u64>>);
+
+/// The connections of one instance, each with its place.
+#[derive(Debug)]
+struct Pool {
+    name: Arc<str>,
+    conns: SmallVec<[(u32, SessionRef); 1]>,
+}
+
+/// The other connections of an instance have another service name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the connections of one instance have one service name")]
+pub struct OtherName;
 
 #[derive(Debug, Default)]
 struct Names {
@@ -134,11 +148,54 @@ impl Registry {
         self.edges.len()
     }
 
+    /// A connection takes its place in the pool of its instance; returns the one that had the same place, which it replaces.
+    ///
+    /// # Errors
+    /// If the others have another service name.
+    pub fn join_pool(
+        &self,
+        session: SessionRef,
+        instance: &InstanceRef,
+        name: &Arc<str>,
+        index: u32,
+    ) -> Result<Option<SessionRef>, OtherName> {
+        let mut pools = self.pools.lock();
+        let new = || Pool { name: Arc::clone(name), conns: SmallVec::new() };
+        let pool = pools.entry(instance.key).or_insert_with(new);
+        if pool.name != *name {
+            return Err(OtherName);
+        }
+        let old = pool.conns.iter_mut().find(|(place, _)| *place == index);
+        Ok(match old {
+            Some((_, holder)) => Some(std::mem::replace(holder, session)),
+            None => {
+                pool.conns.push((index, session));
+                None
+            }
+        })
+    }
+
+    /// A connection leaves the pool of its instance, if it is still in it.
+    pub fn leave_pool(&self, session: SessionRef, instance: &InstanceRef) {
+        let mut pools = self.pools.lock();
+        let Some(pool) = pools.get_mut(&instance.key) else { return };
+        pool.conns.retain(|(_, conn)| *conn != session);
+        if pool.conns.is_empty() {
+            pools.remove(&instance.key);
+        }
+    }
+
+    /// Instances with a connection, for leak checks.
+    #[must_use]
+    pub fn pools(&self) -> usize {
+        self.pools.lock().len()
+    }
+
     /// A session offers some names: one change, whatever their number, since every change makes all shards look names up again.
     pub fn add_names<'a>(
         &self,
         session: SessionRef,
-        instance: &InstanceId,
+        instance: &InstanceRef,
         names: impl IntoIterator<Item = (NameKind, &'a str)>,
     ) {
         self.change(names, |all, kind, name| {
@@ -151,7 +208,7 @@ impl Registry {
     pub fn remove_names<'a>(
         &self,
         session: SessionRef,
-        instance: &InstanceId,
+        instance: &InstanceRef,
         names: impl IntoIterator<Item = (NameKind, &'a str)>,
     ) {
         self.change(names, |all, kind, name| all.remove(kind, name, session, instance));
@@ -245,7 +302,7 @@ impl Latecomers {
 // === impl Names ===
 
 impl Names {
-    fn add(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) {
+    fn add(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceRef) {
         let counter = self.in_flight.entry(instance.key).or_default();
         counter.0 += 1;
         let in_flight = Arc::clone(&counter.1);
@@ -268,7 +325,7 @@ impl Names {
     }
 
     /// Says whether the session had offered the name.
-    fn remove(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceId) -> bool {
+    fn remove(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceRef) -> bool {
         let key = (kind, Box::from(name));
         let Some(targets) = self.targets.get(&key) else { return false };
         let mut targets = targets.to_vec();
@@ -335,8 +392,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::{
-        AtomicU64, EdgeCard, InstanceId, LONGEST_NAME, Mutex, NameCache, NameKind, Ordering, Registry,
-        SessionRef,
+        AtomicU64, EdgeCard, InstanceRef, LONGEST_NAME, Mutex, NameCache, NameKind, Ordering, OtherName,
+        Registry, SessionRef,
     };
 
     fn session(slot: u32) -> SessionRef {
@@ -357,6 +414,28 @@ mod tests {
         assert_eq!(registry.edge(7), Some(session(2)));
         assert!(registry.release_edge(7, session(2)));
         assert_eq!(registry.edge(7), None);
+    }
+
+    #[test]
+    fn a_late_leave_does_not_evict_the_successor_in_a_pool() {
+        let registry = Registry::default();
+        let instance = InstanceRef { key: 1, service_id: 1 };
+        let (name, other): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        assert_eq!(registry.join_pool(session(1), &instance, &name, 0), Ok(None));
+        assert_eq!(registry.join_pool(session(2), &instance, &name, 1), Ok(None));
+        assert_eq!(registry.join_pool(session(3), &instance, &other, 2), Err(OtherName));
+        assert_eq!(registry.join_pool(session(4), &instance, &name, 0), Ok(Some(session(1))));
+        for gone in [1, 2, 3] {
+            registry.leave_pool(session(gone), &instance);
+        }
+        assert_eq!(registry.join_pool(session(5), &instance, &name, 0), Ok(Some(session(4))));
+        registry.leave_pool(session(5), &instance);
+        assert_eq!(registry.pools(), 0);
+        assert_eq!(
+            registry.join_pool(session(6), &instance, &other, 0),
+            Ok(None),
+            "nobody is left to differ from"
+        );
     }
 
     #[test]
@@ -413,7 +492,7 @@ mod tests {
     #[test]
     fn many_names_are_one_change_and_none_are_no_change() {
         let registry = Registry::default();
-        let instance = InstanceId { key: 1, service_id: 1 };
+        let instance = InstanceRef { key: 1, service_id: 1 };
         let names = ["a", "b", "c"].map(|name| (NameKind::Topic, name));
         registry.add_names(session(1), &instance, names);
         assert_eq!((registry.version(), registry.offers()), (1, 3));
@@ -428,8 +507,8 @@ mod tests {
     fn connections_of_a_pool_are_one_instance_and_names_live_as_long_as_their_sessions() {
         let registry = Registry::default();
         let mut cache = NameCache::default();
-        let pool = InstanceId { key: 1, service_id: 1 };
-        let other = InstanceId { key: 2, service_id: 2 };
+        let pool = InstanceRef { key: 1, service_id: 1 };
+        let other = InstanceRef { key: 2, service_id: 2 };
         assert!(cache.targets(&registry, NameKind::Method, "echo").is_none());
         registry.add_names(session(1), &pool, [(NameKind::Method, "echo")]);
         registry.add_names(session(2), &pool, [(NameKind::Method, "echo")]);

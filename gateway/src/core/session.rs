@@ -22,7 +22,7 @@ use crate::core::footprint::block;
 use crate::core::identity::Subject;
 use crate::core::message::{LegId, LegRef};
 use crate::core::names::NameSet;
-use crate::core::registry::{InstanceId, Latecomers, NameKind};
+use crate::core::registry::{InstanceRef, Latecomers, NameKind};
 use crate::core::shard::{Bodies, Dialogue};
 use crate::core::shared::Settings;
 use crate::core::stats::OpKind;
@@ -30,6 +30,9 @@ use crate::core::table::SessionRef;
 
 /// What a name of a service takes in the registry beside its own copy there: the entry, the list of instances and one of them.
 pub const REGISTERED: usize = 256;
+
+/// Fewer answers than this that may still come are not worth remembering when there is nothing else to.
+const OWED_FORGOTTEN: u32 = 64;
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +108,8 @@ pub struct Session {
     pub bound: Bound,
     /// Where it is in its life.
     pub phase: Phase,
+    /// It has a place among `limits.sessions`.
+    pub placed: bool,
     /// On the shard's list of sessions with something to send.
     pub dirty: bool,
     /// Whether it stays.
@@ -117,7 +122,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct ServiceSide {
     /// Its instance.
-    pub instance: InstanceId,
+    pub instance: InstanceRef,
     /// The service name, possibly empty.
     pub name: Arc<str>,
     /// Where it connected from.
@@ -212,6 +217,8 @@ pub struct Ops {
     /// The registry's version when `sticky` was found full. From then on a new topic's target is not picked but computed, since
     /// whoever it was before, while there was no room to remember it, was computed as well.
     pub crowded: Option<u64>,
+    /// Answers that may still come to what was given up.
+    pub owed: u32,
     /// Bodies that are whole on one side and in fragments on the other.
     pub(in crate::core) bodies: Option<Box<Bodies>>,
 }
@@ -349,6 +356,7 @@ impl Session {
             second: 0,
             bound,
             phase: Phase::New,
+            placed: false,
             dirty: false,
             stay: Stay::Stays,
             unread: false,
@@ -363,6 +371,12 @@ impl Session {
             (None, Some(service)) => service.instance.service_id,
             (None, None) => 0,
         }
+    }
+
+    /// Whether it has not said yet who it is.
+    #[must_use]
+    pub const fn is_newcomer(&self) -> bool {
+        matches!(self.phase, Phase::New | Phase::Greeting)
     }
 
     /// Whether nothing new is sent to it.
@@ -459,6 +473,12 @@ impl Greeting {
         (meta, labels)
     }
 
+    /// Until when services may admit it, in microseconds.
+    #[must_use]
+    pub const fn admission(&self, settings: &Settings) -> u64 {
+        self.deadline.saturating_sub(settings.handshake.saturating_sub(settings.admission))
+    }
+
     /// Bytes of memory held for the peer.
     #[must_use]
     pub const fn held(&self) -> usize {
@@ -539,6 +559,7 @@ impl Ops {
             && self.outgoing.is_empty()
             && self.sticky.is_empty()
             && self.crowded.is_none()
+            && self.owed < OWED_FORGOTTEN
             && self.bodies.as_ref().is_none_or(|bodies| bodies.is_empty())
     }
 }

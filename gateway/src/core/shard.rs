@@ -7,17 +7,21 @@
 //! - `ops`: calls and messages
 //! - `legs`: user streams
 //! - `admission`: from Hello to Welcome, takeover, presence events
+//! - `awaiting`: edges that wait for a service that knows their ID
 //! - `geminio`: the same for sessions that speak geminio
 //! - `lifecycle`: timers, closing, drain
+//! - `newcomers`: connections before their Hello, and places for sessions
 //! - `walks`: looks at many sessions, a few of them per turn
 
 mod admission;
 #[cfg(any(test, feature = "testing"))]
 pub mod audit;
+mod awaiting;
 mod control;
 mod geminio;
 mod legs;
 mod lifecycle;
+mod newcomers;
 mod ops;
 mod presence;
 mod soon;
@@ -159,6 +163,8 @@ pub struct Shard {
     random: u64,
     /// Keeps what peers choose apart, see `ops::flow`.
     secret: u64,
+    /// Connections that have not said who they are.
+    newcomers: newcomers::Newcomers,
     /// Sessions that may still begin, and when the bucket was filled last.
     tokens: (u32, u64),
     config: Config,
@@ -171,6 +177,12 @@ pub struct Shard {
     complaints: Complaints,
     /// Of edges and of services.
     drains: [Option<lifecycle::DrainCursor>; 2],
+    /// The next slot of which the edge is sent away for good.
+    dismissal: Option<u32>,
+    /// Fragments that go another way than their operation was sent at first.
+    detours: ops::Detours,
+    /// Edges that wait for a service that knows their ID.
+    awaiting: awaiting::Awaiting,
     /// Who wants to know what is in the table, the oldest first.
     walks: VecDeque<walks::Walk>,
     /// When the largest holders were looked for last, in microseconds.
@@ -210,6 +222,7 @@ impl Shard {
             transport: HashMap::new(),
             random: mix(seed),
             secret: mix(seed ^ 0xa076_1d64_78bd_642f),
+            newcomers: newcomers::Newcomers::default(),
             tokens: (0, 0),
             config,
             geminio: Arc::new(geminio::limits(settings)),
@@ -217,6 +230,9 @@ impl Shard {
             departures: soon::Soon::default(),
             complaints: Complaints::default(),
             drains: [None; 2],
+            dismissal: None,
+            detours: ops::Detours::default(),
+            awaiting: awaiting::Awaiting::default(),
             walks: VecDeque::new(),
             culled: 0,
             arena: bytes::BytesMut::new(),
@@ -267,17 +283,16 @@ impl Shard {
         subject: Option<Arc<Subject>>,
     ) -> Option<SessionRef> {
         self.stats.accepts.add(1);
-        let settings = &self.shared.settings;
-        if self.shared.sessions.load(Ordering::Relaxed) >= settings.sessions || self.shared.over_budget() {
+        if !self.shared.takes_connection(bound) {
             self.refused(Refusal::Full);
             if self.may_complain() {
-                let reason = "no room for another session";
+                let reason = "no room for another connection";
                 tracing::warn!(target: "frontier::session", reason, client.addr = %addr, "refused");
             }
             return None;
         }
-        self.shared.sessions.fetch_add(1, Ordering::Relaxed);
-        let deadline = self.now.micros + settings.handshake;
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        let deadline = self.now.micros + self.shared.settings.handshake;
         let greeting = Greeting {
             addr,
             subject,
@@ -302,6 +317,7 @@ impl Shard {
         if bound == Bound::Service {
             self.services.insert(me.slot);
         }
+        self.add_newcomer(me);
         me
     }
 
@@ -509,6 +525,10 @@ impl Shard {
             (Phase::Ready, FrameType::Credit) => self.on_credit(me, &frame),
             (Phase::Ready, FrameType::Cancel) => self.on_cancel(me, &frame),
             (Phase::Ready, FrameType::Register | FrameType::Unregister) => self.on_names(me, &frame),
+            // Edges learn nothing of each other.
+            (Phase::Ready, FrameType::Locate | FrameType::Presence) if session.service.is_none() => {
+                Err(Fault::Unexpected(kind))
+            }
             (Phase::Ready, FrameType::Locate) => self.on_locate(me, &frame),
             (Phase::Ready, FrameType::Presence) => self.on_presence(me, &frame),
             (Phase::Ready, FrameType::GoAway) => self.on_go_away(me, &frame),
@@ -843,7 +863,7 @@ impl Shard {
     fn foreign(&mut self, me: SessionRef, bytes: &[u8]) {
         let Some(session) = self.take_out(me) else { return };
         self.refused(Refusal::Protocol);
-        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
         if let Some(addr) = session.addr()
             && self.may_complain()

@@ -29,8 +29,10 @@ pub struct Settings {
     pub meta: usize,
     /// Longest body of an operation, all fragments.
     pub body: u64,
-    /// Sessions of the process.
+    /// Sessions of the process; see [`Settings::places`].
     pub sessions: u64,
+    /// Connections that have not said who they are; beyond so many those who had their time give way.
+    pub newcomers: u64,
     /// User streams a peer may have open.
     pub streams_per_session: u32,
     /// Requests a peer may have unanswered.
@@ -90,8 +92,12 @@ pub struct Shared {
     pub gatekeeper: Arc<dyn Gatekeeper>,
     /// The process is about to stop: new edges are sent on.
     pub draining: AtomicBool,
-    /// Sessions of all shards.
+    /// Connections of all shards, those included that have not said who they are or are being closed.
+    pub connections: AtomicU64,
+    /// Of those, the ones that have a place among [`Settings::sessions`]: from Hello to their end.
     pub sessions: AtomicU64,
+    /// Of those, the ones of edges.
+    pub edges: AtomicU64,
     /// Bytes held for peers, all shards.
     pub held: AtomicU64,
     /// Of those, bytes in the inbox of each shard.
@@ -127,6 +133,24 @@ impl Settings {
     #[must_use]
     pub const fn protocols(&self, bound: Bound) -> Protocols {
         self.protocols[bound as usize]
+    }
+
+    /// Of the places of all sessions, those that edges leave to services, without which they would be of no use: a 64th, at least 8 and at
+    /// most half.
+    #[must_use]
+    pub const fn kept_for_services(&self) -> u64 {
+        let (share, half) = (self.sessions / 64, self.sessions / 2);
+        let share = if share < 8 { 8 } else { share };
+        if share > half { half } else { share }
+    }
+
+    /// Sessions that those of a role may have.
+    #[must_use]
+    pub const fn places(&self, bound: Bound) -> u64 {
+        match bound {
+            Bound::Edge => self.sessions - self.kept_for_services(),
+            Bound::Service => self.sessions,
+        }
     }
 
     /// When an operation must be answered whose sender gives it so many milliseconds, 0 = names none.
@@ -174,6 +198,7 @@ impl Default for Settings {
             meta: 16 << 10,
             body: 16 << 20,
             sessions: 1_000_000,
+            newcomers: 1_024,
             streams_per_session: 128,
             requests_in_flight: 1_024,
             messages_in_flight: 1_024,
@@ -208,7 +233,9 @@ impl Shared {
             stats: (0..shards).map(|_| Arc::default()).collect(),
             gatekeeper,
             draining: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
+            edges: AtomicU64::new(0),
             held: AtomicU64::new(0),
             mail: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
@@ -221,6 +248,49 @@ impl Shared {
         let next = |last: u64| Some(floor.max(last.saturating_add(1)));
         let last = self.epoch.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         last.map_or(floor, |last| floor.max(last.saturating_add(1)))
+    }
+
+    /// Takes a place for a session of a role, if there is one.
+    pub fn take_place(&self, bound: Bound) -> bool {
+        let take = |taken: &AtomicU64, most: u64| {
+            let more = |taken: u64| (taken < most).then_some(taken + 1);
+            taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        };
+        if bound == Bound::Service {
+            return take(&self.sessions, self.settings.places(bound));
+        }
+        if !take(&self.edges, self.settings.places(bound)) {
+            return false;
+        }
+        let taken = take(&self.sessions, self.settings.sessions);
+        if !taken {
+            self.edges.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Takes a place that another edge is about to leave.
+    pub fn take_over_place(&self) {
+        self.edges.fetch_add(1, Ordering::Relaxed);
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session needs its place no longer.
+    pub fn leave_place(&self, bound: Bound) {
+        if bound == Bound::Edge {
+            self.edges.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a further connection to a listener is taken, of which nobody knows yet who it is. Twice as many newcomers as may stay:
+    /// where they are too many, the others get the time to say something, too.
+    #[must_use]
+    pub fn takes_connection(&self, bound: Bound) -> bool {
+        let Settings { sessions, newcomers, .. } = self.settings;
+        let kept = if bound == Bound::Service { self.settings.kept_for_services() } else { 0 };
+        let most = sessions.saturating_add(2 * newcomers).saturating_add(kept);
+        self.connections.load(Ordering::Relaxed) < most && !self.over_budget()
     }
 
     /// Moves the count of bytes held for peers.
@@ -300,8 +370,20 @@ impl std::fmt::Debug for Shared {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Settings, Shared};
+    use super::{Bound, Settings, Shared};
     use crate::core::identity::OpenHouse;
+
+    #[test]
+    fn services_have_places_that_edges_leave_to_them() {
+        let places = |sessions| {
+            let settings = Settings { sessions, ..Settings::default() };
+            [Bound::Edge, Bound::Service].map(|bound| settings.places(bound))
+        };
+        assert_eq!(places(1_000_000), [984_375, 1_000_000]);
+        assert_eq!(places(100), [92, 100]);
+        assert_eq!(places(6), [3, 6]);
+        assert_eq!(places(1), [1, 1]);
+    }
 
     #[test]
     fn epochs_only_grow_whatever_the_clock_does() {

@@ -42,7 +42,7 @@ pub struct Times {
 /// Why a connection was turned away or cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// `limits.sessions` or memory.
+    /// `limits.sessions` or memory, or it gave way while too many said nothing.
     Full,
     /// `limits.accept_rate`.
     Rate,
@@ -77,7 +77,7 @@ pub struct Stats {
     pub geminio: [Count; 2],
     /// Connections that speak geminio, those included that are being closed.
     pub geminio_open: Count,
-    /// Edge sessions replaced by a newer one.
+    /// Sessions replaced by a newer one: of the same edge ID, or of the same place in a service's pool.
     pub takeovers: Count,
     /// Bytes read from and written to sockets, after TLS.
     pub bytes_in: Count,

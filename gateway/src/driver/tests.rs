@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 
 use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning};
 use crate::config::ListenAddr;
-use crate::core::message::Msg;
+use crate::core::message::{Msg, ScanReply};
+use crate::core::shard::walks::SLOTS_PER_TURN;
 use crate::core::{Bound, Settings, Shard, Shared};
 use crate::sim::gate::Gate;
 use crate::tls::io::{TlsIo, TlsScratch};
@@ -197,6 +198,22 @@ fn while_something_is_ready_or_an_inbox_has_mail_nobody_waits() {
     bench.run_on();
     bench.driver.ready.push_back(Token(0));
     assert_eq!(bench.driver.timeout(), Some(Duration::ZERO), "a socket that may have more");
+}
+
+#[test]
+fn what_is_done_in_steps_goes_on_without_a_wait() {
+    let mut bench = Bench::new();
+    let _peer = welcome(&mut bench);
+    let pages = Arc::new(Mutex::new(0));
+    for _ in 0..3 {
+        let pages = Arc::clone(&pages);
+        let reply = ScanReply(Box::new(move |_| *pages.lock() += 1));
+        bench.driver.shard.on_msg(Msg::Scan { from: 0, slots: SLOTS_PER_TURN, bound: Bound::Edge, reply });
+    }
+    assert_eq!(bench.driver.timeout(), Some(Duration::ZERO));
+    bench.run_on();
+    assert_eq!(*pages.lock(), 3);
+    assert_ne!(bench.driver.timeout(), Some(Duration::ZERO), "nothing is left to do");
 }
 
 #[test]

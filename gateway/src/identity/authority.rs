@@ -3,8 +3,9 @@
 //! With no identities configured everybody is admitted, as in the Go system. Else a peer must show a token that is known, or without
 //! a token a certificate that an entry fits; a wrong token is refused even next to a good certificate. Then, for the ID:
 //!
-//! 1. An edge with a good resume ticket gets that ID again. Tickets that do not verify are not an error: a gateway that was restarted
-//!    with a new key must not refuse its whole fleet.
+//! 1. An edge with a good resume ticket gets that ID again: one that was given to the same token or certificate subject, or to nobody
+//!    in particular while no identities were configured, as they still are not. Tickets that are not good are no error: a gateway that
+//!    was restarted with a new key must not refuse its whole fleet.
 //! 2. An identity with listed IDs gets the one it wishes for, or the only one there is.
 //! 3. An identity that may have any ID gets the one it wishes for, and so does a service where no identities are configured.
 //! 4. Everybody else gets none here: the ID service or the allocator chooses for an edge, and a service has one by its instance.
@@ -27,18 +28,22 @@ use tracing::{info, warn};
 use crate::{
     core::{
         Bound,
-        identity::{Claim, Denied, Gatekeeper, Grant},
+        identity::{Claim, Denied, Gatekeeper, Grant, Holder},
     },
     identity::{
-        grants::{Entry, Grants, IdSet},
+        grants::{Entry, Grants, IdSet, TokenHash},
         random::{Random, SeededRandom},
         ticket::{Ticket, TicketError, TicketKey},
     },
 };
 
+/// Kinds of what holders of tickets are told apart by.
+const BY_TOKEN: u8 = 1;
+const BY_SUBJECT: u8 = 2;
+
 /// Why somebody is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Objection {
     /// Identities are configured and none was shown.
     NoIdentity,
     /// The token is not known.
@@ -62,12 +67,12 @@ pub struct Authority {
     ticket_life: Duration,
     ids: Mutex<SeededRandom>,
     resumed: AtomicU64,
-    tickets_ignored: [AtomicU64; 3],
+    tickets_ignored: [AtomicU64; 4],
 }
 
-// === impl Refusal ===
+// === impl Objection ===
 
-impl Refusal {
+impl Objection {
     /// The code the peer is told.
     #[must_use]
     pub const fn code(self) -> ErrorCode {
@@ -91,9 +96,9 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Denied {
-    fn from(refusal: Refusal) -> Self {
-        Self { code: refusal.code(), text: refusal.text() }
+impl From<Objection> for Denied {
+    fn from(objection: Objection) -> Self {
+        Self { code: objection.code(), text: objection.text() }
     }
 }
 
@@ -143,25 +148,35 @@ impl Authority {
     ///
     /// # Errors
     /// When it may not come in.
-    pub fn decide(&self, claim: &Claim<'_>) -> Result<Grant, Refusal> {
+    pub fn decide(&self, claim: &Claim<'_>) -> Result<Grant, Objection> {
         let grants = self.grants.load();
         let entry = grants.as_deref().map(|grants| identify(grants, claim)).transpose()?;
-        let ticket = self.resume(claim);
+        let holder = if entry.is_some() { self.holder(claim) } else { Holder::default() };
+        let ticket = self.resume(claim, holder);
         let id = entitled(entry.map(|entry| &entry.ids), claim, ticket.as_ref())?;
         if ticket.is_some() {
             self.resumed.fetch_add(1, Ordering::Relaxed);
         }
         let epoch = ticket.map_or(0, |ticket| ticket.epoch);
-        Ok(Grant { id, epoch, reserved: entry.and_then(|entry| entry.reserved.clone()) })
+        Ok(Grant { id, epoch, reserved: entry.and_then(|entry| entry.reserved.clone()), holder })
+    }
+
+    /// Whom the ticket of somebody is given to who is identified, as [`identify`] does it. An entry may fit many certificates, so it is
+    /// not the entry.
+    fn holder(&self, claim: &Claim<'_>) -> Holder {
+        match (claim.token, claim.subject) {
+            ([], Some(subject)) => self.key.holder(BY_SUBJECT, subject.names.iter().map(String::as_bytes)),
+            (token, _) => self.key.holder(BY_TOKEN, [TokenHash::of(token).as_bytes()]),
+        }
     }
 
     /// The ticket, if there is one and it counts.
-    fn resume(&self, claim: &Claim<'_>) -> Option<Ticket> {
+    fn resume(&self, claim: &Claim<'_>, holder: Holder) -> Option<Ticket> {
         if claim.ticket.is_empty() || claim.bound != Bound::Edge {
             return None;
         }
         self.key
-            .verify(claim.ticket, claim.now)
+            .verify(claim.ticket, holder, claim.now)
             .inspect_err(|why| {
                 self.tickets_ignored[*why as usize].fetch_add(1, Ordering::Relaxed);
             })
@@ -174,9 +189,9 @@ impl Gatekeeper for Authority {
         Ok(self.decide(claim)?)
     }
 
-    fn ticket(&self, edge: u64, epoch: u64, now: u64) -> Vec<u8> {
+    fn ticket(&self, edge: u64, epoch: u64, holder: Holder, now: u64) -> Vec<u8> {
         let expires = now.saturating_add(self.ticket_life.as_secs());
-        self.key.mint(&Ticket { edge, epoch, expires }).to_vec()
+        self.key.mint(&Ticket { edge, epoch, expires, holder }).to_vec()
     }
 
     fn random(&self, _: u64) -> u64 {
@@ -185,29 +200,29 @@ impl Gatekeeper for Authority {
 }
 
 /// The entry of whoever makes the claim.
-fn identify<'a>(grants: &'a Grants, claim: &Claim<'_>) -> Result<&'a Entry, Refusal> {
+fn identify<'a>(grants: &'a Grants, claim: &Claim<'_>) -> Result<&'a Entry, Objection> {
     let entry = match (claim.token, claim.subject) {
-        ([], None) => return Err(Refusal::NoIdentity),
-        ([], Some(subject)) => grants.by_subject(subject).ok_or(Refusal::UnknownSubject)?,
-        (token, _) => grants.by_token(token).ok_or(Refusal::UnknownToken)?,
+        ([], None) => return Err(Objection::NoIdentity),
+        ([], Some(subject)) => grants.by_subject(subject).ok_or(Objection::UnknownSubject)?,
+        (token, _) => grants.by_token(token).ok_or(Objection::UnknownToken)?,
     };
     let role = if claim.bound == Bound::Edge { Role::Edge } else { Role::Service };
-    if entry.role == role { Ok(entry) } else { Err(Refusal::Role) }
+    if entry.role == role { Ok(entry) } else { Err(Objection::Role) }
 }
 
 /// The ID that the claim is good for, 0 = none in particular. Without `ids` nobody has an identity.
-fn entitled(ids: Option<&IdSet>, claim: &Claim<'_>, ticket: Option<&Ticket>) -> Result<u64, Refusal> {
+fn entitled(ids: Option<&IdSet>, claim: &Claim<'_>, ticket: Option<&Ticket>) -> Result<u64, Objection> {
     let wanted = ticket.map_or(claim.wished_id, |ticket| ticket.edge);
     let Some(ids) = ids else {
         let free = ticket.is_some() || claim.bound == Bound::Service;
         return Ok(if free { wanted } else { 0 });
     };
     if wanted != 0 && ids.forbids(wanted) {
-        return Err(Refusal::Id);
+        return Err(Objection::Id);
     }
     match ids {
         _ if ticket.is_some() => Ok(wanted),
-        IdSet::Listed(_) if wanted == 0 => ids.only().ok_or(Refusal::NoWish),
+        IdSet::Listed(_) if wanted == 0 => ids.only().ok_or(Objection::NoWish),
         IdSet::Listed(_) | IdSet::Any => Ok(wanted),
         IdSet::Unlisted => Ok(0),
     }

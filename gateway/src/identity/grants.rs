@@ -104,6 +104,12 @@ impl TokenHash {
         Self(hash)
     }
 
+    /// The hash itself.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// As a file has it: 64 hex digits, which is what `printf %s "$TOKEN" | sha256sum` prints.
     ///
     /// # Errors

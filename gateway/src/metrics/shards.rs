@@ -230,7 +230,7 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
         counter("frontier_accept_pauses", "Times that a listener took nothing for a moment", |shard| {
             shard.accept_pauses
         }),
-        counter("frontier_takeovers", "Edge sessions replaced by a newer one", |shard| shard.takeovers),
+        counter("frontier_takeovers", "Sessions replaced by a newer one", |shard| shard.takeovers),
         counter("frontier_late_answers", "Answers that nobody waited for any more", |shard| {
             shard.late_answers
         }),

@@ -414,11 +414,14 @@ impl Stage {
         self.check_books();
         assert!(self.inboxes_are_empty(), "messages are on their way");
         let shared = &self.shared;
-        assert_eq!(shared.sessions.load(Ordering::Relaxed), 0, "sessions are left");
+        assert_eq!(shared.connections.load(Ordering::Relaxed), 0, "connections are left");
+        let places = [&shared.sessions, &shared.edges].map(|places| places.load(Ordering::Relaxed));
+        assert_eq!(places, [0, 0], "places are left");
         assert_eq!(shared.held.load(Ordering::Relaxed), 0, "bytes are held");
         assert_eq!(shared.registry.edges(), 0, "edges are registered");
         assert_eq!(shared.registry.names(), 0, "names are registered");
         assert_eq!(shared.registry.instances(), 0, "instances are counted");
+        assert_eq!(shared.registry.pools(), 0, "pools have connections");
         for shard in &self.shards {
             let id = shard.core.id();
             assert_eq!((shard.audit.legs, shard.audit.name_sets), (0, 0), "streams and names of shard {id}");
@@ -443,7 +446,10 @@ impl Stage {
         assert_eq!(self.shared.held.load(Ordering::Relaxed), held, "bytes held, all sessions together");
         let sessions: usize =
             self.shards.iter().map(|shard| shard.audit.sessions).sum::<usize>() + moving().count();
-        assert_eq!(self.shared.sessions.load(Ordering::Relaxed), sessions as u64, "sessions of all shards");
+        let connections = self.shared.connections.load(Ordering::Relaxed);
+        assert_eq!(connections, sessions as u64, "sessions of all shards");
+        let placed: usize = self.shards.iter().map(|shard| shard.audit.placed).sum();
+        assert_eq!(self.shared.sessions.load(Ordering::Relaxed), placed as u64, "places taken");
         let holders: usize = self.shards.iter().map(|shard| shard.core.holders()).sum();
         assert_eq!(self.shared.registry.edges(), holders, "edge IDs in the registry and their sessions");
         let offers: usize = self.shards.iter().map(|shard| shard.core.offers()).sum();

@@ -723,6 +723,69 @@ fn a_rerouted_call_keeps_its_credit_and_its_cancel() {
     assert!(rerouted > 40, "{rerouted} of 160 were rerouted");
 }
 
+/// The same for calls that name the service, and for those whose body comes in fragments, which are on their way, too.
+#[test]
+fn a_rerouted_call_keeps_its_service_and_its_fragments() {
+    const CREDIT: usize = INITIAL_CREDIT as usize;
+    for (service, len) in [("svc", 100), ("", 150_000), ("svc", 150_000), ("", CREDIT + 100_000)] {
+        let mut rerouted = 0;
+        for seed in 0..120 {
+            let chaos = Chaos { short_reads: 300, ..Chaos::NONE };
+            let mut lab = Lab::with(settings(), chaos, seed);
+            let edge = lab.edge(0, seed + 1);
+            let services = [
+                lab.service(1, "svc", &["echo"], &[]),
+                lab.service(u16::from(seed % 4 < 2), "svc", &["echo"], &[]),
+            ];
+            // Nobody may turn to this one.
+            lab.service(1, "other", if service.is_empty() { &[] } else { &["echo"] }, &[]);
+            let call = CallBuilder::new("echo").service(service);
+            lab.send(edge, FrameType::Request, 1, &head(&call), b"");
+            lab.run();
+            let [first, second] =
+                if lab.is_quiet(services[0]) { [services[1], services[0]] } else { services };
+            let call = if len > 65_536 { call.total_len(len as u64) } else { call };
+            let header = FrameHeader::new(FrameType::Request, 2);
+            lab.send_part(edge, header, &head(&call), 0, len.min(CREDIT), len);
+            // Of a call in fragments the first one takes some reads.
+            lab.advance(seed % 8 * 40);
+            lab.hang_up(first, Ending::Reset);
+            lab.run();
+            assert_eq!(lab.expect_error(edge, 1), ErrorCode::SessionClosed);
+            if lab.is_quiet(second) {
+                assert_eq!(
+                    lab.expect_error(edge, 2),
+                    ErrorCode::SessionClosed,
+                    "it was with the first when that ended"
+                );
+                continue;
+            }
+            rerouted += 1;
+            let parts = lab.frames(second);
+            let id = parts[0].header.id;
+            let mut got: usize = parts.iter().map(|part| part.body.len()).sum();
+            assert_eq!((parts[0].call().service, got), (service, len.min(CREDIT)));
+            if len > CREDIT {
+                lab.grant(second, id, Flags::NONE, 200_000);
+                lab.run();
+                assert_eq!(credit(&lab.expect(edge).head), 200_000);
+                lab.send_part(edge, header, &[], CREDIT, len - CREDIT, len);
+                lab.run();
+                let rest = lab.frames(second);
+                assert!(rest.iter().all(|part| part.header.id == id));
+                assert!(!rest.last().unwrap().header.flags.more());
+                got += rest.iter().map(|part| part.body.len()).sum::<usize>();
+            }
+            assert_eq!(got, len);
+            lab.answer(second, &parts[0], b"done");
+            lab.run();
+            assert_eq!(&lab.expect(edge).body[..], b"done");
+            lab.close();
+        }
+        assert!(rerouted > 5, "{rerouted} of 120 were rerouted: {service:?}, {len} bytes");
+    }
+}
+
 #[test]
 fn a_service_that_ends_fails_its_calls_at_once() {
     for service_shard in [0, 1] {

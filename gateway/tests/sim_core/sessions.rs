@@ -10,7 +10,7 @@ use frontier_gateway::sim::stage::Path;
 use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
 use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway};
-use frontier_wire::native::presence::PresencePage;
+use frontier_wire::native::presence::{EdgeInfo, PresencePage};
 
 use super::{MILLI, SECOND, head, held, kinds, names, settings};
 
@@ -76,17 +76,6 @@ fn nothing_but_hello_may_come_first() {
     lab.run();
     assert_eq!(kinds(&lab.frames(peer)), [FrameType::Reject]);
     assert!(lab.ended(peer).is_some());
-    lab.close();
-}
-
-#[test]
-fn more_sessions_than_the_limit_are_turned_away() {
-    let mut lab = Lab::new(Settings { sessions: 2, ..settings() });
-    lab.edge(0, 1);
-    lab.edge(1, 2);
-    let third = lab.dial(Bound::Edge, 0);
-    lab.run();
-    assert!(lab.ended(third).is_some());
     lab.close();
 }
 
@@ -186,6 +175,55 @@ fn control_frames_have_a_limit() {
     assert_eq!(lab.frames(calm).len(), 80);
     assert!(lab.ended(loud).is_some() && lab.ended(calm).is_none());
     lab.close();
+}
+
+/// Frames of a type that nobody knows, and answers to what nobody asked.
+#[test]
+fn what_means_nothing_counts_as_control_frames() {
+    for kind in [FrameType::Unknown(0x7f), FrameType::Response, FrameType::Ack, FrameType::GoAway] {
+        let mut lab = Lab::new(Settings { control_frames: 50, ..settings() });
+        let (loud, calm) = (lab.edge(0, 5), lab.service(1, "svc", &[], &[]));
+        for id in 1..=60 {
+            lab.send(loud, kind, id, &[], &[]);
+        }
+        for id in 1..=40 {
+            lab.send(calm, kind, id, &[], &[]);
+        }
+        lab.run();
+        let heard = lab.frames(loud);
+        assert_eq!(kinds(&heard), [FrameType::GoAway], "{kind:?}");
+        assert_eq!(GoAway::parse(&heard[0].head).unwrap().reason.unwrap().code, ErrorCode::Overloaded);
+        assert!(lab.ended(loud).is_some() && lab.ended(calm).is_none());
+        lab.close();
+    }
+}
+
+/// A service that was too slow answers many calls at once that have been given up: once each, that is no fault of its.
+#[test]
+fn a_late_answer_is_no_control_frame_and_a_second_one_is() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(Settings { control_frames: 50, ..settings() });
+        let service = lab.service(service_shard, "svc", &["echo"], &[]);
+        let edge = lab.edge(0, 5);
+        for id in 1..=200 {
+            lab.call(edge, id, "echo", 100, b"");
+        }
+        lab.advance(SECOND);
+        let heard = lab.frames(service);
+        let calls: Vec<_> = heard.iter().filter(|note| note.header.kind == FrameType::Request).collect();
+        assert_eq!(calls.len(), 200);
+        for call in &calls {
+            lab.answer(service, call, b"late");
+        }
+        lab.run();
+        assert!(lab.ended(service).is_none());
+        for call in &calls {
+            lab.answer(service, call, b"again");
+        }
+        lab.run();
+        assert!(lab.ended(service).is_some());
+        lab.close();
+    }
 }
 
 #[test]
@@ -349,6 +387,35 @@ fn an_edge_that_moved_elsewhere_is_not_reported_offline() {
     lab.hang_up(edge, Ending::Closed);
     lab.run();
     assert!(lab.is_quiet(service));
+    lab.close();
+}
+
+#[test]
+fn edges_that_are_left_at_the_end_of_a_drain_are_reported_offline() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(0, "svc", &["edge_offline"], &[]);
+    let (left, other, mover) = (lab.edge(0, 5), lab.edge(1, 6), lab.edge(1, 7));
+    let guest = lab.guest_edge(0, 8);
+    for shard in [0, 1] {
+        lab.stage.post(shard, Msg::Drain { edges: true, spread_ms: 30_000 });
+    }
+    lab.run();
+    lab.send(mover, FrameType::GoAway, 0, &moved(), &[]);
+    lab.run();
+    assert!(lab.is_quiet(service));
+    for shard in [0, 1] {
+        lab.stage.post(shard, Msg::Dismiss);
+    }
+    lab.run();
+    let heard = lab.frames(service);
+    let mut offline: Vec<u64> = heard.iter().map(|note| EdgeInfo::parse(&note.body).unwrap().edge).collect();
+    offline.sort_unstable();
+    assert_eq!(offline, [5, 6, 8]);
+    assert!(heard.iter().all(|note| note.call().name == "edge_offline"));
+    assert!([left, other].iter().all(|edge| lab.ended(*edge).is_some()));
+    assert!(lab.ended(mover).is_none() && lab.ended(service).is_none(), "it may finish what it has");
+    lab.advance(4 * SECOND);
+    assert!(lab.guest_ended(guest).is_some());
     lab.close();
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use frontier_gateway::core::Bound;
 use frontier_gateway::core::exchange::Policy;
+use frontier_gateway::core::identity::{Gatekeeper, Holder};
 use frontier_gateway::core::message::Msg;
 use frontier_gateway::core::shard::PANIC;
 use frontier_gateway::core::stats::{OpKind, Outcomes, Refusal};
@@ -444,7 +445,7 @@ impl World {
         if self.rng.chance(300)
             && let Some((_, epoch, _)) = self.ledger.holders.get(&wish)
         {
-            hello.ticket = [wish.to_be_bytes(), epoch.to_be_bytes()].concat();
+            hello.ticket = Gate.ticket(wish, *epoch, Holder::default(), 0);
         }
         if self.rng.chance(30) {
             hello.token = BAD_TOKEN.to_vec();
@@ -585,6 +586,9 @@ impl World {
     }
 
     fn ask(&mut self, agent: usize) {
+        if self.agents[agent].bound == Bound::Edge {
+            return;
+        }
         let edge = self.some_edge();
         let state = &mut self.agents[agent];
         let id = state.fresh();

@@ -139,7 +139,12 @@ impl Connection {
     ) -> Result<Option<Event<B>>, ConnectionError> {
         loop {
             if let Some(session) = input.session.as_mut() {
-                if let Some(frame) = self.reader.next(session, limits)? {
+                let mut skipped = 0;
+                let frame = self.reader.next_counted(session, limits, &mut skipped)?;
+                if skipped > 0 {
+                    self.engine.count_control(skipped);
+                }
+                if let Some(frame) = frame {
                     return Self::session_frame(frame).map(Some);
                 }
                 input.session = None;

@@ -60,6 +60,8 @@ enum Partial {
 /// What one step of the reader came to.
 enum Step<B> {
     Again,
+    /// The header of a frame of unknown type was read.
+    Skipped,
     Starved,
     Done(Frame<B>),
 }
@@ -83,14 +85,27 @@ impl FrameReader {
         input: &mut B,
         limits: &FrameLimits,
     ) -> Result<Option<Frame<B>>, DecodeError> {
+        self.next_counted(input, limits, &mut 0)
+    }
+
+    /// The same, and adds to `skipped` for each frame of unknown type that is skipped.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn next_counted<B: Chunk>(
+        &mut self,
+        input: &mut B,
+        limits: &FrameLimits,
+        skipped: &mut u16,
+    ) -> Result<Option<Frame<B>>, DecodeError> {
         loop {
             let step = match self.partial.as_deref_mut() {
                 None if input.is_empty() => Step::Starved,
                 None => self.start(input, limits)?,
                 Some(Partial::Skip(left)) => {
-                    let skipped = input.len().min(*left);
-                    input.skip(skipped);
-                    *left = left.saturating_sub(skipped);
+                    let now = input.len().min(*left);
+                    input.skip(now);
+                    *left = left.saturating_sub(now);
                     if *left == 0 { self.end() } else { Step::Starved }
                 }
                 Some(Partial::Small(bytes)) => {
@@ -104,6 +119,7 @@ impl FrameReader {
             };
             match step {
                 Step::Again => {}
+                Step::Skipped => *skipped = skipped.saturating_add(1),
                 Step::Starved => return Ok(None),
                 Step::Done(frame) => return Ok(Some(frame)),
             }
@@ -212,7 +228,7 @@ impl FrameReader {
                 self.partial = Some(header.rest_len())
                     .filter(|left| *left > 0)
                     .map(|left| Box::new(Partial::Skip(left)));
-                Step::Again
+                Step::Skipped
             }
             Filled::Head(header, head) => {
                 self.begin_body(header, head);

@@ -108,8 +108,8 @@ pub enum Event<B> {
 /// What a peer did since [`Engine::take_counts`] was called last. Saturates at 65,535.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Frames that carried no payload for a live stream: window updates, pings, resets, empty data, data for streams that are gone. A
-    /// well-behaved peer sends few of them per payload; a driver may cut one that sends nothing else.
+    /// Frames that carried no payload for a live stream: window updates, pings, resets, empty data, data for streams that are gone, and
+    /// what [`Engine::count_control`] adds. A well-behaved peer sends few of them per payload; a driver may cut one that sends nothing else.
     pub control: u16,
     /// Streams refused because there were too many.
     pub refused: u16,
@@ -379,6 +379,11 @@ impl Engine {
         if let Some(control) = &control {
             control.write_go_away(out);
         }
+    }
+
+    /// Counts frames above the multiplexer that carried nothing either.
+    pub const fn count_control(&mut self, frames: u16) {
+        self.counts.control = self.counts.control.saturating_add(frames);
     }
 
     /// What the peer did since the last call.

@@ -21,6 +21,7 @@ use frontier_wire::native::proto;
 use frontier_wire::native::reader::Frame;
 use prost::Message;
 
+use super::awaiting::GET_EDGE_ID;
 use super::geminio::answered_id;
 use super::ops::{INBOX_FULL, OpKey, PlaceError};
 use super::{Fault, Shard, WRITE_BUDGET};
@@ -31,7 +32,7 @@ use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
 use crate::core::identity::Claim;
 use crate::core::message::{Body, Destination, Form, Msg, NOBODY, Place};
 use crate::core::names::NameSet;
-use crate::core::registry::{InstanceId, NameKind};
+use crate::core::registry::{InstanceRef, NameKind};
 use crate::core::session::{Asked, Phase, ServiceSide, Session, Step};
 use crate::core::stats::{OpKind, Refusal};
 use crate::core::table::SessionRef;
@@ -39,8 +40,6 @@ use crate::core::table::SessionRef;
 /// IDs under which an edge in its admission waits for answers.
 const ASK_ID: u64 = 1;
 const ASK_ONLINE: u64 = 2;
-/// How often an edge looks whether an ID service has come up, in microseconds.
-const ID_SERVICE_POLL: u64 = 50_000;
 /// Instances tried for one callback.
 const TRIES: usize = 3;
 /// Names in a Register or Unregister that take about the time of one control frame: each is looked up and copied, and at a service
@@ -85,6 +84,7 @@ impl Shard {
             return Ok(());
         }
         session.phase = Phase::Admitting;
+        self.leave_newcomers(Phase::Greeting);
         // Edges come in storms. Services are few, and every edge waits for them: a storm must not keep them out. Who is refused for its
         // number is not looked at any further.
         if hello.role == Role::Edge && !self.take_token() {
@@ -112,8 +112,14 @@ impl Shard {
                 return Ok(());
             }
         };
+        // Whoever turns out to take over a session needs no place of its own, so an edge is turned away once its ID is known.
+        let placed = self.take_place(me);
         if hello.role == Role::Service {
-            self.welcome_service(me, hello, grant.id, grant.reserved);
+            if placed {
+                self.welcome_service(me, hello, grant.id, grant.reserved);
+            } else {
+                self.reject_full(me);
+            }
             return Ok(());
         }
         let id = grant.id;
@@ -163,28 +169,29 @@ impl Shard {
 
     /// Asks a service for the edge's ID, or finds one.
     pub(super) fn ask_id(&mut self, me: SessionRef) {
-        let targets = self.names.targets(&self.shared.registry, NameKind::Method, "get_edge_id");
-        let settings = &self.shared.settings;
-        let (allocate, wait) = (settings.allocate_ids, settings.wait_for_id_service);
         let now = self.now.micros;
-        if let Some(targets) = targets {
-            let random = self.random();
-            let choice = Choice { policy: Policy::Random, key: random, random, shard: self.id };
-            self.set_step(me, Step::EdgeId);
-            if self.ask(me, ASK_ID, "get_edge_id", &targets, choice, None) {
-                return;
-            }
-        }
         let step = self.sessions.get(me).and_then(|s| s.greeting.as_ref()).map(|greeting| greeting.step);
         let until = match step {
             Some(Step::IdService(until)) => until,
-            _ => now + wait,
+            _ => now + self.shared.settings.wait_for_id_service,
         };
-        if until > now {
-            self.set_step(me, Step::IdService(until));
-            return self.wake_at(me, until.min(now + ID_SERVICE_POLL));
+        if let Some(targets) = self.names.targets(&self.shared.registry, NameKind::Method, GET_EDGE_ID) {
+            let random = self.random();
+            let choice = Choice { policy: Policy::Random, key: random, random, shard: self.id };
+            self.set_step(me, Step::EdgeId);
+            if self.ask(me, ASK_ID, GET_EDGE_ID, &targets, choice, None) {
+                return;
+            }
         }
-        if allocate {
+        if until > now {
+            return self.await_id_service(me, until);
+        }
+        self.without_id_service(me);
+    }
+
+    /// No service knows the ID of the edge.
+    pub(super) fn without_id_service(&mut self, me: SessionRef) {
+        if self.shared.settings.allocate_ids {
             let id = self.new_id();
             return self.claim(me, id);
         }
@@ -222,9 +229,7 @@ impl Shard {
     ) -> bool {
         let Some(session) = self.sessions.get(me) else { return false };
         let Some(greeting) = session.greeting.as_ref() else { return false };
-        let settings = &self.shared.settings;
-        let deadline =
-            greeting.deadline.saturating_sub(settings.handshake.saturating_sub(settings.admission));
+        let deadline = greeting.admission(&self.shared.settings);
         let body = match (&session.card, &greeting.hello) {
             (Some(card), _) => encode_card(card),
             (None, Some(hello)) => {
@@ -292,7 +297,8 @@ impl Shard {
                 return Some(0);
             }
             // An instance that has just gone is replaced by the next: nobody else would tell services of this edge.
-            self.post_place(target, place, Destination::Name(NameKind::Method, method.into()), 0);
+            let destination = Destination::Name { kind, name: method.into(), service: Box::default() };
+            self.post_place(target, place, destination, 0);
             return Some(0);
         }
         match self.place(target, &place) {
@@ -359,8 +365,21 @@ impl Shard {
         self.reject(me, code, text, retry_after_ms);
     }
 
+    /// There is no place among `limits.sessions`.
+    fn reject_full(&mut self, me: SessionRef) {
+        self.refused(Refusal::Full);
+        // A full house seldom empties within a second, and they must not come back all at once.
+        let wait = 2_000 + (self.random() % 8_000) as u32;
+        self.reject(me, ErrorCode::Overloaded, "too many sessions", wait);
+    }
+
     /// The newcomer takes the ID; whoever had it goes. Then services are told.
     fn claim(&mut self, me: SessionRef, id: u64) {
+        if self.shared.registry.edge(id).is_some() {
+            self.take_over_place(me);
+        } else if !self.take_place(me) {
+            return self.reject_full(me);
+        }
         let unix_ms = self.now.unix_ms;
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(greeting) = session.greeting.as_mut() else { return };
@@ -434,7 +453,8 @@ impl Shard {
         let methods = NameSet::default().edited(hello.methods.iter().map(String::as_str), [].into_iter());
         session.methods = self.interner.intern(methods);
         self.account_names();
-        let ticket = self.shared.gatekeeper.ticket(card.id, card.epoch, self.now.unix_ms / 1_000);
+        let (holder, now) = (greeting.grant.holder, self.now.unix_ms / 1_000);
+        let ticket = self.shared.gatekeeper.ticket(card.id, card.epoch, holder, now);
         self.welcome(me, &hello, card.id, card.epoch, ticket);
         let protocol = self.count_in(me);
         tracing::info!(target: "frontier::session", edge = card.id, protocol, client.addr = %card.addr, epoch = card.epoch, "edge online");
@@ -511,7 +531,15 @@ impl Shard {
         let instance = bits.iter().fold(0, |hash, byte| mix(hash ^ u64::from(*byte)));
         // The connections of a pool must come to the same ID without asking each other. A wish is the gatekeeper's to grant.
         let service_id = if granted == 0 { instance >> 1 | 1 } else { granted };
-        let instance = InstanceId { key: mix(service_id ^ instance), service_id };
+        let instance = InstanceRef { key: mix(service_id ^ instance), service_id };
+        let name: Arc<str> = hello.name.as_str().into();
+        let replaced = match self.shared.registry.join_pool(me, &instance, &name, hello.pool_index) {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                self.refused(Refusal::Malformed);
+                return self.reject(me, ErrorCode::InvalidArgument, &error.to_string(), 0);
+            }
+        };
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(greeting) = session.greeting.as_ref() else { return };
         session.reserved = reserved.map(Box::new);
@@ -520,7 +548,7 @@ impl Shard {
         };
         let side = ServiceSide {
             instance: instance.clone(),
-            name: hello.name.as_str().into(),
+            name,
             addr: greeting.addr,
             topics: names(&hello.topics),
             methods: names(&hello.methods),
@@ -533,8 +561,16 @@ impl Shard {
         if let Some(side) = self.sessions.get(me).and_then(|session| session.service.as_ref()) {
             self.shared.registry.add_names(me, &instance, side.offers());
         }
+        if hello.methods.iter().any(|method| method == GET_EDGE_ID) {
+            self.announce_id_service();
+        }
         let protocol = self.count_in(me);
         tracing::info!(target: "frontier::session", service = hello.name.as_str(), protocol, id = service_id, client.addr = %addr, "service online");
+        // Last, so that there is always one that has its names.
+        if let Some(old) = replaced {
+            self.stats.takeovers.add(1);
+            self.cut(old, ErrorCode::SessionClosed, "replaced by a newer session");
+        }
     }
 
     /// Register or Unregister.
@@ -619,10 +655,14 @@ impl Shard {
                 changed.push((kind, name));
             }
         }
+        let knows_ids = add && changed.contains(&(NameKind::Method, GET_EDGE_ID));
         if add {
             registry.add_names(me, &side.instance, changed);
         } else {
             registry.remove_names(me, &side.instance, changed);
+        }
+        if knows_ids {
+            self.announce_id_service();
         }
     }
 

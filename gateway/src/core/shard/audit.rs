@@ -20,6 +20,8 @@ use crate::core::timer::TICK_MICROS;
 pub struct Audit {
     /// Sessions in the table.
     pub sessions: usize,
+    /// Of those, the ones that have a place among `limits.sessions`.
+    pub placed: usize,
     /// Of those, welcomed and not closing: edges, services.
     pub ready: [u64; 2],
     /// Bytes accounted in the memory budget.
@@ -53,12 +55,14 @@ impl Shard {
     pub fn audit(&self) -> Audit {
         let mut audit = Audit { name_sets: self.interner.len(), ..Audit::default() };
         let (mut sets, mut names) = (HashSet::new(), 0);
-        let (mut timers, mut services) = (0, 0);
+        let (mut timers, mut services, mut newcomers) = (0, 0, 0);
         for slot in 0..self.sessions.slots() {
             let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
                 continue;
             };
             audit.sessions += 1;
+            audit.placed += usize::from(session.placed);
+            newcomers += usize::from(session.is_newcomer());
             audit.held += u64::from(session.held);
             audit.queued += u64::from(session.queued);
             audit.legs += session.legs.as_ref().map_or(0, |legs| legs.len());
@@ -95,6 +99,9 @@ impl Shard {
                 .problems
                 .push(format!("{timers} sessions have a timer, {} are on the wheel", self.wheel.len()));
         }
+        if newcomers != self.newcomers.len() {
+            audit.problems.push(format!("{newcomers} newcomers, {} are counted", self.newcomers.len()));
+        }
         if audit.sessions != self.len() {
             audit.problems.push(format!("table says {} sessions, has {}", self.len(), audit.sessions));
         }
@@ -114,6 +121,8 @@ impl Shard {
         // What others do to a session is looked at with its timer, a tick later.
         let ceiling = session.ceiling(&self.shared.settings) + (64 << 10);
         rule(conn.operation_bytes() <= ceiling, "outbox above its ceiling");
+        let placed = session.phase == Phase::Ready || session.placed && session.phase == Phase::Admitting;
+        rule(session.placed == placed, "a place for somebody who has none, or none for somebody who should");
         rule(session.wake != u64::MAX, "nothing will ever look at it again");
         rule(session.wake >= self.now.micros.saturating_sub(1), "its time has passed");
         let waits = session.dirty || session.stalled != 0 || !conn.wants_write(self.now.micros);

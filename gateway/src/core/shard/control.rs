@@ -45,9 +45,11 @@ impl Shard {
             Msg::Scan { from, slots, bound, reply } => self.walk(Walk::Scan { from, slots, bound, reply }),
             Msg::List { to, from } => self.walk(Walk::List { to, from }),
             Msg::Listed { to, next, cards } => self.on_listed(to, next, cards),
+            Msg::IdService => self.on_id_service(),
             Msg::Drain { edges, spread_ms } => {
                 self.start_drain(if edges { Bound::Edge } else { Bound::Service }, spread_ms);
             }
+            Msg::Dismiss => self.dismissal = Some(0),
             msg @ (Msg::Adopt(_) | Msg::Connection(_)) => return Some(msg),
         }
         None
@@ -68,7 +70,7 @@ impl Shard {
         let policy = self.shared.settings.policy;
         let key = session.choice_key(policy);
         let choice = Choice { policy, key, random: self.random(), shard: self.id };
-        let targets = self.targets(OpKind::Stream, call)?;
+        let targets = self.targets(OpKind::Stream, call.name, call.service)?;
         let none = (ErrorCode::ServiceNotOnline, "service not online");
         let instance = pick(&targets, choice, &[]).ok_or(none)?;
         connection(instance, choice).ok_or(none)

@@ -48,16 +48,22 @@ impl Shard {
         session.wake = self.wheel.schedule(self.wheel.tick_of(at), me.slot) * TICK_MICROS;
     }
 
+    /// Whether the next turn is to come at once: sessions wait to be written, or something is done in steps, one of them per turn.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        let draining = self.dismissal.is_some() || self.drains.iter().any(Option::is_some);
+        !self.dirty.is_empty() || !self.walks.is_empty() || self.awaiting.is_due() || draining
+    }
+
     /// When the shard must be called again at the latest, in microseconds; `None` if nothing is planned.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {
-        let busy = !self.dirty.is_empty() || !self.walks.is_empty();
-        if busy || self.drains.iter().any(Option::is_some) {
+        if self.has_work() {
             return Some(self.now.micros);
         }
         let cull = self.shared.over_budget().then_some(self.culled + CULL_PERIOD);
         let soon = self.soon.next_due().into_iter().chain(self.departures.next_due());
-        self.wheel.next_due().into_iter().chain(cull).chain(soon).min()
+        self.wheel.next_due().into_iter().chain(cull).chain(soon).chain(self.give_way_due()).min()
     }
 
     /// The next session that may have something due, for [`Shard::on_timer`]. They come one by one, so that a panic over one of them
@@ -77,9 +83,13 @@ impl Shard {
 
     /// Takes a session out of the table and off the wheel, and what its transport holds out of the books.
     pub(super) fn take_out(&mut self, me: SessionRef) -> Option<Session> {
-        let session = self.sessions.remove(me)?;
+        let mut session = self.sessions.remove(me)?;
         if session.bound == Bound::Service {
             self.services.remove(&me.slot);
+        }
+        self.leave_newcomers(session.phase);
+        if std::mem::take(&mut session.placed) {
+            self.shared.leave_place(session.bound);
         }
         self.stats.geminio_open.sub(u64::from(session.conn.protocol() == Protocol::Geminio));
         self.forget_transport(me);
@@ -89,14 +99,17 @@ impl Shard {
         Some(session)
     }
 
-    /// What is not about one session: steps of a drain and of walks, and the memory budget.
+    /// What is not about one session: steps of a drain and of walks, who gives way, and the memory budget.
     pub fn on_tick(&mut self) {
         self.drain_step(Bound::Edge);
         self.drain_step(Bound::Service);
+        self.dismiss_step();
         while let Some(me) = self.departures.expire(self.now.micros) {
             self.cut_here(me, ErrorCode::GatewayDraining, "gateway draining");
         }
         self.walk_step();
+        self.ask_step();
+        self.give_way();
         if self.shared.over_budget() && self.now.micros >= self.culled + CULL_PERIOD {
             self.cull();
         }
@@ -171,12 +184,13 @@ impl Shard {
     fn greeting_timer(&mut self, me: SessionRef) -> u64 {
         let now = self.now.micros;
         let Some(session) = self.sessions.get(me) else { return u64::MAX };
-        let (deadline, step) = session.greeting.as_ref().map_or((0, Step::None), |g| (g.deadline, g.step));
-        let settings = &self.shared.settings;
-        let admission = deadline.saturating_sub(settings.handshake.saturating_sub(settings.admission));
+        let Some(greeting) = session.greeting.as_ref() else { return u64::MAX };
+        let (deadline, step) = (greeting.deadline, greeting.step);
+        let admission = greeting.admission(&self.shared.settings);
         match (session.phase, step) {
+            (Phase::Admitting, Step::IdService(until)) if now < until.min(admission) => until.min(admission),
             (Phase::Admitting, Step::IdService(_)) if now < admission => {
-                self.ask_id(me);
+                self.without_id_service(me);
                 admission
             }
             (Phase::Admitting, _) if now < admission => admission,
@@ -207,9 +221,14 @@ impl Shard {
             return;
         }
         session.phase = Phase::Closing;
+        // The next one may come in while this one takes its last bytes.
+        if std::mem::take(&mut session.placed) {
+            self.shared.leave_place(session.bound);
+        }
         let left = std::mem::replace(&mut session.stay, Stay::Leaves) == Stay::Leaves;
         let asked = session.greeting.take().and_then(|greeting| greeting.asked);
         let methods = session.methods.take();
+        self.leave_newcomers(phase);
         self.interner.release(methods);
         self.account_names();
         if let Some(asked) = asked {
@@ -262,6 +281,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(me) else { return };
         if let Some(side) = &session.service {
             registry.remove_names(me, &side.instance, side.offers());
+            registry.leave_pool(me, &side.instance);
         }
         if let Some(card) = session.card.clone()
             && registry.release_edge(card.id, me)
@@ -275,7 +295,7 @@ impl Shard {
     pub(super) fn remove(&mut self, me: SessionRef) {
         let Some(session) = self.take_out(me) else { return };
         debug_assert_eq!(session.phase, Phase::Closing);
-        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
         self.stats.outbox_bytes.sub(u64::from(session.queued));
         self.actions.push_back(Action::Close(me));
@@ -310,6 +330,7 @@ impl Shard {
     /// moved to another gateway, so it is not offline. From any other edge that is no more than a farewell, or everybody could vanish
     /// from the registry and stay connected.
     pub(super) fn on_go_away(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
+        self.control_frame(me)?;
         let reason = GoAway::parse(&frame.head)?.reason;
         let moved = reason.is_some_and(|reason| reason.code == ErrorCode::GatewayDraining);
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
@@ -361,6 +382,22 @@ impl Shard {
         if end < self.sessions.slots() {
             self.drains[bound as usize] = Some(drain);
         }
+    }
+
+    /// Ends the sessions of some edges that are still here at the end of a drain: services that are here, too, would not hear of it
+    /// when everything stops. Whoever has moved finishes what it has, and is not offline.
+    fn dismiss_step(&mut self) {
+        let Some(next) = self.dismissal else { return };
+        let end = next.saturating_add(DRAIN_STEP).min(self.sessions.slots());
+        for slot in next..end {
+            let stays = |session: &Session| session.bound == Bound::Edge && session.stay != Stay::Moved;
+            if let Some(me) = self.sessions.handle(slot)
+                && self.sessions.get(me).is_some_and(stays)
+            {
+                self.cut_here(me, ErrorCode::GatewayDraining, "gateway draining");
+            }
+        }
+        self.dismissal = (end < self.sessions.slots()).then_some(end);
     }
 
     // --- memory ---

@@ -8,6 +8,7 @@
 //! Every operation that was admitted gets exactly one answer: from the receiver, or from us when the deadline passes, the requester
 //! cancels or the receiver's session ends. A late answer finds no entry and is dropped.
 
+mod detours;
 mod finish;
 mod route;
 mod transfer;
@@ -30,6 +31,7 @@ use smallvec::SmallVec;
 
 pub(in crate::core) use self::whole::Bodies;
 
+pub(super) use self::detours::Detours;
 pub(super) use self::finish::ANSWER_ALWAYS;
 pub(super) use self::route::{destination, hash_name};
 pub(super) use self::whole::LONGEST;
@@ -389,19 +391,24 @@ impl Shard {
             }
             Err(PlaceError::Gone) => match owned.destination {
                 Destination::Edge(_) => (ErrorCode::EdgeNotOnline, "edge not online"),
-                Destination::Name(..) | Destination::Fixed => {
+                Destination::Name { .. } | Destination::Fixed => {
                     (ErrorCode::ServiceNotOnline, "service not online")
                 }
             },
         };
-        // The route changed while the operation was on its way. Nothing was sent, so another target may have it; fragments may be on
-        // their way to the old one, therefore only whole operations go on.
+        // The route changed while the operation was on its way. Nothing was sent, so another target may have it; further fragments, which
+        // may be on their way to the old one, follow it.
         owned.hops += 1;
-        let next = if usize::from(owned.hops) > TRIES || owned.more {
+        let next = if usize::from(owned.hops) > TRIES {
             None
         } else {
             self.next_target(target, &owned.destination, owned.sender)
         };
+        if let Some(next) = next
+            && owned.more
+        {
+            self.detours.add(target, next, &owned, self.now.micros);
+        }
         match next {
             Some(next) if next.shard == self.id => self.on_place(next, owned),
             Some(next) => self.post(next.shard, Msg::Place { target: next, place: owned }),
@@ -423,7 +430,11 @@ impl Shard {
     /// An operation went to another session than the one it was sent to: its credit and its cancel go there from now on.
     pub(super) fn on_rerouted(&mut self, to: SessionRef, id: u64, target: SessionRef, local: u64) {
         if let Some(outgoing) = self.outgoing(to, id) {
+            let (gone, sending) = (outgoing.target, outgoing.sending);
             (outgoing.target, outgoing.local) = (target, local);
+            if sending && gone != target {
+                self.detours.keep_way(to, id, gone);
+            }
             return;
         }
         // What a service is asked about an edge is in no list.
@@ -458,15 +469,20 @@ impl Shard {
         let outgoing = ops.outgoing.remove(&id)?;
         ops.messages -= u32::from(outgoing.kind == OpKind::Message);
         uncount(&outgoing);
+        self.detours.forget(me, id);
         Some(outgoing)
     }
 
     pub(super) fn pending(&mut self, target: SessionRef, key: OpKey) -> Option<(u64, &mut Pending)> {
-        let ops = self.sessions.get_mut(target)?.ops.as_mut()?;
         let local = match key {
             OpKey::Local(local) => local,
-            OpKey::Origin(from, id) => *ops.index.get(&(from, id))?,
+            // It came back to the shard it is from, where its source knows it.
+            OpKey::Origin(from, id) if from.shard == self.id => {
+                self.outgoing(from, id).filter(|outgoing| outgoing.target == target)?.local
+            }
+            OpKey::Origin(from, id) => *self.sessions.get(target)?.ops.as_ref()?.index.get(&(from, id))?,
         };
+        let ops = self.sessions.get_mut(target)?.ops.as_mut()?;
         ops.pending.get_mut(&local).map(|pending| (local, pending))
     }
 

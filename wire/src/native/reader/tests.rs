@@ -211,6 +211,22 @@ fn driver_that_appends_too_much_spoils_only_its_surplus() {
 }
 
 #[test]
+fn frames_of_unknown_types_are_counted_however_they_are_cut() {
+    let unknown = whole(FrameType::Unknown(0xee), 1, vec![], filled(100, 2));
+    let ping = whole(FrameType::Ping, 2, vec![], vec![]);
+    let bytes = wire(&[unknown.clone(), unknown.clone(), ping, unknown]);
+    for size in [1, 7, 16, 50, bytes.len()] {
+        let (mut reader, mut skipped, mut frames) = (FrameReader::new(), 0, 0);
+        for mut piece in bytes.chunks(size) {
+            while reader.next_counted(&mut piece, &FrameLimits::GATEWAY, &mut skipped).unwrap().is_some() {
+                frames += 1;
+            }
+        }
+        assert_eq!((frames, skipped), (1, 3), "{size} bytes at a time");
+    }
+}
+
+#[test]
 fn unknown_types_are_skipped_without_holding_them() {
     let unknown = whole(FrameType::Unknown(0xee), 1, filled(16_384, 1), filled(65_536, 2));
     let after = whole(FrameType::Ping, 2, vec![], vec![]);

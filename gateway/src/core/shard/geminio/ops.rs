@@ -245,7 +245,10 @@ impl Shard {
         match self.pending(me, OpKey::Local(packet)) {
             Some((_, pending)) if pending.kind == kind => {}
             // An acknowledgement of a call, or an answer that nobody waits for.
-            _ => return self.stats.late_answers.add(1),
+            _ => {
+                let outcome = self.on_late_answer(me, true);
+                return self.outcome(me, outcome);
+            }
         }
         let Some(pending) = self.remove_pending(me, packet) else { return };
         let error = data.error();

@@ -34,8 +34,7 @@ impl Shard {
         let header = frame.header;
         let max_body = self.shared.settings.body;
         let Some((local, pending)) = self.pending(me, OpKey::Local(header.id)) else {
-            self.stats.late_answers.add(1);
-            return Ok(());
+            return self.on_late_answer(me, !header.flags.more());
         };
         if pending.kind.answer() != header.kind {
             return Err(Fault::WrongAnswer);
@@ -91,6 +90,20 @@ impl Shard {
             self.answer_error(to, id, kind, ErrorCode::Overloaded, "answer does not fit");
         }
         Ok(())
+    }
+
+    /// An answer, or its end, to what a peer has not to answer. To each operation that was given up one may still come; any other that
+    /// nobody asked for counts as a control frame.
+    pub(in crate::core::shard) fn on_late_answer(&mut self, me: SessionRef, ends: bool) -> Result<(), Fault> {
+        self.stats.late_answers.add(1);
+        let ops = self.sessions.get_mut(me).and_then(|session| session.ops.as_mut());
+        if let Some(ops) = ops
+            && ops.owed > 0
+        {
+            ops.owed -= u32::from(ends);
+            return Ok(());
+        }
+        self.control_frame(me)
     }
 
     /// Passes an answer, or a part of one, to whoever waits for it.
@@ -233,6 +246,9 @@ impl Shard {
     /// their flow, so what is queued of one is sent, and its Cancel behind it: the receiver never hears of it again.
     pub(super) fn tell_cancel(&mut self, target: SessionRef, local: u64, pending: &Pending, code: ErrorCode) {
         let Some(session) = self.sessions.get_mut(target) else { return };
+        if let Some(ops) = session.ops.as_mut() {
+            ops.owed = ops.owed.saturating_add(1);
+        }
         if session.conn.protocol() == Protocol::Geminio {
             return self.cancel_geminio(target, local, pending.kind);
         }
@@ -321,6 +337,7 @@ impl Shard {
         outgoing.sort_unstable_by_key(|(id, _)| *id);
         for (id, outgoing) in outgoing {
             uncount(&outgoing);
+            self.detours.forget(me, id);
             self.cancel_outgoing(me, id, &outgoing, ErrorCode::SessionClosed);
         }
     }

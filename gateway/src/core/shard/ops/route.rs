@@ -46,37 +46,38 @@ impl Shard {
         let key = session.choice_key(self.shared.settings.policy);
         let choice =
             Choice { policy: self.shared.settings.policy, key, random: self.random(), shard: self.id };
-        let targets = self.targets(kind, call)?;
+        let targets = self.targets(kind, call.name, call.service)?;
         if kind == OpKind::Message {
             return self.sticky_route(me, call, &targets, choice, skip);
         }
         self.pick_route(&targets, choice, skip, kind)
     }
 
-    /// The instances that may carry out an edge's operation.
+    /// The instances that may carry out an edge's operation, of a service if one is named.
     pub(in crate::core::shard) fn targets(
         &mut self,
         kind: OpKind,
-        call: &CallHead<'_>,
+        name: &str,
+        service: &str,
     ) -> Result<Arc<Targets>, Refused> {
         let registry = &self.shared.registry;
         let named = match kind {
-            OpKind::Call => self.names.targets(registry, NameKind::Method, call.name),
+            OpKind::Call => self.names.targets(registry, NameKind::Method, name),
             OpKind::Message => self
                 .names
-                .targets(registry, NameKind::Topic, call.name)
+                .targets(registry, NameKind::Topic, name)
                 .or_else(|| self.names.targets(registry, NameKind::Topic, CATCH_ALL)),
-            OpKind::Stream => self.names.targets(registry, NameKind::Service, call.name),
+            OpKind::Stream => self.names.targets(registry, NameKind::Service, name),
         };
         let missing = match kind {
             OpKind::Call => (ErrorCode::MethodNotFound, "method not found"),
             OpKind::Message => (ErrorCode::TopicNotOnline, "topic not online"),
             OpKind::Stream => (ErrorCode::ServiceNotOnline, "service not online"),
         };
-        if call.service.is_empty() {
+        if service.is_empty() {
             return named.ok_or(missing);
         }
-        let service = self.names.targets(registry, NameKind::Service, call.service);
+        let service = self.names.targets(registry, NameKind::Service, service);
         let service = service.ok_or((ErrorCode::ServiceNotOnline, "service not online"))?;
         let named = named.ok_or(missing)?;
         let both = named.iter().filter(|target| service.iter().any(|other| other.key == target.key));
@@ -161,8 +162,8 @@ impl Shard {
     ) -> Option<SessionRef> {
         match destination {
             Destination::Edge(id) => self.shared.registry.edge(*id).filter(|next| *next != failed),
-            Destination::Name(kind, name) => {
-                let targets = self.names.targets(&self.shared.registry, *kind, name)?;
+            Destination::Name { kind, name, service } => {
+                let targets = self.targets(*kind, name, service).ok()?;
                 let random = self.random();
                 // The same instance for all of an edge's, as if it had been chosen at first.
                 let (policy, key) = match (self.shared.settings.policy, sender) {
@@ -183,10 +184,9 @@ impl Shard {
 pub(in crate::core::shard) fn destination(sender: Sender, kind: OpKind, call: &CallHead<'_>) -> Destination {
     match (sender, kind) {
         (Sender::Service(_), _) => Destination::Edge(call.edge),
-        (Sender::Edge(_), _) if !call.service.is_empty() => Destination::Fixed,
-        (Sender::Edge(_), OpKind::Call) => Destination::Name(NameKind::Method, call.name.into()),
-        (Sender::Edge(_), OpKind::Message) => Destination::Name(NameKind::Topic, call.name.into()),
-        (Sender::Edge(_), OpKind::Stream) => Destination::Name(NameKind::Service, call.name.into()),
+        (Sender::Edge(_), kind) => {
+            Destination::Name { kind, name: call.name.into(), service: call.service.into() }
+        }
     }
 }
 

@@ -34,7 +34,9 @@ impl Shard {
         outgoing.sending = !ends;
         let (target, local) = (outgoing.target, outgoing.local);
         let (flags, body) = (header.flags, body(frame.body));
-        if target.shard == self.id {
+        let way = self.detours.way(me, header.id, ends);
+        let target = way.unwrap_or(target);
+        if way.is_none() && target.shard == self.id {
             self.fragment(target, OpKey::Local(local), flags, &frame.head, body);
         } else if !flags.abort() && !self.has_mail_room(target.shard) {
             let Some(outgoing) = self.remove_outgoing(me, header.id) else { return Ok(()) };
@@ -61,7 +63,9 @@ impl Shard {
         body: Body<'_>,
     ) {
         let limit = self.shared.settings.outbox;
-        let Some((local, pending)) = self.pending(target, key) else { return };
+        let Some((local, pending)) = self.pending(target, key) else {
+            return self.follow_detour(target, key, flags, head, body);
+        };
         if local & JOINING != 0 {
             return self.join_fragment(target, local, flags, &body);
         }
