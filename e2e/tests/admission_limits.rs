@@ -52,7 +52,7 @@ fn sessions_beyond_the_limit_are_told_so_and_room_comes_back() -> anyhow::Result
         assert!((2_000..10_000).contains(&refusal.retry_after_ms), "{refusal:?}");
     }
     scene.refused("full", 20)?;
-    let _service = Dial::service(scene.gateway.services(), "late")?.connect()?;
+    drop(Dial::service(scene.gateway.services(), "late")?.connect().context("a service")?);
     peers.pop();
     peers.push(until("room again", SOON, || dial.attempt().ok()?.ok())?);
     drop(peers);
