@@ -24,4 +24,5 @@ pub mod text;
 pub mod time;
 
 mod json;
+mod operations;
 mod window;

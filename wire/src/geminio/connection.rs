@@ -20,11 +20,10 @@ mod send;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use super::data::{Data, DataError};
 use super::dialogue::{DialogueId, Dialogues, State};
 use super::limits::{Limits, Micros, PacketError};
+use super::operations::Operations;
 use super::outbox::Outbox;
 use super::packet::{FIRST_SESSION, PacketHeader, PacketType};
 use super::reader::PacketReader;
@@ -219,14 +218,6 @@ struct Goodbye {
     doomed: bool,
 }
 
-/// A call or message of the peer that is not answered.
-#[derive(Clone, Copy, Debug)]
-struct Unanswered {
-    packet: u64,
-    session: u64,
-    call: bool,
-}
-
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Connection {
@@ -234,7 +225,7 @@ pub struct Connection {
     reader: PacketReader,
     outbox: Option<Box<Outbox>>,
     dialogues: Option<Box<Dialogues>>,
-    operations: Option<Box<HashMap<u64, Unanswered>>>,
+    operations: Option<Box<Operations>>,
     /// Of packets and operations: they share their numbers.
     next_id: u64,
     next_dialogue: u64,
@@ -540,7 +531,7 @@ impl Connection {
             }
         }
         if let Some(operations) = self.operations.as_mut() {
-            operations.retain(|_, operation| operation.session != id);
+            operations.remove_session(id);
             if operations.is_empty() {
                 self.operations = None;
             }
@@ -552,11 +543,11 @@ impl Connection {
         let reads = self.outbox.is_none();
         let Some(dialogues) = self.dialogues.as_mut() else { return };
         let mut freed = Vec::new();
-        for (id, window) in &mut dialogues.windows {
+        for (id, window) in dialogues.windows_mut() {
             if window.reopen_at(&self.limits).is_some_and(|at| now >= at) {
                 if reads {
                     window.reopen(now);
-                    freed.push(*id);
+                    freed.push(id);
                 } else {
                     window.postpone(now);
                 }
@@ -591,7 +582,7 @@ impl Connection {
         }
         let Some(dialogues) = self.dialogues.as_ref() else { return wake };
         let deadlines = dialogues.table.values().map(|dialogue| dialogue.deadline);
-        let slots = dialogues.windows.values().filter_map(|window| window.reopen_at(&self.limits));
+        let slots = dialogues.windows().filter_map(|window| window.reopen_at(&self.limits));
         // Also of those without bytes: more may be queued when nobody says what time it is.
         let paced = dialogues.table.values().filter_map(|dialogue| dialogue.raw.as_ref());
         let paced = paced.map(|raw| raw.ready_at(now, &self.limits)).filter(|at| *at > now);
@@ -653,7 +644,7 @@ impl Connection {
             }
             if len > 0 {
                 let packet = self.take_id();
-                self.outbox().push_raw(packet, id, pieces.into_iter(), len);
+                self.outbox().push_raw(packet, id, pieces);
             }
             if empty {
                 self.dismiss_when_drained(id, now);
@@ -693,9 +684,7 @@ impl Connection {
     /// Bytes of memory held for the peer in either direction.
     #[must_use]
     pub fn held(&self) -> usize {
-        let operations = self.operations.as_ref().map_or(0, |operations| {
-            operations.capacity().saturating_mul(size_of::<(u64, Unanswered)>().saturating_add(1))
-        });
+        let operations = self.operations.as_ref().map_or(0, |operations| operations.held());
         self.sending()
             .saturating_add(self.reader.held())
             .saturating_add(self.dialogues.as_ref().map_or(0, |dialogues| dialogues.held()))

@@ -23,6 +23,9 @@ use crate::chunk::{Chunk, Piece};
 /// Bytes at the end of `custom` that carry an edge's ID between gateway and services.
 const TAIL: usize = 8;
 
+/// What the names of all fields take in the text of an object, and whatever else is not content: two times and a number.
+const ENVELOPE: usize = 240;
+
 /// Which fields an object may have; any other is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fields {
@@ -70,11 +73,9 @@ pub enum DataError {
 }
 
 /// One field: where its content lies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
-    #[default]
-    Absent,
-    /// So far into the text, so many bytes.
+    /// So far into the text, so many bytes; none if there is no such field.
     Place(u32, u32),
     /// It was written in an unusual way.
     Rewritten(Box<[u8]>),
@@ -182,22 +183,23 @@ impl Fields {
 // === impl Part ===
 
 impl Part {
+    const ABSENT: Self = Self::Place(0, 0);
+
     fn place(start: usize, len: usize) -> Self {
         match (u32::try_from(start), u32::try_from(len)) {
-            (_, Ok(0)) => Self::Absent,
+            (_, Ok(0)) => Self::ABSENT,
             (Ok(start), Ok(len)) => Self::Place(start, len),
             // Packets are shorter than that.
-            _ => Self::Absent,
+            _ => Self::ABSENT,
         }
     }
 
     fn rewritten(bytes: Vec<u8>) -> Self {
-        if bytes.is_empty() { Self::Absent } else { Self::Rewritten(bytes.into()) }
+        if bytes.is_empty() { Self::ABSENT } else { Self::Rewritten(bytes.into()) }
     }
 
     fn resolve<'a>(&'a self, text: &'a [u8]) -> &'a [u8] {
         match self {
-            Self::Absent => &[],
             Self::Place(start, len) => {
                 let start = *start as usize;
                 text.get(start..start.saturating_add(*len as usize)).unwrap_or_default()
@@ -208,7 +210,7 @@ impl Part {
 
     fn held(&self) -> usize {
         match self {
-            Self::Absent | Self::Place(..) => 0,
+            Self::Place(..) => 0,
             Self::Rewritten(bytes) => bytes.len(),
         }
     }
@@ -230,7 +232,7 @@ impl Part {
                 base64::encode_to(&mut encoded, &bytes);
                 Ok(Self::rewritten(encoded))
             }
-            Some(b'n') if json.eat_null()? => Ok(Self::Absent),
+            Some(b'n') if json.eat_null()? => Ok(Self::ABSENT),
             Some(_) | None => Err(DataError::Type { at: json.rest().0 }),
         }
     }
@@ -268,6 +270,12 @@ impl Part {
             }
         };
         Ok(())
+    }
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self::ABSENT
     }
 }
 
@@ -443,6 +451,12 @@ pub fn decode(encoded: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// The same in place of what is in a buffer.
+pub fn decode_into(plain: &mut Vec<u8>, encoded: &[u8]) {
+    plain.clear();
+    base64::decode_to(plain, encoded);
+}
+
 /// Appends an edge's ID to `custom` (base64) of a packet towards a service; the result is plain.
 #[must_use]
 pub fn append_tail(custom: &[u8], edge: u64) -> Vec<u8> {
@@ -455,10 +469,17 @@ pub fn append_tail(custom: &[u8], edge: u64) -> Vec<u8> {
 /// Takes the edge's ID off `custom` (base64) of a packet from a service; `None` if there is none. What is left is plain.
 #[must_use]
 pub fn split_tail(custom: &[u8]) -> Option<(Vec<u8>, u64)> {
-    let mut plain = decode(custom);
+    let mut plain = Vec::new();
+    let edge = split_tail_into(&mut plain, custom)?;
+    Some((plain, edge))
+}
+
+/// The same in place of what is in a buffer; what is left goes there.
+pub fn split_tail_into(plain: &mut Vec<u8>, custom: &[u8]) -> Option<u64> {
+    decode_into(plain, custom);
     let edge = u64::from_be_bytes(*plain.last_chunk::<TAIL>()?);
     plain.truncate(plain.len().saturating_sub(TAIL));
-    Some((plain, edge))
+    Some(edge)
 }
 
 // === impl Content ===
@@ -489,6 +510,14 @@ impl Content<'_> {
 // === impl Object ===
 
 impl Object<'_> {
+    /// Bytes that the text of the object takes at most, unless its texts need escapes.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let contents = [&self.meta, &self.key, &self.value, &self.custom].map(Content::encoded_len);
+        let texts = [self.topic, self.error, self.peer].map(str::len);
+        contents.into_iter().chain(texts).fold(ENVELOPE, usize::saturating_add)
+    }
+
     /// Appends the object up to where its payload goes.
     pub fn put_lead(&self, out: &mut Vec<u8>) {
         out.push(b'{');

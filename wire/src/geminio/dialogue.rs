@@ -14,6 +14,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::limits::{Limits, Micros};
+use super::packet::FIRST_SESSION;
 use super::window::Window;
 
 /// The ID of a dialogue on its connection.
@@ -75,8 +76,10 @@ pub(super) struct Raw {
 #[derive(Debug, Default)]
 pub(super) struct Dialogues {
     pub(super) table: HashMap<u64, Dialogue>,
-    /// Windows of messages, the first session's too.
-    pub(super) windows: HashMap<u64, Window>,
+    /// The window of the first session's messages: most peers have no other.
+    first: Window,
+    /// Those of dialogues, as long as there is something in them.
+    windows: HashMap<u64, Window>,
     /// Those with raw bytes to send, in turn.
     pub(super) turns: VecDeque<u64>,
     /// Those in [`State::Waiting`], the oldest first.
@@ -173,6 +176,39 @@ impl Raw {
 // === impl Dialogues ===
 
 impl Dialogues {
+    /// What is on its way to a session, if anything is.
+    pub(super) fn window(&self, session: u64) -> Option<&Window> {
+        if session == FIRST_SESSION { Some(&self.first) } else { self.windows.get(&session) }
+    }
+
+    pub(super) fn window_mut(&mut self, session: u64) -> Option<&mut Window> {
+        if session == FIRST_SESSION { Some(&mut self.first) } else { self.windows.get_mut(&session) }
+    }
+
+    /// The same, to put something into it.
+    pub(super) fn window_or_new(&mut self, session: u64) -> &mut Window {
+        if session == FIRST_SESSION { &mut self.first } else { self.windows.entry(session).or_default() }
+    }
+
+    /// Nothing is on its way to a session any more.
+    pub(super) fn drop_window(&mut self, session: u64) {
+        if session == FIRST_SESSION {
+            self.first = Window::default();
+        } else {
+            self.windows.remove(&session);
+        }
+    }
+
+    pub(super) fn windows(&self) -> impl Iterator<Item = &Window> {
+        std::iter::once(&self.first).chain(self.windows.values())
+    }
+
+    /// All of them with their sessions.
+    pub(super) fn windows_mut(&mut self) -> impl Iterator<Item = (u64, &mut Window)> {
+        let others = self.windows.iter_mut().map(|(session, window)| (*session, window));
+        std::iter::once((FIRST_SESSION, &mut self.first)).chain(others)
+    }
+
     /// Forgets a dialogue and everything that waits on it.
     pub(super) fn remove(&mut self, id: u64) -> Option<Dialogue> {
         let dialogue = self.table.remove(&id)?;
@@ -205,12 +241,12 @@ impl Dialogues {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.windows.is_empty()
+        self.table.is_empty() && self.windows.is_empty() && self.first.is_empty()
     }
 
     /// Bytes of memory held.
     pub(super) fn held(&self) -> usize {
-        let windows = self.windows.values().fold(0, |sum, window| window.bytes().saturating_add(sum));
+        let windows = self.windows().fold(0, |sum, window| window.bytes().saturating_add(sum));
         let offers = self.waiting.iter().filter_map(|id| self.table.get(id)?.offer.as_ref());
         let offers = offers.fold(0, |sum, offer| offer.len().saturating_add(sum));
         let entry = size_of::<(u64, Dialogue)>().saturating_add(1);

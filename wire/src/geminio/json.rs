@@ -297,6 +297,13 @@ fn hex_unit(rest: &[u8]) -> (u32, &[u8]) {
 /// Appends a string as Go writes it: quoted, with `<`, `>`, `&` and the line separators of Unicode escaped too.
 pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
+    if text
+        .bytes()
+        .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&'))
+    {
+        out.extend_from_slice(text.as_bytes());
+        return out.push(b'"');
+    }
     for character in text.chars() {
         match character {
             '"' => out.extend_from_slice(b"\\\""),

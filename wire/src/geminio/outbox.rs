@@ -20,6 +20,8 @@ use super::packet::{HEADER_LEN, MAX_BODY, PacketHeader, PacketType};
 
 /// From this size on a block is closed and the next one begun.
 const BLOCK: usize = 65_536;
+/// What a block has room for from its beginning: the packets of most writes, without growing step by step.
+const FIRST_ROOM: usize = 512;
 /// From this size in bytes on an encoded payload goes by reference instead of being copied into a block.
 const BULK: usize = 16_384;
 
@@ -37,19 +39,20 @@ pub(super) struct Encoded {
     tail: Vec<u8>,
 }
 
-/// Bytes that go in one piece, and who is told when the last of them was written.
+/// Bytes that go in one piece.
 #[derive(Debug)]
-struct Segment {
-    data: Block,
-    /// Raw bytes of a session in it.
-    raw: usize,
-    report: Report,
-}
-
-#[derive(Debug)]
-enum Block {
+enum Segment {
     Own(Vec<u8>),
     Shared(Bytes),
+}
+
+/// Raw bytes of a session among what is queued, and who is told when the last of them was written.
+#[derive(Debug)]
+struct Mark {
+    /// Where they end, in bytes since the outbox was made.
+    end: usize,
+    raw: usize,
+    report: Report,
 }
 
 /// Raw bytes of a session whose writing is to be told.
@@ -69,8 +72,12 @@ pub struct Outbox {
     written: usize,
     /// Bytes in segments that are not written.
     segment_bytes: usize,
-    /// Of those, raw bytes of sessions, whose writers are slowed down by other means.
+    /// Raw bytes of sessions, in order.
+    marks: VecDeque<Mark>,
+    /// All bytes in those: their writers are slowed down by other means than operations.
     raw: usize,
+    /// Bytes written since the outbox was made.
+    done: usize,
     /// Bytes of answers that nobody but the peer asked for, less what was written since.
     replies: usize,
 }
@@ -98,6 +105,8 @@ impl Encoded {
                 put(&mut packet.lead, kind, id, session, object, None)?;
             }
         }
+        // It may wait for long.
+        packet.lead.shrink_to_fit();
         Ok(packet)
     }
 
@@ -111,6 +120,11 @@ fn check(object: &Object<'_>) -> Result<(), TooLarge> {
     if object.value.encoded_len() > MAX_BODY as usize { Err(TooLarge) } else { Ok(()) }
 }
 
+/// Bytes that a packet of a session takes at most, unless its texts need many escapes.
+fn room(object: &Object<'_>) -> usize {
+    HEADER_LEN.saturating_add(size_of::<u64>()).saturating_add(object.room())
+}
+
 /// Appends a packet: whole, or (with the length of payload and tail that go behind) its lead.
 fn put(
     out: &mut Vec<u8>,
@@ -121,6 +135,7 @@ fn put(
     behind: Option<usize>,
 ) -> Result<(), TooLarge> {
     let start = out.len();
+    out.reserve(room(object).saturating_sub(behind.unwrap_or_default()));
     out.extend_from_slice(&[0; HEADER_LEN]);
     let from = out.len();
     out.extend_from_slice(&session.to_be_bytes());
@@ -145,8 +160,18 @@ fn put(
 impl Outbox {
     /// Where to append small packets.
     pub(super) fn block(&mut self) -> &mut Vec<u8> {
+        self.block_for(0)
+    }
+
+    /// The same, with room for so many bytes.
+    fn block_for(&mut self, len: usize) -> &mut Vec<u8> {
         if self.block.len() >= BLOCK {
             self.close_block();
+        }
+        if self.block.capacity() == 0 {
+            self.block.reserve_exact(len.max(FIRST_ROOM));
+        } else {
+            self.block.reserve(len);
         }
         &mut self.block
     }
@@ -173,7 +198,7 @@ impl Outbox {
                 Ok(())
             }
             Content::Shared(_) | Content::None | Content::Plain(_) | Content::Encoded(_) => {
-                put(self.block(), kind, id, session, object, None)
+                put(self.block_for(room(object)), kind, id, session, object, None)
             }
         }
     }
@@ -181,63 +206,60 @@ impl Outbox {
     /// Appends an encoded packet.
     pub(super) fn push(&mut self, packet: Encoded) {
         if packet.payload.is_empty() {
-            self.block().extend_from_slice(&packet.lead);
+            self.block_for(packet.lead.len()).extend_from_slice(&packet.lead);
             return;
         }
         self.block().extend_from_slice(&packet.lead);
         self.close_block();
-        self.segment(Block::Shared(packet.payload), 0, Report::default());
+        self.segment(Segment::Shared(packet.payload));
         self.block().extend_from_slice(&packet.tail);
     }
 
-    /// Appends one Stream packet made of `pieces`, which are `len` bytes together.
-    pub(super) fn push_raw(
-        &mut self,
-        id: u64,
-        session: u64,
-        pieces: impl Iterator<Item = (Bytes, bool)>,
-        len: usize,
-    ) {
+    /// Appends one Stream packet made of `pieces`, each with whether to report it.
+    pub(super) fn push_raw(&mut self, id: u64, session: u64, pieces: Vec<(Bytes, bool)>) {
+        let sum = |len: usize, (piece, _): &(Bytes, bool)| len.saturating_add(piece.len());
+        let len = pieces.iter().fold(0, sum);
+        let copied = pieces.iter().filter(|(piece, _)| piece.len() < BULK).fold(0, sum);
         let header = PacketHeader::new(PacketType::Stream, id).with_body(len.saturating_add(8));
-        let block = self.block();
+        let block = self.block_for(copied.saturating_add(HEADER_LEN).saturating_add(8));
         block.extend_from_slice(&header.encode());
         block.extend_from_slice(&session.to_be_bytes());
         let (mut raw, mut reported) = (0_usize, 0_usize);
         for (piece, report) in pieces {
             let count = if report { piece.len() } else { 0 };
             if piece.len() >= BULK {
-                self.close_raw(session, &mut raw, &mut reported);
-                let report = Report { session, bytes: u32::try_from(count).unwrap_or(u32::MAX) };
-                self.segment(Block::Shared(piece.clone()), piece.len(), report);
+                self.mark(session, raw, reported);
+                (raw, reported) = (0, 0);
+                self.close_block();
+                let len = piece.len();
+                self.segment(Segment::Shared(piece));
+                self.mark(session, len, count);
             } else {
                 self.block.extend_from_slice(&piece);
                 raw = raw.saturating_add(piece.len());
                 reported = reported.saturating_add(count);
             }
         }
-        self.close_raw(session, &mut raw, &mut reported);
+        self.mark(session, raw, reported);
     }
 
-    /// Closes the block with the raw bytes copied to it.
-    fn close_raw(&mut self, session: u64, raw: &mut usize, reported: &mut usize) {
-        let bytes = u32::try_from(mem::take(reported)).unwrap_or(u32::MAX);
-        let raw = mem::take(raw);
-        if !self.block.is_empty() {
-            let block = mem::take(&mut self.block);
-            self.segment(Block::Own(block), raw, Report { session, bytes });
+    /// The last bytes queued are raw bytes of a session, and so many of them are to be reported.
+    fn mark(&mut self, session: u64, raw: usize, reported: usize) {
+        if raw > 0 {
+            let report = Report { session, bytes: u32::try_from(reported).unwrap_or(u32::MAX) };
+            self.raw = self.raw.saturating_add(raw);
+            self.marks.push_back(Mark { end: self.done.saturating_add(self.bytes()), raw, report });
         }
     }
 
     fn close_block(&mut self) {
         if !self.block.is_empty() {
             let block = mem::take(&mut self.block);
-            self.segment(Block::Own(block), 0, Report::default());
+            self.segment(Segment::Own(block));
         }
     }
 
-    fn segment(&mut self, data: Block, raw: usize, report: Report) {
-        self.raw = self.raw.saturating_add(raw);
-        let segment = Segment { data, raw, report };
+    fn segment(&mut self, segment: Segment) {
         self.segment_bytes = self.segment_bytes.saturating_add(segment.as_slice().len());
         self.segments.push_back(segment);
     }
@@ -280,8 +302,15 @@ impl Outbox {
     /// The transport took `n` bytes. `report` is told how many raw bytes of which session were written for good.
     pub(super) fn written(&mut self, mut n: usize, mut report: impl FnMut(Report)) {
         self.replies = self.replies.saturating_sub(n);
+        self.done = self.done.saturating_add(n);
         if n > self.segment_bytes {
             self.close_block();
+        }
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.end <= self.done) {
+            self.raw = self.raw.saturating_sub(mark.raw);
+            if mark.report.bytes > 0 {
+                report(mark.report);
+            }
         }
         while let Some(front) = self.segments.front() {
             let left = front.as_slice().len().saturating_sub(self.written);
@@ -293,12 +322,7 @@ impl Outbox {
                 return;
             }
             self.written = 0;
-            if let Some(done) = self.segments.pop_front() {
-                self.raw = self.raw.saturating_sub(done.raw);
-                if done.report.bytes > 0 {
-                    report(done.report);
-                }
-            }
+            self.segments.pop_front();
         }
     }
 }
@@ -307,9 +331,9 @@ impl Outbox {
 
 impl Segment {
     fn as_slice(&self) -> &[u8] {
-        match &self.data {
-            Block::Own(bytes) => bytes,
-            Block::Shared(bytes) => bytes,
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
         }
     }
 }
@@ -317,6 +341,7 @@ impl Segment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::geminio::time::Time;
 
     fn all(outbox: &Outbox) -> Vec<u8> {
         let mut slices = Vec::new();
@@ -363,7 +388,7 @@ mod tests {
             (Bytes::from(vec![2; BULK]), true),
             (Bytes::from(vec![3; 5]), false),
         ];
-        outbox.push_raw(9, 4, pieces.into_iter(), BULK + 15);
+        outbox.push_raw(9, 4, pieces.to_vec());
         outbox.reply(PacketHeader::new(PacketType::HeartbeatAck, 2), b"");
         let bytes = all(&outbox);
         assert_eq!(outbox.bytes(), bytes.len());
@@ -376,5 +401,54 @@ mod tests {
         assert!(outbox.is_empty());
         assert_eq!(reported, [(4, 10), (4, BULK as u32)]);
         assert_eq!((outbox.bytes(), outbox.operation_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn small_raw_packets_share_a_block_and_are_reported_each_at_its_end() {
+        let mut outbox = Outbox::default();
+        for session in 2..5 {
+            outbox.push_raw(9, session, vec![(Bytes::from(vec![7; 100]), true)]);
+        }
+        let mut slices = Vec::new();
+        outbox.slices(&mut slices, 64);
+        assert_eq!(slices.len(), 1);
+        let mut reported = Vec::new();
+        let packet = HEADER_LEN + 8 + 100;
+        for n in [packet - 1, 1, 2 * packet] {
+            outbox.written(n, |report| reported.push(report.session));
+            reported.push(0);
+        }
+        assert_eq!(reported, [0, 2, 0, 3, 4, 0]);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_block_does_not_grow_for_the_packets_of_a_usual_write() {
+        let time = Some(Time::from_unix_nanos(1_777_777_777_123_456_789));
+        let error = "it is not there";
+        for payload in [64, 1_000, 10_000] {
+            let value = vec![b'A'; payload];
+            let object = Object {
+                meta: Content::Plain(b"meta"),
+                key: Content::Plain(b"echo"),
+                value: Content::Encoded(&value),
+                topic: "a topic",
+                custom: Content::Plain(&[0; 8]),
+                error,
+                peer: "18446744073709551615",
+                timeout: i64::MIN,
+                deadline: time,
+                context: time,
+            };
+            let mut outbox = Outbox::default();
+            outbox.put(PacketType::Request, u64::MAX, 1, &object).unwrap();
+            assert!(outbox.block.len() <= room(&object), "{} bytes", outbox.block.len());
+            let capacity = outbox.block.capacity();
+            assert!(capacity == room(&object).max(FIRST_ROOM), "grown to {capacity}");
+        }
+        let mut outbox = Outbox::default();
+        outbox.reply(PacketHeader::new(PacketType::HeartbeatAck, 1), b"");
+        outbox.put(PacketType::Response, 2, 1, &Object::default()).unwrap();
+        assert_eq!(outbox.block.capacity(), FIRST_ROOM);
     }
 }

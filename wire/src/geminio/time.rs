@@ -3,6 +3,8 @@
 /// Seconds from year 1, where Go's zero time lies, to 1970.
 const ZERO_SECONDS: i64 = -62_135_596_800;
 const SECONDS_PER_DAY: i64 = 86_400;
+/// Go's zero time, which is in most packets.
+const ZERO_TEXT: &[u8] = b"0001-01-01T00:00:00Z";
 /// Longest text of a time: `2026-05-02T09:27:48.123456789+08:00`.
 pub const MAX_TEXT: usize = 35;
 
@@ -45,6 +47,9 @@ impl Time {
     /// Reads a time; `None` if this is none.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
+        if text == ZERO_TEXT {
+            return Some(Self::ZERO);
+        }
         let (day, rest) = text.split_at_checked(10)?;
         let days = parse_day(day)?;
         let (clock, rest) = rest.split_at_checked(9)?;
@@ -61,6 +66,9 @@ impl Time {
 
     /// Appends the text that Go writes for this time.
     pub fn put(self, out: &mut Vec<u8>) {
+        if self == Self::ZERO {
+            return out.extend_from_slice(ZERO_TEXT);
+        }
         let local = self.seconds.saturating_add(i64::from(self.offset).saturating_mul(60));
         let (year, month, day) = civil(local.div_euclid(SECONDS_PER_DAY));
         let clock = local.rem_euclid(SECONDS_PER_DAY);

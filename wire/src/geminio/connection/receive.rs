@@ -2,11 +2,12 @@
 
 use std::mem;
 
-use super::{Connection, Ending, Event, Fault, Micros, Operation, Phase, Role, Unanswered};
+use super::{Connection, Ending, Event, Fault, Micros, Operation, Phase, Role};
 use crate::chunk::{Chunk, Piece};
 use crate::error::ErrorCode;
 use crate::geminio::data::{Data, Object};
 use crate::geminio::dialogue::{Dialogue, DialogueId, State};
+use crate::geminio::operations::Unanswered;
 use crate::geminio::packet::{ACQUIRE, FIRST_SESSION, PacketHeader, PacketType};
 use crate::geminio::reader::{Item, Packet};
 use crate::geminio::text;
@@ -416,7 +417,7 @@ impl Connection {
         let data = read(packet)?;
         self.hear(session);
         if let Some(dialogues) = self.dialogues.as_mut()
-            && let Some(window) = dialogues.windows.get_mut(&session)
+            && let Some(window) = dialogues.window_mut(session)
             && window.acked(id, now)
         {
             self.send_waiting(session, now);
@@ -427,11 +428,10 @@ impl Connection {
     fn on_request_cancel<B: Chunk>(&mut self, packet: &Packet<B>) -> Option<Event<B>> {
         self.cancels = true;
         let (id, session) = (packet.header.id, packet.session());
-        let operations = self.operations.as_ref()?;
+        let mut operations = self.operations.as_ref()?.iter();
         let found = operations
-            .iter()
             .find(|(_, waiting)| waiting.call && waiting.packet == id && waiting.session == session);
-        found.map(|(operation, _)| Event::Cancelled { operation: *operation })
+        found.map(|(operation, _)| Event::Cancelled { operation })
     }
 
     fn on_register<B: Chunk>(&mut self, packet: Packet<B>) -> Step<B> {

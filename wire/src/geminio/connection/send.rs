@@ -133,7 +133,7 @@ impl Connection {
 
     /// Answers what the peer waits for.
     fn fail_operations(&mut self) {
-        let waiting: Vec<u64> = self.operations.iter().flat_map(|all| all.keys()).copied().collect();
+        let waiting: Vec<u64> = self.operations.iter().flat_map(|all| all.iter()).map(|(id, _)| id).collect();
         for operation in waiting {
             self.respond(operation, &Object { error: FORCE_CLOSED, ..Object::default() });
         }
@@ -192,9 +192,8 @@ impl Connection {
             return Err(SendError::Closed);
         }
         let len = message.value.encoded_len();
-        let limits = Arc::clone(&self.limits);
-        let window = self.dialogues.as_ref().and_then(|all| all.windows.get(&dialogue.0));
-        let offer = window.map_or(Offer::Send, |window| window.offer(len, &limits));
+        let window = self.dialogues.as_ref().and_then(|all| all.window(dialogue.0));
+        let offer = window.map_or(Offer::Send, |window| window.offer(len, &self.limits));
         if offer == Offer::Full {
             return Err(SendError::Overloaded);
         }
@@ -202,16 +201,16 @@ impl Connection {
         let waits = offer == Offer::Wait;
         if waits {
             let encoded = Encoded::new(PacketType::Message, packet, dialogue.0, message)?;
-            let window = self.dialogues.get_or_insert_default().windows.entry(dialogue.0).or_default();
+            let window = self.dialogues.get_or_insert_default().window_or_new(dialogue.0);
             window.wait(sender, packet, encoded);
-            if let Some(at) = window.reopen_at(&limits) {
+            if let Some(at) = window.reopen_at(&self.limits) {
                 self.arm(at);
             }
         } else {
             let put = self.outbox().put(PacketType::Message, packet, dialogue.0, message);
             self.tidy_outbox();
             put?;
-            let window = self.dialogues.get_or_insert_default().windows.entry(dialogue.0).or_default();
+            let window = self.dialogues.get_or_insert_default().window_or_new(dialogue.0);
             window.sent(packet, now);
         }
         Ok(Sent { packet, waits })
@@ -220,33 +219,32 @@ impl Connection {
     /// Takes back a message that waits, because its publisher does not any more. False if it was sent already: its slot stays taken
     /// until the peer acknowledges it.
     pub fn take_back(&mut self, dialogue: DialogueId, packet: u64) -> bool {
-        let window = self.dialogues.as_mut().and_then(|all| all.windows.get_mut(&dialogue.0));
+        let window = self.dialogues.as_mut().and_then(|all| all.window_mut(dialogue.0));
         window.is_some_and(|window| window.take_back(packet))
     }
 
     /// Messages on their way to a session of the peer.
     #[must_use]
     pub fn unacked(&self, dialogue: DialogueId) -> usize {
-        let window = self.dialogues.as_ref().and_then(|all| all.windows.get(&dialogue.0));
+        let window = self.dialogues.as_ref().and_then(|all| all.window(dialogue.0));
         window.map_or(0, |window| window.unacked())
     }
 
     /// Sends waiting messages as far as slots are free.
     pub(super) fn send_waiting(&mut self, session: u64, now: Micros) {
-        let limits = Arc::clone(&self.limits);
         let Some(dialogues) = self.dialogues.as_mut() else { return };
         let ends = session != FIRST_SESSION && !dialogues.table.get(&session).is_some_and(Dialogue::sends);
         if ends {
             // Nothing may follow a Dismiss: what waits ends with the dialogue.
             return;
         }
-        let Some(window) = dialogues.windows.get_mut(&session) else { return };
-        while let Some(packet) = window.next(&limits, now) {
+        let Some(window) = dialogues.window_mut(session) else { return };
+        while let Some(packet) = window.next(&self.limits, now) {
             self.outbox.get_or_insert_default().push(packet);
         }
-        let reopen_at = window.reopen_at(&limits);
+        let reopen_at = window.reopen_at(&self.limits);
         if window.is_empty() {
-            dialogues.windows.remove(&session);
+            dialogues.drop_window(session);
             if dialogues.is_empty() {
                 self.dialogues = None;
             }
@@ -259,7 +257,7 @@ impl Connection {
     /// Answers a call or message: with a value, or an error that is not empty. The method should be echoed in the answer's key.
     pub fn respond(&mut self, operation: u64, answer: &Object<'_>) -> Answered {
         let Some(operations) = self.operations.as_mut() else { return Answered::Late };
-        let Some(unanswered) = operations.remove(&operation) else { return Answered::Late };
+        let Some(unanswered) = operations.remove(operation) else { return Answered::Late };
         if operations.is_empty() {
             self.operations = None;
         }
@@ -306,7 +304,7 @@ impl Connection {
         if !self.is_ready() {
             return Err(OpenError::Closed);
         }
-        let limits = Arc::clone(&self.limits);
+        let limits = &self.limits;
         if let Some(all) = self.dialogues.as_ref() {
             if all.count(true) >= limits.dialogues || all.waiting.len() >= limits.opening {
                 return Err(OpenError::TooMany);
@@ -315,8 +313,8 @@ impl Connection {
                 return Err(OpenError::Silent);
             }
         }
-        let id = self.take_dialogue();
         let deadline = now.saturating_add(limits.session_timeout);
+        let id = self.take_dialogue();
         let mut dialogue = Dialogue::new(State::Waiting, true, deadline);
         let mut offer = Vec::new();
         Object { meta, peer, ..Object::default() }.put(&mut offer);
