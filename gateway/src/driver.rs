@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Source;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 
 pub use self::inbox::{Hub, Inbox};
 pub use self::listener::{Accept, Listener};
@@ -328,7 +328,7 @@ impl Driver {
         self.act();
         let slot = session.slot as usize;
         let mut conn = Conn::new(io, session, bound);
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = conn.interest();
         if conn.io.socket().register(self.poll.registry(), Token(slot), interest).is_err() {
             self.shard.on_closed(session, "registration failed");
             return false;
@@ -459,6 +459,14 @@ impl Driver {
             let (shard, scratch) = (&mut self.shard, &mut self.scratch);
             let written = catch_unwind(AssertUnwindSafe(|| conn.write(shard, scratch)));
             conn.note_held(shard);
+            let written = written.map(|written| match written {
+                // If there is room by now, this tells at once.
+                Ok(true) if !std::mem::replace(&mut conn.armed, true) => {
+                    let (interest, token) = (conn.interest(), Token(session.slot as usize));
+                    conn.io.socket().reregister(self.poll.registry(), token, interest)
+                }
+                written => written.map(drop),
+            });
             match written {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => self.guarded(session, |shard| shard.on_closed(session, "connection lost")),

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
+use mio::Interest;
 use mio::net::TcpStream;
 use smallvec::SmallVec;
 
@@ -34,6 +35,9 @@ pub(super) struct Conn {
     pub(super) ended: bool,
     /// There may be bytes to read, but the core takes none at the moment.
     pub(super) paused: bool,
+    /// The poller tells when it can be written. Most sockets are never full, and one that is new could always be written: each would
+    /// cost a turn for nothing.
+    pub(super) armed: bool,
     /// It carries large bodies at the moment.
     bulk: bool,
     /// Bytes held by TLS that the core knows of.
@@ -85,7 +89,15 @@ impl Io {
 
 impl Conn {
     pub(super) fn new(io: Io, session: SessionRef, bound: Bound) -> Self {
-        Self { io, session, bound, readable: false, ended: false, paused: false, bulk: false, held: 0 }
+        // TLS may have bytes of its own to write at any time.
+        let armed = matches!(io, Io::Tls(..));
+        let (readable, ended, paused, bulk) = (false, false, false, false);
+        Self { io, session, bound, readable, ended, paused, armed, bulk, held: 0 }
+    }
+
+    /// What the poller shall tell.
+    pub(super) fn interest(&self) -> Interest {
+        if self.armed { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }
     }
 
     /// Tells the core what TLS holds, if that has changed.
@@ -180,19 +192,19 @@ impl Conn {
         }
     }
 
-    /// Writes once what the core has.
-    pub(super) fn write(&mut self, shard: &mut Shard, scratch: &mut TlsScratch) -> io::Result<()> {
+    /// Writes once what the core has; whether the socket would take no more.
+    pub(super) fn write(&mut self, shard: &mut Shard, scratch: &mut TlsScratch) -> io::Result<bool> {
         if let Io::Tls(socket, tls) = &mut self.io
             && tls.wants_write()
             && !tls.flush(socket)?
         {
             shard.written(self.session, 0, true);
-            return Ok(());
+            return Ok(true);
         }
         if !shard.fill(self.session) {
             // Only a half-close or the like was left to note.
             shard.written(self.session, 0, false);
-            return Ok(());
+            return Ok(false);
         }
         let mut slices: SmallVec<[IoSlice<'_>; 16]> = SmallVec::new();
         shard.slices(self.session, &mut slices, SLICES);
@@ -206,13 +218,14 @@ impl Conn {
         };
         drop(slices);
         let pending = matches!(&self.io, Io::Tls(_, tls) if tls.wants_write());
-        match written {
-            Ok(n) => shard.written(self.session, n, n < total || pending),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => shard.written(self.session, 0, true),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => shard.written(self.session, 0, false),
+        let (n, full) = match written {
+            Ok(n) => (n, n < total || pending),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, true),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (0, false),
             Err(error) => return Err(error),
-        }
-        Ok(())
+        };
+        shard.written(self.session, n, full);
+        Ok(full)
     }
 }
 

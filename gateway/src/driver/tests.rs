@@ -10,7 +10,7 @@ use frontier_wire::native::hello::{Hello, InstanceId, Role};
 use mio::{Poll, Token};
 use parking_lot::Mutex;
 
-use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning};
+use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning, WAKE};
 use crate::config::ListenAddr;
 use crate::core::message::{Msg, ScanReply};
 use crate::core::shard::walks::SLOTS_PER_TURN;
@@ -246,6 +246,16 @@ fn a_short_read_of_a_socket_whose_peer_has_closed_is_read_to_the_end() {
     bench.driver.read_ready();
     bench.run_on();
     assert_eq!(bench.sessions(), 0, "the end was read, too");
+}
+
+/// Every new socket could be written, which is no news.
+#[test]
+fn a_socket_without_anything_to_read_is_no_event() {
+    let mut bench = Bench::new();
+    let _silent = bench.connect();
+    bench.until("accepted", |bench| bench.load() == 1);
+    bench.driver.poll.poll(&mut bench.driver.events, Some(Duration::ZERO)).unwrap();
+    assert!(bench.driver.events.iter().all(|event| event.token() == WAKE));
 }
 
 #[test]
