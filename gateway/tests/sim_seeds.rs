@@ -13,6 +13,8 @@
 
 #[path = "sim_seeds/agent.rs"]
 mod agent;
+#[path = "sim_seeds/guests.rs"]
+mod guests;
 #[path = "sim_seeds/ledger.rs"]
 mod ledger;
 #[path = "sim_seeds/operations.rs"]
@@ -32,7 +34,7 @@ use self::world::World;
 /// Seeds of an ordinary test run: ten seconds on two idle cores.
 const SEEDS: u64 = 3_000;
 /// What an ordinary run must have seen, each several times.
-const REACHED: [&str; 27] = [
+const REACHED: [&str; 33] = [
     "call ok",
     "call application",
     "call cancelled",
@@ -55,6 +57,12 @@ const REACHED: [&str; 27] = [
     "stream overloaded",
     "streams ended by both",
     "edges that came and went",
+    "guests: call cancelled",
+    "guests: call ok",
+    "guests: message ok",
+    "guests: refused",
+    "guests: streams read to their end",
+    "guests: welcome",
     "takeovers",
     "memory cuts",
     "refused: abuse",

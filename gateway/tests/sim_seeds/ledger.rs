@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use frontier_gateway::core::stats::OpKind;
 use frontier_wire::error::ErrorCode;
-use frontier_wire::yamux::StreamId;
 
 /// What a receiver said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +47,10 @@ pub(crate) struct Op {
 }
 
 /// A stream, seen from both ends: its opener's first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wire {
-    pub ends: [Option<(usize, StreamId)>; 2],
+    /// Who, and the stream's number there.
+    pub ends: [Option<(usize, u64)>; 2],
     pub edge: u64,
     pub name: &'static str,
     pub sent_at: u64,
@@ -58,6 +58,8 @@ pub(crate) struct Wire {
     pub got: [usize; 2],
     pub finished: [bool; 2],
     pub reset: [bool; 2],
+    /// Drops what still comes: a guest that has closed it.
+    pub deaf: [bool; 2],
     pub accepted: bool,
     pub refused: bool,
     /// The opener heard an OpenAck: none if it was a success.
@@ -184,6 +186,11 @@ impl Content {
     pub(crate) fn part(&self, salt: usize, at: usize, len: usize) -> Bytes {
         let from = (salt + at) % Self::REPEATS;
         self.0.slice(from..from + len)
+    }
+
+    /// The first `len` bytes of what `salt` stands for.
+    pub(crate) fn whole(&self, salt: usize, len: usize) -> Vec<u8> {
+        (0..len).map(|at| ((salt + at) % Self::REPEATS) as u8).collect()
     }
 
     pub(crate) fn check(&self, salt: usize, mut at: usize, mut bytes: &[u8]) -> bool {

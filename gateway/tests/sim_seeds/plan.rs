@@ -113,6 +113,8 @@ pub(crate) struct Plan {
     pub pace: u64,
     pub count: u32,
     pub peers: usize,
+    /// Of a thousand peers, so many speak geminio.
+    pub guests: u32,
     /// Edge IDs wished for: few of them make takeovers.
     pub ids: u64,
     /// A service that is always there, reads at once and is the only one told of edges.
@@ -165,6 +167,7 @@ impl Plan {
             pace: *rng.pick(&[100, 2_000, 20_000, 100_000]),
             count: *rng.pick(&[20, 60, 120]),
             peers: *rng.pick(&[4, 8, 14, 20]),
+            guests: *rng.pick(&[0, 0, 300, 700]),
             ids: *rng.pick(&[1, 3, 8]),
             keeper: rng.chance(500),
         }

@@ -1,7 +1,7 @@
 //! Peers that do whatever the seed says to a gateway, and the check after every step that nobody was wronged.
 //!
 //! ```text
-//!  Plan ──▶ World ── agents (native peers) ──▶ Stage ── pipes ── shards (the real core)
+//!  Plan ──▶ World ── agents (native peers) and guests (geminio) ──▶ Stage ── pipes ── shards (the real core)
 //!             └── Ledger: what must come of everything they do
 //! ```
 //! A run has three parts: acts at random times; then nobody does anything new, everybody reads and what is due must come; then all
@@ -23,12 +23,14 @@ use frontier_gateway::sim::net::Ending;
 use frontier_gateway::sim::rng::Rng;
 use frontier_gateway::sim::stage::{LinkId, Notice, Path, Stage};
 use frontier_wire::error::ErrorCode;
+use frontier_wire::geminio::dialogue::DialogueId;
 use frontier_wire::native::frame::{Flags, FrameType};
 use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway, Locate, Names};
 use frontier_wire::native::hello::Hello;
 use frontier_wire::yamux::StreamId;
 
 use super::agent::{Agent, FIRST_ID, Phase};
+use super::guests::GuestAgent;
 use super::ledger::{Content, Ledger};
 use super::plan::{ACTS, Act, Plan, Reading};
 
@@ -38,6 +40,8 @@ pub(crate) const TOPICS: [&str; 3] = ["t0", "t1", "*"];
 pub(crate) const SERVICES: [&str; 2] = ["s0", "s1"];
 /// A method that nobody offers.
 pub(crate) const NOBODYS: &str = "nobody's";
+/// Who has at least this number is a guest, and what is beyond is which one.
+pub(crate) const GUESTS: usize = 1 << 20;
 pub(crate) const CALLBACKS: [&str; 3] = ["get_edge_id", "edge_online", "edge_offline"];
 
 /// What happens when a timer runs out.
@@ -52,6 +56,12 @@ pub(crate) enum Later {
     Release(usize, StreamId, usize),
     Settle(usize, StreamId),
     HangUp(usize),
+    Guest(usize),
+    GuestAnswers(usize, u64),
+    GuestReleases(usize, DialogueId, usize),
+    GuestSettles(usize, DialogueId),
+    GuestHangsUp(usize),
+    Thaw(usize),
 }
 
 /// See the module documentation.
@@ -60,16 +70,21 @@ pub(crate) struct World {
     pub rng: Rng,
     pub plan: Plan,
     pub agents: Vec<Agent>,
+    pub guests: Vec<GuestAgent>,
     pub ledger: Ledger,
     pub content: Content,
-    links: BTreeMap<LinkId, usize>,
-    later: Vec<Later>,
+    pub links: BTreeMap<LinkId, usize>,
+    pub later: Vec<Later>,
     acts: u32,
     /// Nobody does anything new, and everybody reads and gives back.
     pub calm: bool,
     keeper: Option<usize>,
     /// Edges were told to go.
     drained: bool,
+    /// A guest was cut off: the gateway sees that late.
+    pub guest_cut: bool,
+    /// How often guests did what.
+    counts: BTreeMap<&'static str, u64>,
     /// Asked for.
     panics: u64,
     loud: bool,
@@ -90,6 +105,7 @@ impl World {
             stage,
             rng,
             agents: Vec::new(),
+            guests: Vec::new(),
             ledger: Ledger::default(),
             content: Content::new(),
             links: BTreeMap::new(),
@@ -98,6 +114,8 @@ impl World {
             calm: false,
             keeper: None,
             drained: false,
+            guest_cut: false,
+            counts: BTreeMap::new(),
             panics: 0,
             loud,
             plan,
@@ -108,6 +126,37 @@ impl World {
         if self.loud {
             println!("{:>10} {}", self.stage.now(), what());
         }
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    // --- of agents and guests
+
+    pub(crate) fn phase_of(&self, who: usize) -> Phase {
+        who.checked_sub(GUESTS).map_or_else(|| self.agents[who].phase, |guest| self.guests[guest].phase)
+    }
+
+    pub(crate) fn bound_of(&self, who: usize) -> Bound {
+        who.checked_sub(GUESTS).map_or_else(|| self.agents[who].bound, |guest| self.guests[guest].bound)
+    }
+
+    pub(crate) fn id_of(&self, who: usize) -> u64 {
+        who.checked_sub(GUESTS).map_or_else(|| self.agents[who].id, |guest| self.guests[guest].id)
+    }
+
+    pub(crate) fn epoch_of(&self, who: usize) -> u64 {
+        who.checked_sub(GUESTS).map_or_else(|| self.agents[who].epoch, |guest| self.guests[guest].epoch)
+    }
+
+    pub(crate) fn link_of(&self, who: usize) -> LinkId {
+        let guest = who.checked_sub(GUESTS).map(|guest| self.guests[guest].guest.link);
+        guest.unwrap_or_else(|| self.agents[who].dialer.link)
+    }
+
+    pub(crate) fn offered_by(&self, who: usize) -> &BTreeMap<&'static str, u64> {
+        who.checked_sub(GUESTS).map_or_else(|| &self.agents[who].offered, |guest| &self.guests[guest].offered)
     }
 
     /// Runs everything and checks it; returns a number for all that happened.
@@ -130,6 +179,9 @@ impl World {
         for agent in 0..self.agents.len() {
             self.calm_down(agent);
         }
+        for guest in 0..self.guests.len() {
+            self.calm_guest(guest);
+        }
         self.advance(12_000_000);
         self.wait_until_still();
         self.check_done();
@@ -140,7 +192,12 @@ impl World {
             let at = self.rng.below(500_000);
             self.after(at, Later::HangUp(agent));
         }
-        self.advance(2_000_000);
+        for guest in 0..self.guests.len() {
+            let at = self.rng.below(500_000);
+            self.after(at, Later::GuestHangsUp(guest));
+        }
+        // Two heartbeats of a guest that is not there, and the time to say goodbye.
+        self.advance(if self.guest_cut { 60_000_000 } else { 2_000_000 });
         self.check_presence();
         if let Some(keeper) = self.keeper {
             self.hang_up(keeper, Ending::Closed);
@@ -160,12 +217,14 @@ impl World {
         let until = self.stage.now() + micros;
         while let Some(notice) = self.stage.step(until) {
             match notice {
-                Notice::Readable(link) | Notice::Writable(link) => {
-                    if let Some(agent) = self.links.get(&link).copied() {
+                Notice::Readable(link) | Notice::Writable(link) => match self.links.get(&link).copied() {
+                    Some(who) if who >= GUESTS => self.serve_guest(who - GUESTS),
+                    Some(agent) => {
                         self.listen(agent, false);
                         self.flush(agent);
                     }
-                }
+                    None => {}
+                },
                 Notice::Turn(_) => self.check_turn(),
                 Notice::Timer(token) => self.fire(self.later[token as usize]),
             }
@@ -180,7 +239,11 @@ impl World {
             let way = |agent: &Agent| {
                 self.stage.under_way(agent.dialer.link) / 200 + agent.dialer.conn.outbox_bytes() / 200
             };
-            let unread = self.agents.iter().map(way).sum();
+            let guests = self
+                .guests
+                .iter()
+                .map(|at| self.stage.under_way(at.guest.link) / 200 + at.guest.conn.sending() / 200);
+            let unread = self.agents.iter().map(way).chain(guests).sum();
             let got = self.ledger.wires.iter().map(|wire| wire.got[0] + wire.got[1]).sum();
             if before == (unread, got) {
                 return;
@@ -211,9 +274,21 @@ impl World {
                 let how = *self.rng.pick(&[Ending::Closed, Ending::Reset]);
                 self.hang_up(agent, how);
             }
+            Later::Guest(guest) => self.serve_guest(guest),
+            Later::GuestAnswers(guest, id) => self.guest_answers(guest, id),
+            Later::GuestReleases(guest, dialogue, n) => self.guest_releases(guest, dialogue, n),
+            Later::GuestSettles(guest, dialogue) => self.guest_settles(guest, dialogue),
+            Later::GuestHangsUp(guest) => self.hang_up_guest(guest, Ending::Closed),
+            Later::Thaw(guest) => self.thaw_guest(guest),
         }
         match what {
-            Later::Act => {}
+            Later::Act
+            | Later::Guest(_)
+            | Later::GuestAnswers(..)
+            | Later::GuestReleases(..)
+            | Later::GuestSettles(..)
+            | Later::GuestHangsUp(_)
+            | Later::Thaw(_) => {}
             Later::Hello(agent)
             | Later::Ping(agent)
             | Later::Read(agent)
@@ -238,8 +313,8 @@ impl World {
     /// While nothing is on its way between shards, both ends of every operation and stream know of each other.
     fn check_flights(&self) {
         let mut flights = self.stage.flights();
-        // What the gateway asks for an edge in its admission is in nobody's list; peers count their own from further on.
-        flights.pending.retain(|(_, id, _)| *id >= FIRST_ID);
+        // What the gateway asks for an edge in its admission is in nobody's list; native peers count their own from further on.
+        flights.pending.retain(|(from, id, _)| *id >= FIRST_ID || !self.stage.is_admitting(*from));
         flights.outgoing.sort_unstable();
         flights.pending.sort_unstable();
         assert_eq!(flights.outgoing, flights.pending, "what is waited for, and what somebody is to answer");
@@ -258,6 +333,9 @@ impl World {
         for (at, agent) in self.agents.iter().enumerate().filter(|(_, agent)| agent.phase == Phase::Ready) {
             assert!(agent.ops.is_empty(), "agent {at} waits for {:?}", agent.ops);
             assert!(agent.names.is_empty(), "agent {at} registers {:?}", agent.names);
+        }
+        for (at, guest) in self.guests.iter().enumerate().filter(|(_, guest)| guest.phase == Phase::Ready) {
+            assert!(guest.ops.is_empty(), "guest {at} waits for {:?}", guest.ops);
         }
         self.check_streams();
         if self.stage.shared().settings.policy == Policy::LeastInFlight {
@@ -318,6 +396,9 @@ impl World {
             add("late answers".to_owned(), stats.late_answers.get());
             add("memory cuts".to_owned(), stats.memory_cuts.get());
         }
+        for (what, n) in &self.counts {
+            add((*what).to_owned(), *n);
+        }
         let ended =
             self.ledger.wires.iter().filter(|wire| wire.finished == [true; 2] && wire.got == wire.sent);
         add("streams ended by both".to_owned(), ended.count() as u64);
@@ -344,6 +425,12 @@ impl World {
                 return self.stage.post(shard, msg);
             }
             _ => {}
+        }
+        let ready = |phase: Phase| usize::from(phase == Phase::Ready);
+        let guests: usize = self.guests.iter().map(|guest| ready(guest.phase)).sum();
+        let agents: usize = self.agents.iter().map(|agent| ready(agent.phase)).sum();
+        if self.rng.size(0, guests + agents) < guests {
+            return self.guest_act(act);
         }
         let Some(agent) = self.any_agent(act) else { return };
         match act {
@@ -424,23 +511,19 @@ impl World {
     }
 
     fn crowded(&self) -> bool {
-        let here = self.agents.iter().filter(|agent| agent.phase != Phase::Over).count();
-        here >= self.plan.peers
+        let agents = self.agents.iter().filter(|agent| agent.phase != Phase::Over).count();
+        agents + self.guests.iter().filter(|guest| guest.phase != Phase::Over).count() >= self.plan.peers
     }
 
     fn new_edge(&mut self) {
         if self.crowded() {
             return;
         }
-        let path = self.plan.path(&mut self.rng);
-        let mut wish = self.rng.between(1, self.plan.ids);
-        if self.rng.chance(100) {
-            wish = 0;
-        } else if self.rng.chance(600) {
-            // Somebody else's would make takeovers of all of them.
-            let free = |id: &u64| self.holder(*id).is_none();
-            wish = (1..=self.plan.ids).find(free).unwrap_or(wish);
+        if self.rng.chance(self.plan.guests) {
+            return self.new_guest(Bound::Edge);
         }
+        let path = self.plan.path(&mut self.rng);
+        let wish = self.wish();
         let mut hello = edge_hello(wish);
         if self.rng.chance(300)
             && let Some((_, epoch, _)) = self.ledger.holders.get(&wish)
@@ -459,10 +542,24 @@ impl World {
         self.begin(agent);
     }
 
+    /// The ID that a new edge wishes for.
+    pub(crate) fn wish(&mut self) -> u64 {
+        let wish = self.rng.between(1, self.plan.ids);
+        if self.rng.chance(100) {
+            return 0;
+        }
+        if !self.rng.chance(600) {
+            return wish;
+        }
+        // Somebody else's would make takeovers of all of them.
+        let free = |id: &u64| self.holder(*id).is_none();
+        (1..=self.plan.ids).find(free).unwrap_or(wish)
+    }
+
     /// Who has an edge ID, as far as peers know.
     fn holder(&self, id: u64) -> Option<usize> {
         let holder = self.ledger.holders.get(&id).map(|(agent, ..)| *agent);
-        holder.filter(|agent| self.agents[*agent].phase == Phase::Ready)
+        holder.filter(|who| self.phase_of(*who) == Phase::Ready)
     }
 
     /// An edge for a service to turn to: mostly one that is online.
@@ -478,6 +575,9 @@ impl World {
     fn new_service(&mut self) {
         if self.crowded() {
             return;
+        }
+        if self.rng.chance(self.plan.guests) {
+            return self.new_guest(Bound::Service);
         }
         let path = self.plan.path(&mut self.rng);
         // A few instances: some connections form a pool.
