@@ -242,6 +242,7 @@ fn bad_packets_end_their_own_connection_and_nothing_else() -> anyhow::Result<()>
         client.closed(SOON)?;
     }
     scene.refused("malformed", count)?;
+    scene.logged("protocol error")?;
     // What means nothing is skipped: unknown types, acknowledgements of nothing, sessions that nobody opened.
     let mut client = Client::connect(addr, 0, b"", SOON)?;
     for kind in 0..=255 {
@@ -260,6 +261,34 @@ fn bad_packets_end_their_own_connection_and_nothing_else() -> anyhow::Result<()>
     assert_eq!(client.call(None, "nothing", b"", SOON)?, Err("record not found".to_owned()));
     drop(client);
     scene.end(8)
+}
+
+#[test]
+fn an_edge_beyond_the_rate_is_told_so_and_gets_in_later() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&Config::new().shards(1).set("limits.accept_rate", 2))?;
+    let (mut inside, mut refused) = (Vec::new(), 0.0);
+    for _ in 0..20 {
+        match edge(&gateway) {
+            Ok(edge) => inside.push(edge),
+            Err(error) => {
+                assert_eq!(error.to_string(), "overloaded");
+                refused += 1.0;
+            }
+        }
+    }
+    ensure!(!inside.is_empty() && refused > 0.0, "{} inside, {refused} refused", inside.len());
+    gateway.metric_reaches("frontier_refusals_total", &["reason=\"rate\""], refused)?;
+    // Everybody waits for services: they are let in however many edges come.
+    let mut services = Vec::new();
+    for _ in 0..10 {
+        services.push(Client::service(gateway.services(), "s", &["m"], &[], SOON)?);
+    }
+    let mut late = until("a place", SOON, || edge(&gateway).ok())?;
+    drop(echo(services.remove(0)));
+    drop(services);
+    until("the one service that answers", SOON, || {
+        (late.call(None, "m", b"ping", SOON).ok()? == Ok(b"ping".to_vec())).then_some(())
+    })
 }
 
 #[test]

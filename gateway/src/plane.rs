@@ -201,6 +201,7 @@ fn shard(stats: &Stats, inbox_bytes: u64) -> ShardSnapshot {
         turn: latency(&stats.turn),
         panics: stats.panics.get(),
         memory_cuts: stats.memory_cuts.get(),
+        reopened_slots: stats.reopened_slots.get(),
     }
 }
 

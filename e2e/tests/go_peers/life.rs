@@ -24,6 +24,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("closing is quick and leaves nothing", all, closed),
     Scenario::new("one instance leaves, the other serves on", all, instances),
     Scenario::new("certificates are checked, then all is as without", kinds, tls),
+    Scenario { config: trickle, ..Scenario::new("whom the rate refuses gets in later", alone, rate) },
 ];
 
 /// Go edges, with a service of ours.
@@ -203,5 +204,30 @@ fn tls(stage: &Stage) -> anyhow::Result<()> {
     edge.offers("echo", "echo")?;
     same!(edge.call(0, "echo", "up")?.ok()?.data.text, "up");
     same!(service.call(edge.id(), "echo", "down")?.ok()?.data.text, "down");
+    Ok(())
+}
+
+fn trickle() -> Config {
+    Config::new().shards(1).set("limits.accept_rate", 1)
+}
+
+fn rate(stage: &Stage) -> anyhow::Result<()> {
+    let service = stage.service("s", &[])?;
+    service.offers("echo", "echo")?;
+    let mut inside = Vec::new();
+    let refused = loop {
+        ensure!(inside.len() < 50, "nobody is refused");
+        match Handle::connect(&stage.edges, stage.edge_command("of many"))? {
+            Ok(edge) => inside.push(edge),
+            // Clients of A and B may miss an answer.
+            Err(error) if error == "timeout" => {}
+            Err(error) => break error,
+        }
+    };
+    same!(refused, "overloaded");
+    stage.gateway.metric_reaches("frontier_refusals_total", &["reason=\"rate\""], 1.0)?;
+    let late =
+        until("a place", 2 * SOON, || Handle::connect(&stage.edges, stage.edge_command("late")).ok()?.ok())?;
+    same!(late.call(0, "echo", "at last")?.ok()?.data.text, "at last");
     Ok(())
 }

@@ -189,6 +189,8 @@ pub struct Shard {
     culled: u64,
     /// Where small payloads for other shards are copied to.
     arena: bytes::BytesMut,
+    /// What an operation of a geminio peer is read into.
+    scratch: geminio::Scratch,
 }
 
 // === impl Shard ===
@@ -236,6 +238,7 @@ impl Shard {
             walks: VecDeque::new(),
             culled: 0,
             arena: bytes::BytesMut::new(),
+            scratch: geminio::Scratch::default(),
             shared,
         }
     }

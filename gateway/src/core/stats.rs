@@ -91,6 +91,8 @@ pub struct Stats {
     pub operations: [Outcomes; 3],
     /// Answers that nobody waits for any more.
     pub late_answers: Count,
+    /// Slots for messages that were reopened because a geminio peer that reads has acknowledged nothing for long.
+    pub reopened_slots: Count,
     /// Turns of the loop.
     pub turns: Count,
     /// Time that each of them took: how late a frame may have been handled.

@@ -48,6 +48,8 @@ pub struct ShardSnapshot {
     pub operations: Vec<OperationSnapshot>,
     /// Answers that nobody waited for any more.
     pub late_answers: u64,
+    /// Slots for messages reopened because a peer that reads has acknowledged nothing for long.
+    pub reopened_slots: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Time that each of them took: how late a frame may have been handled.
@@ -234,6 +236,11 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
         counter("frontier_late_answers", "Answers that nobody waited for any more", |shard| {
             shard.late_answers
         }),
+        counter(
+            "frontier_reopened_slots",
+            "Slots for messages reopened because a geminio peer has acknowledged nothing for 30 s",
+            |shard| shard.reopened_slots,
+        ),
         counter("frontier_session_panics", "Panics that ended one session", |shard| shard.panics),
         counter("frontier_memory_cuts", "Sessions cut to keep within the memory budget", |shard| {
             shard.memory_cuts

@@ -35,6 +35,7 @@ impl DataPlaneStats for Fixture {
             turn: Latency::of_powers_of_two(&latency, 250_000),
             panics: 1,
             memory_cuts: 0,
+            reopened_slots: 6,
         };
         DataPlaneSnapshot { shards: vec![shard.clone(), shard], memory_held: 5, memory_budget: 50 }
     }
@@ -74,6 +75,7 @@ fn numbers_of_all_shards_add_up() {
         ("frontier_memory_held_bytes", 5.0),
         ("frontier_memory_budget_bytes", 50.0),
         ("frontier_session_panics_total", 2.0),
+        ("frontier_reopened_slots_total", 12.0),
         ("frontier_calls_total{code=\"ok\"}", 28.0),
         ("frontier_calls_total{code=\"overloaded\"}", 2.0),
         ("frontier_calls_total{code=\"application\"}", 0.0),

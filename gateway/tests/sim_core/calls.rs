@@ -102,6 +102,30 @@ fn a_forged_sender_is_overridden() {
     lab.close();
 }
 
+/// Seen from the caller there are two ways to lose a call: nobody had it, or somebody did and is gone.
+#[test]
+fn a_call_that_its_last_service_has_left_behind_is_lost_or_nobodys() {
+    let chaos = Chaos { turn_delay: 400, ..Chaos::NONE };
+    for (named, nobodys) in [("", ErrorCode::MethodNotFound), ("svc", ErrorCode::ServiceNotOnline)] {
+        let mut told = [0; 2];
+        for seed in 1..=200 {
+            let mut lab = Lab::with(settings(), chaos, seed);
+            let (edge, service) = pair(&mut lab, 0, 1);
+            let call = head(&CallBuilder::new("echo").service(named));
+            lab.send(edge, FrameType::Request, 1, &call, b"ping");
+            lab.hang_up(service, Ending::Closed);
+            lab.run();
+            match lab.expect_error(edge, 1) {
+                ErrorCode::SessionClosed => told[0] += 1,
+                code if code == nobodys || code == ErrorCode::MethodNotFound => told[1] += 1,
+                code => panic!("seed {seed}: a call of {named:?} was told {code:?}"),
+            }
+            lab.close();
+        }
+        assert!(told.iter().all(|count| *count > 0), "{told:?}");
+    }
+}
+
 #[test]
 fn what_nobody_offers_is_told_apart() {
     let mut lab = Lab::new(settings());

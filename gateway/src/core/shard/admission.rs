@@ -453,8 +453,14 @@ impl Shard {
         let methods = NameSet::default().edited(hello.methods.iter().map(String::as_str), [].into_iter());
         session.methods = self.interner.intern(methods);
         self.account_names();
-        let (holder, now) = (greeting.grant.holder, self.now.unix_ms / 1_000);
-        let ticket = self.shared.gatekeeper.ticket(card.id, card.epoch, holder, now);
+        // Geminio has no place for one, and signing it takes a microsecond.
+        let ticket = match self.sessions.get(me).map(|session| session.conn.protocol()) {
+            Some(Protocol::Native) => {
+                let (holder, now) = (greeting.grant.holder, self.now.unix_ms / 1_000);
+                self.shared.gatekeeper.ticket(card.id, card.epoch, holder, now)
+            }
+            Some(Protocol::Geminio) | None => Vec::new(),
+        };
         self.welcome(me, &hello, card.id, card.epoch, ticket);
         let protocol = self.count_in(me);
         tracing::info!(target: "frontier::session", edge = card.id, protocol, client.addr = %card.addr, epoch = card.epoch, "edge online");

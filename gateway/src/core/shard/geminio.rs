@@ -28,6 +28,7 @@ use frontier_wire::native::presence::EdgeInfo;
 use serde::{Deserialize, Serialize};
 
 pub use self::legs::Dialogue;
+pub(super) use self::ops::Scratch;
 
 use super::Shard;
 use crate::core::Bound;
@@ -97,15 +98,6 @@ pub(super) fn answer_text<'a>(error: ErrorRef<'a>, method: &[u8]) -> Cow<'a, str
     text(error.code, error.text).into()
 }
 
-/// What the caller of a method is told when the services that offered it are gone, as if they never had: it has named none.
-pub(super) const fn without_receiver(kind: OpKind, code: ErrorCode) -> ErrorCode {
-    match (kind, code) {
-        (OpKind::Call, ErrorCode::ServiceNotOnline) => ErrorCode::MethodNotFound,
-        (OpKind::Message, ErrorCode::ServiceNotOnline) => ErrorCode::TopicNotOnline,
-        _ => code,
-    }
-}
-
 impl Shard {
     // --- what comes ---
 
@@ -146,7 +138,10 @@ impl Shard {
             let Some(conn) = self.sessions.get_mut(me).and_then(|session| session.conn.geminio()) else {
                 return;
             };
-            let Some(event) = conn.handle_timeout::<&[u8]>(now) else { return };
+            let before = conn.reopened();
+            let event = conn.handle_timeout::<&[u8]>(now);
+            self.stats.reopened_slots.add(conn.reopened().wrapping_sub(before).into());
+            let Some(event) = event else { return };
             self.on_packet(me, event);
         }
     }

@@ -34,6 +34,7 @@ pub(in crate::core) use self::whole::Bodies;
 pub(super) use self::detours::Detours;
 pub(super) use self::finish::ANSWER_ALWAYS;
 pub(super) use self::route::{destination, hash_name};
+use self::route::{nobody, nobody_there};
 pub(super) use self::whole::LONGEST;
 use super::{Fault, Shard, body};
 use crate::core::dialect::Dialect;
@@ -246,7 +247,7 @@ impl Shard {
                 Err(PlaceError::Gone) if route.instance == 0 => {
                     return Err((ErrorCode::EdgeNotOnline, "edge not online"));
                 }
-                Err(PlaceError::Gone) => return Err((ErrorCode::ServiceNotOnline, "service not online")),
+                Err(PlaceError::Gone) => return Err(nobody(place.kind, call.service)),
             }
         }
     }
@@ -389,12 +390,7 @@ impl Shard {
                 self.stats.operations[owned.kind as usize].record(Some(code), 0);
                 return self.answer_error(owned.from, owned.from_id, owned.kind, code, text);
             }
-            Err(PlaceError::Gone) => match owned.destination {
-                Destination::Edge(_) => (ErrorCode::EdgeNotOnline, "edge not online"),
-                Destination::Name { .. } | Destination::Fixed => {
-                    (ErrorCode::ServiceNotOnline, "service not online")
-                }
-            },
+            Err(PlaceError::Gone) => nobody_there(&owned.destination, owned.form),
         };
         // The route changed while the operation was on its way. Nothing was sent, so another target may have it; further fragments, which
         // may be on their way to the old one, follow it.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use frontier_wire::error::ErrorCode;
 use frontier_wire::geminio::base64;
 use frontier_wire::geminio::connection::{Answered, Operation, SendError};
-use frontier_wire::geminio::data::{self, Content, Data, Object, split_tail};
+use frontier_wire::geminio::data::{self, Content, Data, Object, split_tail_into};
 use frontier_wire::geminio::dialogue::DialogueId;
 use frontier_wire::geminio::text as texts;
 use frontier_wire::geminio::time::Time;
@@ -16,7 +16,7 @@ use frontier_wire::native::head::{
 };
 use smallvec::SmallVec;
 
-use super::{answer_text, edge_value, text, without_receiver};
+use super::{answer_text, edge_value, text};
 use crate::core::message::{Body, Form, NOBODY, Place};
 use crate::core::session::{Outgoing, Phase};
 use crate::core::shard::Shard;
@@ -26,6 +26,25 @@ use crate::core::shard::ops::{
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
 
+/// Bytes of buffers that are kept for the next operation.
+const KEPT: usize = 16 << 10;
+
+/// Buffers for what is read of an operation until it is placed.
+#[derive(Debug, Default)]
+pub(in crate::core::shard) struct Scratch {
+    key: Vec<u8>,
+    custom: Vec<u8>,
+    head: Vec<u8>,
+}
+
+impl Scratch {
+    /// Without what a rare long operation has left.
+    fn trimmed(self) -> Self {
+        let most = self.key.capacity().max(self.custom.capacity()).max(self.head.capacity());
+        if most > KEPT { Self::default() } else { self }
+    }
+}
+
 impl Shard {
     // --- what a geminio peer starts ---
 
@@ -34,9 +53,12 @@ impl Shard {
         if operation.dialogue != DialogueId::FIRST {
             return self.on_dialogue_operation(me, operation, kind);
         }
-        if let Err((code, text)) = self.start_geminio(me, &operation, kind) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let outcome = self.start_geminio(me, &operation, kind, &mut scratch);
+        self.scratch = scratch.trimmed();
+        if let Err((code, text)) = outcome {
             self.stats.operations[kind as usize].record(Some(code), 0);
-            self.respond_error(me, operation.id, without_receiver(kind, code), text);
+            self.respond_error(me, operation.id, code, text);
         }
     }
 
@@ -45,6 +67,7 @@ impl Shard {
         me: SessionRef,
         operation: &Operation<&[u8]>,
         kind: OpKind,
+        Scratch { key, custom, head }: &mut Scratch,
     ) -> Result<(), Refused> {
         let settings = &self.shared.settings;
         let Some(session) = self.sessions.get(me) else { return Ok(()) };
@@ -60,12 +83,12 @@ impl Shard {
         if !self.shared.admits(session.held as usize, len) {
             return Err(OUT_OF_BUDGET);
         }
-        let key = data::decode(data.key());
+        data::decode_into(key, data.key());
         let name = match kind {
             OpKind::Message => data.topic(),
             // Names are text here; another one is nobody's.
             OpKind::Call | OpKind::Stream => {
-                std::str::from_utf8(&key).map_err(|_| (ErrorCode::MethodNotFound, "method not found"))?
+                std::str::from_utf8(key).map_err(|_| (ErrorCode::MethodNotFound, "method not found"))?
             }
         };
         #[cfg(any(test, feature = "testing"))]
@@ -75,20 +98,20 @@ impl Shard {
                 self.faulty = Some(me);
             }
         }
-        let custom = data.custom();
-        let (custom, edge) = if session.service.is_some() {
-            split_tail(custom).ok_or((ErrorCode::InvalidArgument, "a service addresses an edge by its id"))?
+        let edge = if session.service.is_some() {
+            let edge = split_tail_into(custom, data.custom());
+            edge.ok_or((ErrorCode::InvalidArgument, "a service addresses an edge by its id"))?
         } else {
-            (data::decode(custom), 0)
+            data::decode_into(custom, data.custom());
+            0
         };
-        let builder = CallBuilder::new(name).edge(edge).meta(&custom);
-        let mut head = Vec::with_capacity(builder.encoded_len());
-        builder.encode(&mut head);
+        head.clear();
+        CallBuilder::new(name).edge(edge).meta(custom).encode(head);
         if head.len() > usize::from(settings.head) {
             return Err(HEAD_TOO_LONG);
         }
         let mut call = CallHead::default();
-        (call.name, call.edge, call.meta) = (name, edge, &custom);
+        (call.name, call.edge, call.meta) = (name, edge, custom.as_slice());
         let (timeout, own_deadline) = self.geminio_timeout(data);
         let deadline = self.now.micros + timeout;
         let sender = session.sender();
@@ -107,7 +130,7 @@ impl Shard {
             sender,
             kind,
             more: false,
-            head: &head,
+            head,
             body,
             form: Form::Base64,
             context: data.deadline(),

@@ -11,7 +11,6 @@ use super::{OpKey, append, flow, uncount};
 use crate::core::dialect::Protocol;
 use crate::core::message::{Body, Form, Msg, NOBODY};
 use crate::core::session::{Outgoing, Pending, Phase};
-use crate::core::shard::geminio::without_receiver;
 use crate::core::shard::{Fault, Shard, body};
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
@@ -212,7 +211,7 @@ impl Shard {
     ) {
         let Some(session) = self.sessions.get_mut(to) else { return };
         if session.conn.protocol() == Protocol::Geminio {
-            return self.respond_error(to, id, without_receiver(kind, code), text);
+            return self.respond_error(to, id, code, text);
         }
         let mut head = Vec::with_capacity(error_reply_len(code, text));
         encode_error_reply(&mut head, code, text);

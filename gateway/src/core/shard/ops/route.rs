@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::{RESERVED, Refused, Route};
 use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
-use crate::core::message::Destination;
+use crate::core::message::{Destination, Form};
 use crate::core::registry::NameKind;
 use crate::core::session::Sticky;
 use crate::core::shard::Shard;
@@ -20,6 +20,8 @@ use crate::core::table::SessionRef;
 const STICKY_MAX: usize = 448;
 /// The topic that takes what nobody else takes.
 const CATCH_ALL: &str = "*";
+
+const SERVICE_GONE: Refused = (ErrorCode::ServiceNotOnline, "service not online");
 
 impl Shard {
     pub(super) fn route(
@@ -50,7 +52,7 @@ impl Shard {
         if kind == OpKind::Message {
             return self.sticky_route(me, call, &targets, choice, skip);
         }
-        self.pick_route(&targets, choice, skip, kind)
+        self.pick_route(&targets, choice, skip, nobody(kind, call.service))
     }
 
     /// The instances that may carry out an edge's operation, of a service if one is named.
@@ -90,12 +92,8 @@ impl Shard {
         targets: &Targets,
         choice: Choice,
         skip: &[u64],
-        kind: OpKind,
+        none: Refused,
     ) -> Result<Route, Refused> {
-        let none = match kind {
-            OpKind::Message => (ErrorCode::TopicNotOnline, "topic not online"),
-            OpKind::Call | OpKind::Stream => (ErrorCode::ServiceNotOnline, "service not online"),
-        };
         let instance = pick(targets, choice, skip).ok_or(none)?;
         let target = connection(instance, choice).ok_or(none)?;
         let counted = self.shared.settings.policy == Policy::LeastInFlight;
@@ -143,7 +141,7 @@ impl Shard {
             Policy::Random | Policy::LeastInFlight if crowded => fixed,
             _ => choice,
         };
-        let route = self.pick_route(targets, choice, skip, OpKind::Message)?;
+        let route = self.pick_route(targets, choice, skip, nobody(OpKind::Message, call.service))?;
         if let Some(session) = self.sessions.get_mut(me) {
             let sticky = &mut session.ops().sticky;
             if known.is_some() || sticky.len() < STICKY_MAX {
@@ -177,6 +175,26 @@ impl Shard {
             }
             Destination::Fixed => None,
         }
+    }
+}
+
+/// What an edge is told when all those have gone that would have had its operation: who has named no service never knew of one, so the
+/// method or topic is as good as one that nobody ever offered.
+pub(super) const fn nobody(kind: OpKind, service: &str) -> Refused {
+    match kind {
+        OpKind::Call if service.is_empty() => (ErrorCode::MethodNotFound, "method not found"),
+        OpKind::Message if service.is_empty() => (ErrorCode::TopicNotOnline, "topic not online"),
+        OpKind::Call | OpKind::Message | OpKind::Stream => SERVICE_GONE,
+    }
+}
+
+/// The same for an operation that was sent on to another shard.
+pub(super) fn nobody_there(destination: &Destination, form: Form) -> Refused {
+    match (destination, form) {
+        (Destination::Edge(_), _) => (ErrorCode::EdgeNotOnline, "edge not online"),
+        (Destination::Name { kind, service, .. }, Form::Plain | Form::Base64) => nobody(*kind, service),
+        // Of what the gateway asks services about an edge, edges have always been told this.
+        (Destination::Name { .. }, Form::EdgeInfo) | (Destination::Fixed, _) => SERVICE_GONE,
     }
 }
 
