@@ -1,7 +1,7 @@
 //! The load: native edges and the services they talk to, in one process and one thread, the same through a relay and through a gateway.
 //!
 //! - [`peer`]: one end of a connection, without a socket.
-//! - [`drive`]: sockets, the loop, greeting, keeping alive.
+//! - [`drive`]: sockets and the loop, for any protocol; [`native`]: greeting and keeping alive.
 //! - [`crew`]: who takes part and how they come up.
 //! - [`meter`], [`pattern`]: what is counted, and how payloads are checked.
 //! - scenarios: [`exchange`], [`beside`], [`stream`], [`fleet`].
@@ -18,6 +18,7 @@ use self::{
     drive::{Greeting, Role},
     exchange::{Exchange, ExchangeArgs, Kind},
     fleet::{Fleet, FleetArgs},
+    native::Native,
     peer::{Input, Lane, Peer, header},
     stream::{Stream, StreamArgs},
 };
@@ -30,6 +31,7 @@ pub mod exchange;
 pub mod fleet;
 pub mod geminio;
 pub mod meter;
+pub mod native;
 pub mod pattern;
 pub mod peer;
 pub mod stream;
@@ -112,10 +114,10 @@ pub fn run(command: &LoadCommand) -> Result<()> {
         net::pin(cpu)?;
     }
     let sample = match command {
-        LoadCommand::Call { target, args } => Exchange::run(Kind::Call, args, target),
-        LoadCommand::Publish { target, args } => Exchange::run(Kind::Publish, args, target),
+        LoadCommand::Call { target, args } => Exchange::run::<Native>(Kind::Call, args, target),
+        LoadCommand::Publish { target, args } => Exchange::run::<Native>(Kind::Publish, args, target),
         LoadCommand::Beside { target, args } => Beside::run(args, target),
-        LoadCommand::Stream { target, args } => Stream::run(args, target),
+        LoadCommand::Stream { target, args } => Stream::run::<Native>(args, target),
         LoadCommand::Fleet(args) => Fleet::run(args),
     }?;
     out::line(&serde_json::to_string(&sample)?);

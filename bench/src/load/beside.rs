@@ -19,8 +19,9 @@ use frontier_wire::native::{
 
 use super::{
     crew::{Crew, METHOD, Target},
-    drive::{Net, Next, Scenario},
+    drive::{Next, Scenario},
     meter::Meter,
+    native::{Native, Net},
     pattern::Pattern,
     peer::{Lane, header},
 };
@@ -160,7 +161,7 @@ impl Beside {
     }
 
     fn start_big(&mut self, net: &mut Net) {
-        let id = net.conn(self.edge.key).fresh_id();
+        let id = net.conn(self.edge.key).speech.fresh_id();
         let number = self.big_number;
         self.big_number += 1;
         self.big.insert(id, (number, Instant::now()));
@@ -168,7 +169,7 @@ impl Beside {
     }
 
     fn start_small(&mut self, net: &mut Net, due: Instant) -> Result<()> {
-        let id = net.conn(self.edge.key).fresh_id();
+        let id = net.conn(self.edge.key).speech.fresh_id();
         let number = self.small_number;
         self.small_number += 1;
         self.small.insert(id, (number, due));
@@ -184,7 +185,7 @@ impl Beside {
         let size = self.args.big_size;
         let end = if key == self.edge.key { &mut self.edge } else { &mut self.service };
         if self.allowance.as_ref().is_some_and(|allowance| allowance.bytes < 0.0)
-            || !net.conn(key).peer.has_room(Lane::Session, MAX_BODY_FRAME as usize + 64)
+            || !net.conn(key).speech.peer.has_room(Lane::Session, MAX_BODY_FRAME as usize + 64)
         {
             return Ok(());
         }
@@ -288,12 +289,13 @@ impl Beside {
     }
 }
 
-impl Scenario for Beside {
+impl Scenario<Native> for Beside {
     fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
         self.crew.ready(net, key)
     }
 
-    fn frame(&mut self, net: &mut Net, key: usize, _: Lane, frame: &Frame<&[u8]>) -> Result<()> {
+    fn heard(&mut self, net: &mut Net, key: usize, (_, frame): (Lane, Frame<&[u8]>)) -> Result<()> {
+        let frame = &frame;
         match frame.header.kind {
             FrameType::Request => self.request(net, key, frame),
             FrameType::Response => self.response(net, key, frame),

@@ -1,33 +1,28 @@
-//! The load's sockets and its loop: one thread, edge-triggered, the same for edges, services and the far ends of a relay.
+//! The load's sockets and its loop: one thread, edge-triggered, the same for edges, services and the far ends of a relay, and for every
+//! protocol ([`Speech`]).
 //!
 //! ```text
 //!   ┌▶ Scenario::turn (start what is due) ─▶ write dirty ─▶ wait ─▶ read ready: Scenario::ready/frame/… ─▶ write dirty ─┐
 //!   └────────────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`Net`] greets (Hello, Welcome), answers Pings, keeps idle sessions alive; everything else is the [`Scenario`]'s.
+//! [`Net`] has its protocol greet and keep idle sessions alive; everything else is the [`Scenario`]'s.
 
 use std::{
+    fmt::Debug,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use frontier_wire::native::{
-    frame::{FrameHeader, FrameType},
-    proto::{self, Role as WireRole},
-    reader::Frame,
-};
+use frontier_wire::native::proto::{self, Role as WireRole};
 use prost::Message as _;
 use rustls::ClientConfig;
 use slab::Slab;
 use socket2::{SockRef, Socket};
 
-use super::{
-    peer::{Event, Input, Lane, Peer, header},
-    transport::{Read, Transport},
-};
+use super::transport::{Read, Transport};
 use crate::net::{self, Poller};
 
 /// Read at once. Larger than a frame of 64 KiB with what is around it.
@@ -53,25 +48,87 @@ pub enum Role {
     Unknown,
 }
 
-/// What the load does with its connections. Errors end the run.
-pub trait Scenario {
-    /// The session stands: Welcome came, or the Hello of a relayed edge.
-    ///
-    /// # Errors
-    /// Ends the run.
-    fn ready(&mut self, net: &mut Net, key: usize) -> Result<()>;
+/// Microseconds since the load began.
+pub type Micros = u64;
 
-    /// A frame came that is not part of greeting or keeping alive.
+/// What a connection speaks: its protocol without a socket, and how it greets.
+pub trait Speech: Debug + Sized {
+    /// What all connections have in common.
+    type Shared: Debug;
+    /// Bytes on their way through [`Speech::next`].
+    type Input<'a>;
+    /// What comes of them.
+    type Event<'a>;
+    /// What the scenario is told of that.
+    type Heard<'a>;
+
+    /// What all connections have in common.
+    fn shared() -> Self::Shared;
+
+    /// The dialler's end, with what it says first.
+    ///
+    /// # Errors
+    /// If that cannot be said.
+    fn dial(shared: &Self::Shared, role: Role, greeting: &Greeting, now: Micros) -> Result<Self>;
+
+    /// The end behind a relay.
+    fn accept(shared: &Self::Shared, now: Micros) -> Self;
+
+    /// Bytes that were read.
+    fn input(bytes: &[u8]) -> Self::Input<'_>;
+
+    /// The next event in the input; `None` when it is used up.
+    ///
+    /// # Errors
+    /// If the other end breaks the protocol.
+    fn next<'a>(&mut self, input: &mut Self::Input<'a>, now: Micros) -> Result<Option<Self::Event<'a>>>;
+
+    /// Does what belongs to greeting and keeping alive, and tells the scenario everything else.
     ///
     /// # Errors
     /// Ends the run.
-    fn frame(&mut self, net: &mut Net, key: usize, lane: Lane, frame: &Frame<&[u8]>) -> Result<()>;
+    fn handle(
+        net: &mut Net<Self>,
+        scenario: &mut dyn Scenario<Self>,
+        key: usize,
+        event: Self::Event<'_>,
+    ) -> Result<()>;
+
+    /// What is to be written now.
+    fn pending(&mut self, now: Micros) -> &[u8];
+
+    /// So many bytes of that were written.
+    fn advance(&mut self, n: usize, now: Micros);
+
+    /// Whether it is time for [`Speech::keep_alive`].
+    fn is_due(&self, now: Micros) -> bool;
+
+    /// Says what keeps a session alive, or does what else is due.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn keep_alive(net: &mut Net<Self>, scenario: &mut dyn Scenario<Self>, key: usize) -> Result<()>;
+}
+
+/// What the load does with its connections. Errors end the run.
+pub trait Scenario<S: Speech> {
+    /// The session stands: the gateway has let it in, or a relayed edge has said who it is.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn ready(&mut self, net: &mut Net<S>, key: usize) -> Result<()>;
+
+    /// Something came that is not part of greeting or keeping alive.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn heard(&mut self, net: &mut Net<S>, key: usize, heard: S::Heard<'_>) -> Result<()>;
 
     /// All output of a connection was written that asked for it ([`Net::want_room`]).
     ///
     /// # Errors
     /// Ends the run.
-    fn room(&mut self, _net: &mut Net, _key: usize) -> Result<()> {
+    fn room(&mut self, _net: &mut Net<S>, _key: usize) -> Result<()> {
         Ok(())
     }
 
@@ -79,7 +136,7 @@ pub trait Scenario {
     ///
     /// # Errors
     /// Ends the run.
-    fn lost(&mut self, _net: &mut Net, role: Role, why: Lost) -> Result<()> {
+    fn lost(&mut self, _net: &mut Net<S>, role: Role, why: Lost) -> Result<()> {
         bail!("{role:?} lost: {why:?}")
     }
 
@@ -87,7 +144,7 @@ pub trait Scenario {
     ///
     /// # Errors
     /// Ends the run.
-    fn turn(&mut self, net: &mut Net, now: Instant) -> Result<Next>;
+    fn turn(&mut self, net: &mut Net<S>, now: Instant) -> Result<Next>;
 }
 
 /// How connections come up, whatever protocol they speak.
@@ -160,17 +217,14 @@ pub struct Greeting {
 
 /// One connection.
 #[derive(Debug)]
-pub struct Conn {
+pub struct Conn<S> {
     /// Who it is.
     pub role: Role,
     /// Its protocol state.
-    pub peer: Peer,
+    pub speech: S,
     /// The ID it was given.
     pub id: u64,
-    /// The resume ticket it was given.
-    pub ticket: Vec<u8>,
     transport: Transport,
-    greeted: bool,
     /// In the list of connections to be written.
     dirty: bool,
     /// Do not read: a reader that has stalled.
@@ -178,21 +232,20 @@ pub struct Conn {
     wants_room: bool,
     /// To be buried at the end of the turn.
     gone: bool,
-    heartbeat: Duration,
-    wrote: Instant,
-    last_id: u64,
 }
 
 /// See the module documentation.
 #[derive(Debug)]
-pub struct Net {
+pub struct Net<S: Speech> {
     poller: Poller,
-    conns: Slab<Conn>,
+    shared: S::Shared,
+    conns: Slab<Conn<S>>,
     dirty: Vec<usize>,
     over: Vec<usize>,
     listener: Option<Socket>,
     /// Connections whose read stopped before their socket was empty.
     unread: Vec<usize>,
+    start: Instant,
     swept: Instant,
     next_id: u64,
     now: Instant,
@@ -242,19 +295,9 @@ impl Greeting {
     }
 }
 
-// === impl Conn ===
-
-impl Conn {
-    /// The ID of the next operation on the session stream: one sequence for all that is started here.
-    pub const fn fresh_id(&mut self) -> u64 {
-        self.last_id += 1;
-        self.last_id
-    }
-}
-
 // === impl Net ===
 
-impl Net {
+impl<S: Speech> Net<S> {
     /// No connections yet.
     ///
     /// # Errors
@@ -263,33 +306,30 @@ impl Net {
         let now = Instant::now();
         Ok(Self {
             poller: Poller::new()?,
+            shared: S::shared(),
             conns: Slab::new(),
             dirty: Vec::new(),
             over: Vec::new(),
             listener: None,
             unread: Vec::new(),
+            start: now,
             swept: now,
             next_id: 1,
             now,
         })
     }
 
-    fn insert(&mut self, transport: Transport, peer: Peer, role: Role) -> Result<usize> {
+    fn insert(&mut self, transport: Transport, speech: S, role: Role) -> Result<usize> {
         SockRef::from(transport.socket()).set_tcp_notsent_lowat(NOT_SENT)?;
         let conn = Conn {
             role,
-            peer,
+            speech,
             id: 0,
-            ticket: Vec::new(),
             transport,
-            greeted: false,
             dirty: false,
             mute: false,
             wants_room: false,
             gone: false,
-            heartbeat: Duration::MAX,
-            wrote: self.now,
-            last_id: 0,
         };
         let key = self.conns.insert(conn);
         self.poller.add(self.conns[key].transport.socket(), key as u64, net::SOCKET)?;
@@ -301,7 +341,7 @@ impl Net {
     /// # Panics
     /// If it is gone.
     #[must_use]
-    pub fn conn(&mut self, key: usize) -> &mut Conn {
+    pub fn conn(&mut self, key: usize) -> &mut Conn<S> {
         &mut self.conns[key]
     }
 
@@ -317,21 +357,16 @@ impl Net {
         self.now
     }
 
-    /// Queues a frame on a connection.
-    ///
-    /// # Errors
-    /// If it does not fit into a frame or the stream is gone.
-    pub fn send(
-        &mut self,
-        key: usize,
-        lane: Lane,
-        header: FrameHeader,
-        head: &[u8],
-        body: &[u8],
-    ) -> Result<()> {
-        self.conns[key].peer.send(lane, header, head, body)?;
-        self.touch(key);
-        Ok(())
+    /// The time of this turn by the clock of the connections.
+    #[must_use]
+    pub fn micros(&self) -> Micros {
+        u64::try_from((self.now - self.start).as_micros()).unwrap_or(Micros::MAX)
+    }
+
+    /// An ID for an end behind a relay.
+    pub const fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id - 1
     }
 
     /// There is something to write.
@@ -371,13 +406,13 @@ impl Net {
     ///
     /// # Errors
     /// If the scenario fails, or has not come to its end after `limit`.
-    pub fn run(&mut self, scenario: &mut dyn Scenario, limit: Duration) -> Result<()> {
+    pub fn run(&mut self, scenario: &mut dyn Scenario<S>, limit: Duration) -> Result<()> {
         let mut buffer = vec![0; BUFFER];
         let deadline = Instant::now() + limit;
         loop {
             self.now = Instant::now();
             ensure!(self.now < deadline, "not done after {limit:?}");
-            self.sweep()?;
+            self.sweep(scenario)?;
             let Next::Wait(timeout) = scenario.turn(self, self.now)? else { return Ok(()) };
             self.write_dirty(scenario)?;
             // The longest wait keeps the deadline and the sweep in sight.
@@ -390,7 +425,7 @@ impl Net {
         }
     }
 
-    fn serve(&mut self, scenario: &mut dyn Scenario, buffer: &mut [u8]) -> Result<()> {
+    fn serve(&mut self, scenario: &mut dyn Scenario<S>, buffer: &mut [u8]) -> Result<()> {
         for key in std::mem::take(&mut self.unread) {
             self.read(scenario, key, buffer, false)?;
         }
@@ -415,7 +450,8 @@ impl Net {
         let Some(listener) = self.listener.take() else { return Ok(()) };
         while let Some(socket) = net::accept(&listener)? {
             socket.set_nodelay(true)?;
-            self.insert(Transport::Plain(socket), Peer::accept(), Role::Unknown)?;
+            let speech = S::accept(&self.shared, self.micros());
+            self.insert(Transport::Plain(socket), speech, Role::Unknown)?;
         }
         self.listener = Some(listener);
         Ok(())
@@ -431,7 +467,7 @@ impl Net {
 
     fn read(
         &mut self,
-        scenario: &mut dyn Scenario,
+        scenario: &mut dyn Scenario<S>,
         key: usize,
         buffer: &mut [u8],
         to_the_end: bool,
@@ -444,9 +480,9 @@ impl Net {
                 Ok(Read::End) => return self.lose(scenario, key, Lost::Closed),
                 Err(error) => return self.lose(scenario, key, Lost::Broken(error.to_string())),
             };
-            // The engine may have to answer even if no event comes of it; TLS may have a handshake to write.
+            // The protocol may have to answer even if no event comes of it; TLS may have a handshake to write.
             self.touch(key);
-            let mut input = Input::new(&buffer[..n]);
+            let mut input = S::input(&buffer[..n]);
             while self.step(scenario, key, &mut input)? {}
             if last {
                 return Ok(());
@@ -457,66 +493,21 @@ impl Net {
     }
 
     /// One event; whether there may be another.
-    fn step(&mut self, scenario: &mut dyn Scenario, key: usize, input: &mut Input<'_>) -> Result<bool> {
+    fn step(&mut self, scenario: &mut dyn Scenario<S>, key: usize, input: &mut S::Input<'_>) -> Result<bool> {
+        let now = self.micros();
         let Some(conn) = self.conns.get_mut(key).filter(|conn| !conn.mute) else { return Ok(false) };
-        let Some(event) = conn.peer.next(input).with_context(|| format!("{:?}", conn.role))? else {
-            return Ok(false);
-        };
-        match event {
-            Event::Frame(Lane::Session, frame) => match frame.header.kind {
-                FrameType::Ping => {
-                    let pong = header(FrameType::Pong, frame.header.id);
-                    self.send(key, Lane::Session, pong, &[], &[])?;
-                }
-                FrameType::Pong => {}
-                _ if !self.conns[key].greeted => self.greet(scenario, key, &frame)?,
-                _ => scenario.frame(self, key, Lane::Session, &frame)?,
-            },
-            Event::Frame(Lane::Stream, frame) => scenario.frame(self, key, Lane::Stream, &frame)?,
-            Event::Opened => {}
-            Event::StreamOver => bail!("the stream of {:?} was cut", self.conns[key].role),
-            Event::Ended => self.lose(scenario, key, Lost::Closed)?,
-        }
+        let role = conn.role;
+        let event = conn.speech.next(input, now).with_context(|| format!("{role:?}"))?;
+        let Some(event) = event else { return Ok(false) };
+        S::handle(self, scenario, key, event)?;
         Ok(true)
     }
 
-    fn greet(&mut self, scenario: &mut dyn Scenario, key: usize, frame: &Frame<&[u8]>) -> Result<()> {
-        match (self.conns[key].role, frame.header.kind) {
-            (Role::Unknown, FrameType::Hello) => {
-                let hello = proto::Hello::decode(&*frame.head)?;
-                let index = hello.meta.first_chunk().context("no index in meta")?;
-                let id = self.next_id;
-                self.next_id += 1;
-                let welcome = proto::Welcome { version: 1, id, ..proto::Welcome::default() }.encode_to_vec();
-                self.send(key, Lane::Session, header(FrameType::Welcome, 0), &welcome, &[])?;
-                let conn = self.conn(key);
-                conn.role = Role::Far(usize::try_from(u64::from_be_bytes(*index))?);
-                conn.id = id;
-                conn.greeted = true;
-            }
-            (Role::Edge(_) | Role::Service(_), FrameType::Welcome) => {
-                let welcome = proto::Welcome::decode(&*frame.head)?;
-                let conn = self.conn(key);
-                ensure!(welcome.version == 1 && welcome.id != 0, "Welcome without version or ID");
-                conn.peer.set_windows(0, welcome.stream_window);
-                conn.id = welcome.id;
-                conn.ticket = welcome.ticket;
-                if welcome.heartbeat_ms > 0 {
-                    conn.heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
-                }
-                conn.greeted = true;
-            }
-            (Role::Edge(_) | Role::Service(_), FrameType::Reject) => {
-                let error = proto::Error::decode(&*frame.head)?;
-                let lost = Lost::Rejected { code: error.code, retry_after_ms: error.retry_after_ms };
-                return self.lose(scenario, key, lost);
-            }
-            (role, kind) => bail!("{} before the session of {role:?} stood", kind.name()),
-        }
-        scenario.ready(self, key)
-    }
-
-    fn lose(&mut self, scenario: &mut dyn Scenario, key: usize, why: Lost) -> Result<()> {
+    /// Loses a connection.
+    ///
+    /// # Errors
+    /// If the scenario does not put up with that.
+    pub fn lose(&mut self, scenario: &mut dyn Scenario<S>, key: usize, why: Lost) -> Result<()> {
         let role = self.conns[key].role;
         self.close(key);
         // Nobody yet: who only looks whether the relay listens, for example.
@@ -525,7 +516,7 @@ impl Net {
 
     // --- writing
 
-    fn write_dirty(&mut self, scenario: &mut dyn Scenario) -> Result<()> {
+    fn write_dirty(&mut self, scenario: &mut dyn Scenario<S>) -> Result<()> {
         let mut full = Vec::new();
         while let Some(key) = self.dirty.pop() {
             let Some(conn) = self.conns.get_mut(key) else { continue };
@@ -542,7 +533,7 @@ impl Net {
     }
 
     /// Writes and refills; whether there is more to write than one turn may.
-    fn write(&mut self, scenario: &mut dyn Scenario, key: usize) -> Result<bool> {
+    fn write(&mut self, scenario: &mut dyn Scenario<S>, key: usize) -> Result<bool> {
         for _ in 0..REFILLS {
             match self.write_once(key) {
                 Ok(true) => {}
@@ -556,7 +547,8 @@ impl Net {
                 return Ok(false);
             }
             scenario.room(self, key)?;
-            if self.conns[key].peer.pending().is_empty() {
+            let now = self.micros();
+            if self.conns[key].speech.pending(now).is_empty() {
                 return Ok(false);
             }
         }
@@ -565,18 +557,18 @@ impl Net {
 
     /// Whether everything there was is written.
     fn write_once(&mut self, key: usize) -> std::io::Result<bool> {
-        let (now, conn) = (self.now, &mut self.conns[key]);
-        if conn.peer.pending().is_empty() {
+        let now = self.micros();
+        let conn = &mut self.conns[key];
+        if conn.speech.pending(now).is_empty() {
             // TLS may have something of its own.
             conn.transport.write(&[]).map(|_| true)
         } else {
             loop {
-                let pending = conn.peer.pending();
+                let pending = conn.speech.pending(now);
                 let len = pending.len();
                 let n = conn.transport.write(pending)?;
                 if n > 0 {
-                    conn.wrote = now;
-                    conn.peer.advance(n);
+                    conn.speech.advance(n, now);
                 }
                 if n == len {
                     return Ok(true);
@@ -591,29 +583,23 @@ impl Net {
 
     // --- keeping alive
 
-    /// Pings where nothing was said for long. At 60 % of the heartbeat: late by a sweep and a busy turn it is still in time.
-    fn sweep(&mut self) -> Result<()> {
+    fn sweep(&mut self, scenario: &mut dyn Scenario<S>) -> Result<()> {
         if self.now - self.swept < SWEEP {
             return Ok(());
         }
         self.swept = self.now;
-        let due: Vec<usize> = self
-            .conns
-            .iter()
-            .filter(|(_, conn)| conn.greeted && self.now - conn.wrote > conn.heartbeat.mul_f64(0.6))
-            .map(|(key, _)| key)
-            .collect();
+        let now = self.micros();
+        let due = |conn: &Conn<S>| !conn.gone && conn.speech.is_due(now);
+        let due: Vec<usize> = self.conns.iter().filter(|(_, conn)| due(conn)).map(|(key, _)| key).collect();
         for key in due {
-            let conn = &mut self.conns[key];
-            conn.wrote = self.now;
-            let ping = header(FrameType::Ping, conn.fresh_id());
-            self.send(key, Lane::Session, ping, &[], &[])?;
+            S::keep_alive(self, scenario, key)?;
+            self.touch(key);
         }
         Ok(())
     }
 }
 
-impl Dial for Net {
+impl<S: Speech> Dial for Net<S> {
     fn listen(&mut self, at: SocketAddr) -> Result<SocketAddr> {
         let listener = net::listen(at)?;
         self.poller.add(&listener, LISTENER, net::LISTENER)?;
@@ -632,13 +618,12 @@ impl Dial for Net {
     ) -> Result<usize> {
         let socket = net::dial(to, from).with_context(|| format!("dial {to}"))?;
         net::reset_on_close(&socket)?;
-        let mut peer = Peer::dial()?;
-        peer.send(Lane::Session, header(FrameType::Hello, 0), &greeting.encode(role), &[])?;
+        let speech = S::dial(&self.shared, role, greeting, self.micros())?;
         let transport = match tls {
             None => Transport::Plain(socket),
             Some(config) => Transport::tls(socket, config)?,
         };
-        self.insert(transport, peer, role)
+        self.insert(transport, speech, role)
     }
 
     fn who(&self, key: usize) -> (Role, u64) {

@@ -19,8 +19,9 @@ use frontier_wire::native::{
 
 use super::{
     crew::{Crew, METHOD, TOPIC, Target},
-    drive::{Lost, Net, Next, Role, Scenario},
+    drive::{Lost, Net, Next, Role, Scenario, Speech},
     meter::Meter,
+    native::Native,
     pattern::{Pattern, read_stamp},
     peer::{Lane, header},
 };
@@ -64,12 +65,74 @@ pub enum Kind {
     Publish,
 }
 
+/// How a protocol carries calls and messages.
+pub trait Ask: Speech {
+    /// Whom operations are for, as it is said with each of them: services name an edge.
+    fn address(kind: Kind, edge: Option<u64>) -> Vec<u8>;
+
+    /// Starts an operation; its ID comes back with the answer.
+    ///
+    /// # Errors
+    /// If the connection takes none.
+    fn ask(
+        net: &mut Net<Self>,
+        key: usize,
+        kind: Kind,
+        line: u64,
+        address: &[u8],
+        payload: &[u8],
+    ) -> Result<u64>;
+
+    /// What has come.
+    ///
+    /// # Errors
+    /// If it cannot be read, or nothing of the kind may come.
+    fn said(heard: &Self::Heard<'_>) -> Result<Said>;
+
+    /// Its payload; where it has to be decoded, that is done in `plain`.
+    ///
+    /// # Errors
+    /// If it cannot be decoded.
+    fn payload<'a>(heard: &'a Self::Heard<'_>, plain: &'a mut Vec<u8>) -> Result<&'a [u8]>;
+
+    /// Answers a call with its own payload, and a message with nothing.
+    ///
+    /// # Errors
+    /// If nobody waits for that.
+    fn answer(net: &mut Net<Self>, key: usize, heard: &Self::Heard<'_>) -> Result<()>;
+
+    /// Whether a message of so many bytes would be on its way at once.
+    fn has_room(net: &mut Net<Self>, key: usize, len: usize) -> bool;
+}
+
+/// What has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A call or a message, and of whom.
+    Asked(Kind, Sender),
+    /// The answer to the operation of this ID: why it failed, if it did.
+    Answered(u64, Option<String>),
+    /// Something that comes only where somebody does not read.
+    Aside(&'static str),
+}
+
+/// Who has started an operation, as far as its receiver is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// The edge of this ID.
+    Edge(u64),
+    /// A service.
+    Service,
+    /// It is not said.
+    Unknown,
+}
+
 /// One edge's share.
 #[derive(Debug)]
 struct Line {
     /// The connection operations start on.
     key: usize,
-    head: Vec<u8>,
+    address: Vec<u8>,
     in_flight: usize,
     started: u64,
     /// Messages that arrived at the receiver.
@@ -78,17 +141,17 @@ struct Line {
 
 /// Operations of one connection that are not answered, by ID: a window that starts at `base`.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+struct Pending {
     base: u64,
     slots: VecDeque<Option<Operation>>,
 }
 
 /// One that is not answered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Operation {
-    pub(super) line: usize,
-    pub(super) number: u64,
-    pub(super) due: Instant,
+struct Operation {
+    line: usize,
+    number: u64,
+    due: Instant,
 }
 
 /// Starts operations at fixed times.
@@ -119,6 +182,8 @@ pub struct Exchange {
     lines: Vec<Line>,
     /// By connection.
     pending: Vec<Pending>,
+    /// A payload that was decoded to be checked.
+    plain: Vec<u8>,
     pacer: Option<Pacer>,
     stalled: Stalled,
     stalled_pacer: Option<Pacer>,
@@ -131,7 +196,7 @@ impl Exchange {
     ///
     /// # Errors
     /// If anybody is lost, answers wrongly or not at all.
-    pub fn run(kind: Kind, args: &ExchangeArgs, target: &Target) -> Result<Sample> {
+    pub fn run<S: Ask>(kind: Kind, args: &ExchangeArgs, target: &Target) -> Result<Sample> {
         ensure!(args.edges > 0 && args.in_flight > 0, "at least one edge and one operation in flight");
         ensure!((16..=65_536).contains(&args.payload), "a payload has 16 to 65,536 bytes");
         let edges = args.edges + usize::from(args.stall);
@@ -143,11 +208,12 @@ impl Exchange {
             pattern: Pattern::new(),
             lines: Vec::new(),
             pending: Vec::new(),
+            plain: Vec::new(),
             pacer: None,
             stalled: Stalled::default(),
             stalled_pacer: None,
         };
-        Net::new()?.run(&mut scenario, target.limit())?;
+        Net::<S>::new()?.run(&mut scenario, target.limit())?;
         let mut sample = scenario.meter.into_sample();
         if args.stall {
             sample.set("stalled_sent", scenario.stalled.sent as f64);
@@ -157,19 +223,14 @@ impl Exchange {
         Ok(sample)
     }
 
-    fn begin(&mut self, net: &mut Net, now: Instant) -> Result<()> {
-        let name = if self.kind == Kind::Call { METHOD } else { TOPIC };
+    fn begin<S: Ask>(&mut self, net: &mut Net<S>, now: Instant) -> Result<()> {
         for edge in 0..self.crew.edges() {
             let down = self.args.down || edge >= self.args.edges;
             let key = if down { self.crew.service_of(edge)? } else { self.crew.edge(edge)? };
-            let mut head = Vec::new();
-            let call = CallBuilder::new(name);
-            if down {
-                call.edge(self.crew.edge_id(edge)).encode(&mut head)
-            } else {
-                call.encode(&mut head)
-            }
-            self.lines.push(Line { key, head, in_flight: 0, started: 0, received: 0 });
+            let named = (down && !self.crew.is_relayed()).then(|| self.crew.edge_id(edge));
+            let kind = if edge >= self.args.edges { Kind::Publish } else { self.kind };
+            let address = S::address(kind, named);
+            self.lines.push(Line { key, address, in_flight: 0, started: 0, received: 0 });
         }
         if self.args.stall {
             net.mute(self.crew.edge(self.args.edges)?);
@@ -188,77 +249,75 @@ impl Exchange {
         Ok(())
     }
 
-    fn start(&mut self, net: &mut Net, index: usize, due: Instant) -> Result<()> {
+    fn start<S: Ask>(&mut self, net: &mut Net<S>, index: usize, due: Instant) -> Result<()> {
         let stalled = index >= self.args.edges;
         let line = &mut self.lines[index];
         let number = line.started;
         line.started += 1;
         line.in_flight += 1;
-        let id = net.conn(line.key).fresh_id();
+        let (kind, len) =
+            if stalled { (Kind::Publish, STALLED_PAYLOAD) } else { (self.kind, self.args.payload) };
+        let payload = self.pattern.piece(index as u64, number, 0, len);
+        let id = S::ask(net, line.key, kind, index as u64, &line.address, payload)?;
         if self.pending.len() <= line.key {
             self.pending.resize_with(line.key + 1, Pending::default);
         }
-        self.pending[line.key].insert(id, Operation { line: index, number, due })?;
-        let (kind, len) = match self.kind {
-            _ if stalled => (FrameType::Publish, STALLED_PAYLOAD),
-            Kind::Call => (FrameType::Request, self.args.payload),
-            Kind::Publish => (FrameType::Publish, self.args.payload),
-        };
-        let body = self.pattern.piece(index as u64, number, 0, len);
-        net.send(line.key, Lane::Session, header(kind, id), &line.head, body)
+        self.pending[line.key].insert(id, Operation { line: index, number, due })
     }
 
     /// The receiver's side.
-    fn serve(&mut self, net: &mut Net, key: usize, frame: &Frame<&[u8]>) -> Result<()> {
-        let call = CallHead::parse(&frame.head)?;
-        let (index, number) = read_stamp(&frame.body).context("payload without a stamp")?;
+    fn serve<S: Ask>(
+        &mut self,
+        net: &mut Net<S>,
+        key: usize,
+        heard: &S::Heard<'_>,
+        kind: Kind,
+        sender: Sender,
+    ) -> Result<()> {
+        let payload = S::payload(heard, &mut self.plain)?;
+        let (index, number) = read_stamp(payload).context("payload without a stamp")?;
         let line = self.lines.get_mut(usize::try_from(index)?).context("payload of nobody")?;
-        self.pattern.check(index, number, 0, &frame.body)?;
+        self.pattern.check(index, number, 0, payload)?;
         let edge = self.crew.edge_id(usize::try_from(index)?);
-        if !self.crew.is_relayed() {
-            let from_right = if self.args.down { call.from_service != 0 } else { call.from_edge == edge };
-            ensure!(
-                from_right,
-                "edge {edge} and sender {}/{} do not match",
-                call.from_edge,
-                call.from_service
-            );
+        let right = match sender {
+            Sender::Edge(id) => !self.args.down && id == edge,
+            Sender::Service | Sender::Unknown => self.args.down,
+        };
+        ensure!(right || self.crew.is_relayed(), "edge {edge} and sender {sender:?} do not match");
+        if kind == Kind::Publish {
+            ensure!(number == line.received, "message {number} arrived in place of {}", line.received);
+            line.received += 1;
         }
-        match frame.header.kind {
-            FrameType::Request => {
-                ensure!(call.name == METHOD || self.args.down, "called by the name {:?}", call.name);
-                net.send(key, Lane::Session, header(FrameType::Response, frame.header.id), &[], &frame.body)
-            }
-            _ => {
-                ensure!(number == line.received, "message {number} arrived in place of {}", line.received);
-                line.received += 1;
-                net.send(key, Lane::Session, header(FrameType::Ack, frame.header.id), &[], &[])
-            }
-        }
+        S::answer(net, key, heard)
     }
 
     /// The sender's side.
-    fn answered(&mut self, net: &mut Net, key: usize, frame: &Frame<&[u8]>) -> Result<()> {
+    fn answered<S: Ask>(
+        &mut self,
+        net: &mut Net<S>,
+        key: usize,
+        heard: &S::Heard<'_>,
+        id: u64,
+        error: Option<String>,
+    ) -> Result<()> {
         let pending = self.pending.get_mut(key).context("an answer to nothing")?;
-        let operation = pending.remove(frame.header.id).with_context(|| {
-            format!("{} to operation {} that is not open", frame.header.kind.name(), frame.header.id)
-        })?;
-        let reply = ReplyHead::parse(&frame.head)?;
+        let operation = pending.remove(id).with_context(|| format!("answer to {id}, which is not open"))?;
         let line = &mut self.lines[operation.line];
         line.in_flight -= 1;
         if operation.line >= self.args.edges {
-            self.stalled.refused += u64::from(reply.error.is_some());
+            self.stalled.refused += u64::from(error.is_some());
             return Ok(());
         }
-        if let Some(error) = reply.error {
-            bail!("operation failed: {:?} {}", error.code, error.text);
+        if let Some(error) = error {
+            bail!("operation failed: {error}");
         }
+        let payload = S::payload(heard, &mut self.plain)?;
         match self.kind {
             Kind::Call => {
-                ensure!(frame.body.len() == self.args.payload, "answer of {} bytes", frame.body.len());
-                self.pattern.check(operation.line as u64, operation.number, 0, &frame.body)?;
+                ensure!(payload.len() == self.args.payload, "answer of {} bytes", payload.len());
+                self.pattern.check(operation.line as u64, operation.number, 0, payload)?;
             }
-            Kind::Publish => ensure!(frame.body.is_empty(), "Ack with a body"),
+            Kind::Publish => ensure!(payload.is_empty(), "an acknowledgement with a payload"),
         }
         let now = Instant::now();
         self.meter.done(operation.due, now, self.args.payload);
@@ -269,7 +328,7 @@ impl Exchange {
     }
 
     /// Starts what is due by the clock.
-    fn pace(&mut self, net: &mut Net, now: Instant) -> Result<()> {
+    fn pace<S: Ask>(&mut self, net: &mut Net<S>, now: Instant) -> Result<()> {
         if let Some(mut pacer) = self.pacer.take() {
             pacer.catch_up(now)?;
             while let Some(due) = pacer.late.pop_front() {
@@ -286,9 +345,9 @@ impl Exchange {
             pacer.catch_up(now)?;
             for due in pacer.late.drain(..) {
                 // Towards a relay nobody answers for the stalled edge, so the sender has to stop by itself.
-                let room = net.contains(self.lines[line].key)
-                    && (!self.crew.is_relayed()
-                        || net.conn(self.lines[line].key).peer.has_room(Lane::Session, STALLED_PAYLOAD));
+                let key = self.lines[line].key;
+                let room =
+                    net.contains(key) && (!self.crew.is_relayed() || S::has_room(net, key, STALLED_PAYLOAD));
                 if room && self.lines[line].in_flight < 1_000 {
                     self.start(net, line, due)?;
                     self.stalled.sent += 1;
@@ -312,22 +371,22 @@ impl Exchange {
     }
 }
 
-impl Scenario for Exchange {
-    fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
+impl<S: Ask> Scenario<S> for Exchange {
+    fn ready(&mut self, net: &mut Net<S>, key: usize) -> Result<()> {
         self.crew.ready(net, key)
     }
 
-    fn frame(&mut self, net: &mut Net, key: usize, _: Lane, frame: &Frame<&[u8]>) -> Result<()> {
-        match frame.header.kind {
-            FrameType::Request | FrameType::Publish => self.serve(net, key, frame),
-            FrameType::Response | FrameType::Ack => self.answered(net, key, frame),
+    fn heard(&mut self, net: &mut Net<S>, key: usize, heard: S::Heard<'_>) -> Result<()> {
+        match S::said(&heard)? {
+            Said::Asked(kind, sender) => self.serve(net, key, &heard, kind, sender),
+            Said::Answered(id, error) => self.answered(net, key, &heard, id, error),
             // The deadline of messages to the stalled edge.
-            FrameType::Cancel | FrameType::GoAway if self.args.stall => Ok(()),
-            kind => bail!("unexpected {}", kind.name()),
+            Said::Aside(_) if self.args.stall => Ok(()),
+            Said::Aside(what) => bail!("unexpected {what}"),
         }
     }
 
-    fn lost(&mut self, _: &mut Net, role: Role, why: Lost) -> Result<()> {
+    fn lost(&mut self, _: &mut Net<S>, role: Role, why: Lost) -> Result<()> {
         match role {
             Role::Edge(index) | Role::Far(index) if self.args.stall && index == self.args.edges => {
                 self.stalled.cut = true;
@@ -337,7 +396,7 @@ impl Scenario for Exchange {
         }
     }
 
-    fn turn(&mut self, net: &mut Net, now: Instant) -> Result<Next> {
+    fn turn(&mut self, net: &mut Net<S>, now: Instant) -> Result<Next> {
         if self.crew.complete(net)? {
             self.begin(net, now)?;
         }
@@ -351,10 +410,70 @@ impl Scenario for Exchange {
     }
 }
 
+impl Ask for Native {
+    fn address(kind: Kind, edge: Option<u64>) -> Vec<u8> {
+        let name = if kind == Kind::Call { METHOD } else { TOPIC };
+        let mut head = Vec::new();
+        CallBuilder::new(name).edge(edge.unwrap_or_default()).encode(&mut head);
+        head
+    }
+
+    fn ask(
+        net: &mut Net<Self>,
+        key: usize,
+        kind: Kind,
+        _: u64,
+        address: &[u8],
+        payload: &[u8],
+    ) -> Result<u64> {
+        let frame = if kind == Kind::Call { FrameType::Request } else { FrameType::Publish };
+        let id = net.conn(key).speech.fresh_id();
+        net.send(key, Lane::Session, header(frame, id), address, payload)?;
+        Ok(id)
+    }
+
+    fn said((_, frame): &(Lane, Frame<&[u8]>)) -> Result<Said> {
+        match frame.header.kind {
+            FrameType::Request | FrameType::Publish => {
+                let kind = if frame.header.kind == FrameType::Request { Kind::Call } else { Kind::Publish };
+                let call = CallHead::parse(&frame.head)?;
+                ensure!(kind == Kind::Publish || call.name == METHOD, "called by the name {:?}", call.name);
+                let sender =
+                    if call.from_service == 0 { Sender::Edge(call.from_edge) } else { Sender::Service };
+                Ok(Said::Asked(kind, sender))
+            }
+            FrameType::Response | FrameType::Ack => {
+                let error = ReplyHead::parse(&frame.head)?.error;
+                let error = error.map(|error| format!("{:?} {}", error.code, error.text));
+                Ok(Said::Answered(frame.header.id, error))
+            }
+            kind @ (FrameType::Cancel | FrameType::GoAway) => Ok(Said::Aside(kind.name())),
+            kind => bail!("unexpected {}", kind.name()),
+        }
+    }
+
+    fn payload<'a>((_, frame): &'a (Lane, Frame<&[u8]>), _: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        Ok(&frame.body)
+    }
+
+    fn answer(net: &mut Net<Self>, key: usize, (_, frame): &(Lane, Frame<&[u8]>)) -> Result<()> {
+        let id = frame.header.id;
+        if frame.header.kind == FrameType::Request {
+            net.send(key, Lane::Session, header(FrameType::Response, id), &[], &frame.body)
+        } else {
+            net.send(key, Lane::Session, header(FrameType::Ack, id), &[], &[])
+        }
+    }
+
+    fn has_room(net: &mut Net<Self>, key: usize, len: usize) -> bool {
+        net.conn(key).speech.peer.has_room(Lane::Session, len)
+    }
+}
+
 // === impl Pending ===
 
 impl Pending {
-    pub(super) fn insert(&mut self, id: u64, operation: Operation) -> Result<()> {
+    fn insert(&mut self, id: u64, operation: Operation) -> Result<()> {
         if self.slots.is_empty() {
             self.base = id;
         }
@@ -368,7 +487,7 @@ impl Pending {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<Operation> {
+    fn remove(&mut self, id: u64) -> Option<Operation> {
         let at = usize::try_from(id.checked_sub(self.base)?).ok()?;
         let found = self.slots.get_mut(at)?.take();
         while let Some(None) = self.slots.front() {

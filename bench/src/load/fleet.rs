@@ -28,8 +28,9 @@ use frontier_wire::{
 use rustls::ClientConfig;
 
 use super::{
-    drive::{Dial, Greeting, Lost, Net, Next, Role, Scenario},
-    geminio,
+    drive::{self, Dial, Greeting, Lost, Next, Role, Scenario},
+    geminio::drive::Geminio,
+    native::{Native, Net},
     peer::Lane,
     transport,
 };
@@ -161,7 +162,7 @@ impl Fleet {
     pub fn run_geminio(args: &FleetArgs) -> Result<Sample> {
         ensure!(args.tls.is_none() && !args.storm, "geminio edges neither speak TLS nor storm here");
         let mut scenario = Self::new(args)?;
-        geminio::drive::Net::new()?.run(&mut scenario, Duration::from_secs_f64(args.limit))?;
+        drive::Net::<Geminio>::new()?.run(&mut scenario, Duration::from_secs_f64(args.limit))?;
         Ok(scenario.sample)
     }
 
@@ -391,15 +392,15 @@ impl Fleet {
     }
 }
 
-impl Scenario for Fleet {
+impl Scenario<Native> for Fleet {
     fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
         let conn = net.conn(key);
-        conn.peer.shrink();
-        let (role, id, ticket) = (conn.role, conn.id, std::mem::take(&mut conn.ticket));
+        conn.speech.peer.shrink();
+        let (role, id, ticket) = (conn.role, conn.id, std::mem::take(&mut conn.speech.ticket));
         self.up(role, id, ticket)
     }
 
-    fn frame(&mut self, _: &mut Net, _: usize, _: Lane, frame: &Frame<&[u8]>) -> Result<()> {
+    fn heard(&mut self, _: &mut Net, _: usize, (_, frame): (Lane, Frame<&[u8]>)) -> Result<()> {
         match frame.header.kind {
             FrameType::Ack => Ok(()),
             kind => bail!("unexpected {}", kind.name()),
@@ -434,17 +435,17 @@ impl Scenario for Fleet {
     }
 }
 
-impl geminio::drive::Scenario for Fleet {
-    fn ready(&mut self, net: &mut geminio::drive::Net, key: usize) -> Result<()> {
+impl Scenario<Geminio> for Fleet {
+    fn ready(&mut self, net: &mut drive::Net<Geminio>, key: usize) -> Result<()> {
         let (role, id) = net.who(key);
         self.up(role, id, Vec::new())
     }
 
-    fn event(&mut self, _: &mut geminio::drive::Net, _: usize, event: Event<&[u8]>) -> Result<()> {
+    fn heard(&mut self, _: &mut drive::Net<Geminio>, _: usize, event: Event<&[u8]>) -> Result<()> {
         bail!("unexpected {event:?}")
     }
 
-    fn turn(&mut self, net: &mut geminio::drive::Net, now: Instant) -> Result<Next> {
+    fn turn(&mut self, net: &mut drive::Net<Geminio>, now: Instant) -> Result<Next> {
         self.go_on(net, now)
     }
 }

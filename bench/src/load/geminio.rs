@@ -4,22 +4,19 @@
 //!
 //! What is sent looks as a Go peer would send it, down to the unset times in every packet; unlike Go peers, this load is no ceiling.
 //!
-//! - [`drive`]: sockets, the loop, greeting, keeping alive.
-//! - scenarios: [`exchange`], [`stream`], and the fleet of the native load.
+//! - [`drive`]: greeting and keeping alive; the loop is that of the native load.
+//! - scenarios: those of the native load; [`exchange`] and [`stream`] say how geminio carries what is in them.
 
 use anyhow::Result;
 use clap::Subcommand;
 use frontier_wire::geminio::{data::Object, time::Time};
 
-use self::{
-    exchange::{Exchange, ExchangeArgs},
-    stream::Stream,
-};
+use self::drive::Geminio;
 use super::{
     crew::Target,
-    exchange::Kind,
+    exchange::{Exchange, ExchangeArgs, Kind},
     fleet::{Fleet, FleetArgs},
-    stream::StreamArgs,
+    stream::{Stream, StreamArgs},
 };
 use crate::{net, out};
 
@@ -77,9 +74,9 @@ pub fn run(command: &GeminioCommand) -> Result<()> {
         net::pin(cpu)?;
     }
     let sample = match command {
-        GeminioCommand::Call { target, args } => Exchange::run(Kind::Call, args, target),
-        GeminioCommand::Publish { target, args } => Exchange::run(Kind::Publish, args, target),
-        GeminioCommand::Stream { target, args } => Stream::run(args, target),
+        GeminioCommand::Call { target, args } => Exchange::run::<Geminio>(Kind::Call, args, target),
+        GeminioCommand::Publish { target, args } => Exchange::run::<Geminio>(Kind::Publish, args, target),
+        GeminioCommand::Stream { target, args } => Stream::run::<Geminio>(args, target),
         GeminioCommand::Fleet(args) => Fleet::run_geminio(args),
     }?;
     out::line(&serde_json::to_string(&sample)?);

@@ -1,19 +1,23 @@
-//! One stream as full as it goes: the opener writes Data frames, the acceptor checks and counts them.
+//! One stream as full as it goes: the opener writes, in Data frames or in packets of raw bytes as Go applications do, the acceptor checks
+//! and counts the bytes.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use frontier_wire::native::{
-    frame::FrameType,
-    head::{CallBuilder, ReplyHead},
-    reader::Frame,
+use frontier_wire::{
+    chunk::Piece,
+    native::{
+        frame::FrameType,
+        head::{CallBuilder, ReplyHead},
+    },
 };
 
 use super::{
     crew::{Crew, SERVICE, Target},
-    drive::{Net, Next, Scenario},
+    drive::{Net, Next, Scenario, Speech},
     meter::Meter,
+    native::Native,
     pattern::Pattern,
     peer::{Lane, header},
 };
@@ -31,6 +35,38 @@ pub struct StreamArgs {
     /// Bytes of a write.
     #[arg(long, default_value_t = 32 * 1024)]
     pub write: usize,
+}
+
+/// How a protocol carries the one stream.
+pub trait Carry: Speech {
+    /// Opens it towards an edge, or towards the service.
+    ///
+    /// # Errors
+    /// If the connection takes none.
+    fn open(net: &mut Net<Self>, key: usize, edge: Option<u64>) -> Result<()>;
+
+    /// Writes at once; false if there is no room for that now.
+    ///
+    /// # Errors
+    /// If the stream is gone.
+    fn write(net: &mut Net<Self>, key: usize, bytes: &[u8]) -> Result<bool>;
+
+    /// What came of the stream; an offer is accepted.
+    ///
+    /// # Errors
+    /// If it was refused, or something else came.
+    fn told<'a>(net: &mut Net<Self>, key: usize, heard: Self::Heard<'a>) -> Result<Told<'a>>;
+}
+
+/// What came of a stream.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// It was offered here.
+    Accepted,
+    /// It was accepted there.
+    Opened,
+    /// Bytes, cut anywhere.
+    Bytes(Piece<&'a [u8]>),
 }
 
 /// See the module documentation.
@@ -65,7 +101,7 @@ impl Stream {
     ///
     /// # Errors
     /// If it is refused, cut, or carries a wrong byte.
-    pub fn run(args: &StreamArgs, target: &Target) -> Result<Sample> {
+    pub fn run<S: Carry>(args: &StreamArgs, target: &Target) -> Result<Sample> {
         ensure!((16..=65_536).contains(&args.write), "a write has 16 to 65,536 bytes");
         let mut scenario = Self {
             args: args.clone(),
@@ -78,25 +114,17 @@ impl Stream {
             sent: 0,
             received: 0,
         };
-        Net::new()?.run(&mut scenario, target.limit())?;
+        Net::<S>::new()?.run(&mut scenario, target.limit())?;
         let mut sample = scenario.meter.into_sample();
         scenario.footprint.report(&mut sample);
         Ok(sample)
     }
 
-    fn begin(&mut self, net: &mut Net) -> Result<()> {
+    fn begin<S: Carry>(&mut self, net: &mut Net<S>) -> Result<()> {
         let (edge, service) = (self.crew.edge(0)?, self.crew.service_of(0)?);
         self.writer = if self.args.down { service } else { edge };
-        let mut head = Vec::new();
-        let call = CallBuilder::new(SERVICE);
-        if self.args.down {
-            call.edge(self.crew.edge_id(0)).encode(&mut head)
-        } else {
-            call.encode(&mut head)
-        }
         self.footprint.before()?;
-        net.conn(self.writer).peer.open()?;
-        net.send(self.writer, Lane::Stream, header(FrameType::Open, 1), &head, &[])
+        S::open(net, self.writer, self.args.down.then(|| self.crew.edge_id(0)))
     }
 }
 
@@ -154,47 +182,37 @@ fn rss(servers: &[u32]) -> Result<u64> {
     servers.iter().map(|pid| Ok(proc::memory(*pid)?.rss)).sum()
 }
 
-impl Scenario for Stream {
-    fn ready(&mut self, net: &mut Net, key: usize) -> Result<()> {
+impl<S: Carry> Scenario<S> for Stream {
+    fn ready(&mut self, net: &mut Net<S>, key: usize) -> Result<()> {
         self.crew.ready(net, key)
     }
 
-    fn frame(&mut self, net: &mut Net, key: usize, lane: Lane, frame: &Frame<&[u8]>) -> Result<()> {
-        match (lane, frame.header.kind) {
-            (Lane::Stream, FrameType::Open) => {
-                net.send(key, Lane::Stream, header(FrameType::OpenAck, frame.header.id), &[], &[])
-            }
-            (Lane::Stream, FrameType::OpenAck) => {
-                if let Some(error) = ReplyHead::parse(&frame.head)?.error {
-                    bail!("stream refused: {:?} {}", error.code, error.text);
-                }
+    fn heard(&mut self, net: &mut Net<S>, key: usize, heard: S::Heard<'_>) -> Result<()> {
+        match S::told(net, key, heard)? {
+            Told::Accepted => {}
+            Told::Opened => {
                 self.opened = true;
                 self.footprint.opened(net.now());
                 self.meter.start(net.now());
                 net.want_room(key, true);
-                Ok(())
             }
-            (Lane::Stream, FrameType::Data) => {
-                self.pattern.check(0, 0, self.received, &frame.body)?;
-                self.received += frame.body.len() as u64;
-                self.meter.arrived(frame.body.len());
-                Ok(())
+            Told::Bytes(bytes) => {
+                self.pattern.check(0, 0, self.received, &bytes)?;
+                self.received += bytes.len() as u64;
+                self.meter.arrived(bytes.len());
             }
-            (_, kind) => bail!("unexpected {}", kind.name()),
-        }
-    }
-
-    fn room(&mut self, net: &mut Net, key: usize) -> Result<()> {
-        let len = self.args.write;
-        if self.opened && net.conn(key).peer.has_room(Lane::Stream, len) {
-            let body = self.pattern.piece(0, 0, self.sent, len);
-            net.send(key, Lane::Stream, header(FrameType::Data, 0), &[], body)?;
-            self.sent += len as u64;
         }
         Ok(())
     }
 
-    fn turn(&mut self, net: &mut Net, now: Instant) -> Result<Next> {
+    fn room(&mut self, net: &mut Net<S>, key: usize) -> Result<()> {
+        if self.opened && S::write(net, key, self.pattern.piece(0, 0, self.sent, self.args.write))? {
+            self.sent += self.args.write as u64;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, net: &mut Net<S>, now: Instant) -> Result<Next> {
         if self.crew.complete(net)? {
             self.begin(net)?;
         }
@@ -205,5 +223,39 @@ impl Scenario for Stream {
             return Ok(Next::Done);
         }
         Ok(Next::Wait(Duration::from_millis(5)))
+    }
+}
+
+impl Carry for Native {
+    fn open(net: &mut Net<Self>, key: usize, edge: Option<u64>) -> Result<()> {
+        let mut head = Vec::new();
+        CallBuilder::new(SERVICE).edge(edge.unwrap_or_default()).encode(&mut head);
+        net.conn(key).speech.peer.open()?;
+        net.send(key, Lane::Stream, header(FrameType::Open, 1), &head, &[])
+    }
+
+    fn write(net: &mut Net<Self>, key: usize, bytes: &[u8]) -> Result<bool> {
+        if !net.conn(key).speech.peer.has_room(Lane::Stream, bytes.len()) {
+            return Ok(false);
+        }
+        net.send(key, Lane::Stream, header(FrameType::Data, 0), &[], bytes)?;
+        Ok(true)
+    }
+
+    fn told<'a>(net: &mut Net<Self>, key: usize, (lane, frame): Self::Heard<'a>) -> Result<Told<'a>> {
+        match (lane, frame.header.kind) {
+            (Lane::Stream, FrameType::Open) => {
+                net.send(key, Lane::Stream, header(FrameType::OpenAck, frame.header.id), &[], &[])?;
+                Ok(Told::Accepted)
+            }
+            (Lane::Stream, FrameType::OpenAck) => {
+                if let Some(error) = ReplyHead::parse(&frame.head)?.error {
+                    bail!("stream refused: {:?} {}", error.code, error.text);
+                }
+                Ok(Told::Opened)
+            }
+            (Lane::Stream, FrameType::Data) => Ok(Told::Bytes(frame.body)),
+            (_, kind) => bail!("unexpected {}", kind.name()),
+        }
     }
 }

@@ -13,7 +13,8 @@ use std::{
 use frontier_wire::native::reader::Frame;
 
 use super::{
-    drive::{Dial as _, Lost, Net, Next, Role, Scenario},
+    drive::{Dial as _, Lost, Next, Role, Scenario},
+    native::{Native, Net},
     peer::Lane,
     *,
 };
@@ -85,7 +86,8 @@ fn calls_and_messages_pass_a_relay_in_both_directions() {
     for kind in [Kind::Call, Kind::Publish] {
         for down in [false, true] {
             let relay = Running::start();
-            let sample = Exchange::run(kind, &ExchangeArgs { down, ..exchange() }, &relay.target()).unwrap();
+            let sample =
+                Exchange::run::<Native>(kind, &ExchangeArgs { down, ..exchange() }, &relay.target()).unwrap();
             assert_measured(&sample);
         }
     }
@@ -95,7 +97,7 @@ fn calls_and_messages_pass_a_relay_in_both_directions() {
 fn large_payloads_pass_a_relay() {
     let relay = Running::start();
     let args = ExchangeArgs { payload: 65_536, in_flight: 8, ..exchange() };
-    assert_measured(&Exchange::run(Kind::Call, &args, &relay.target()).unwrap());
+    assert_measured(&Exchange::run::<Native>(Kind::Call, &args, &relay.target()).unwrap());
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn a_paced_load_keeps_its_rate() {
     let relay = Running::start();
     let args = ExchangeArgs { rate: Some(1_000.0), ..exchange() };
     let start = Instant::now();
-    let sample = Exchange::run(Kind::Call, &args, &relay.target()).unwrap();
+    let sample = Exchange::run::<Native>(Kind::Call, &args, &relay.target()).unwrap();
     assert_measured(&sample);
     let due = 1_000.0 * start.elapsed().as_secs_f64();
     assert!(sample.ops as f64 <= due, "{} calls of {due} that were due", sample.ops);
@@ -113,7 +115,7 @@ fn a_paced_load_keeps_its_rate() {
 fn a_stalled_edge_does_not_end_the_run() {
     let relay = Running::start();
     let args = ExchangeArgs { stall: true, ..exchange() };
-    let sample = Exchange::run(Kind::Call, &args, &relay.target()).unwrap();
+    let sample = Exchange::run::<Native>(Kind::Call, &args, &relay.target()).unwrap();
     assert_measured(&sample);
     assert!(sample.figure("stalled_sent") > 0.0);
 }
@@ -134,7 +136,7 @@ fn small_calls_pass_beside_big_ones() {
 fn a_stream_passes_a_relay_in_both_directions() {
     for down in [false, true] {
         let relay = Running::start();
-        let sample = Stream::run(&StreamArgs { down, write: 32_768 }, &relay.target()).unwrap();
+        let sample = Stream::run::<Native>(&StreamArgs { down, write: 32_768 }, &relay.target()).unwrap();
         assert!(sample.figure("bytes_per_second") > 0.0, "{sample:?}");
     }
 }
@@ -161,12 +163,12 @@ pub(super) fn fleet(edge: SocketAddr) -> FleetArgs {
 /// The far ends of a relayed fleet: they only greet.
 struct Hosts(Arc<AtomicBool>);
 
-impl Scenario for Hosts {
+impl Scenario<Native> for Hosts {
     fn ready(&mut self, _: &mut Net, _: usize) -> Result<()> {
         Ok(())
     }
 
-    fn frame(&mut self, _: &mut Net, _: usize, _: Lane, _: &Frame<&[u8]>) -> Result<()> {
+    fn heard(&mut self, _: &mut Net, _: usize, _: (Lane, Frame<&[u8]>)) -> Result<()> {
         Ok(())
     }
 
@@ -221,6 +223,6 @@ fn who_only_looks_in_is_nobody() {
         drop(looking);
         (0..20).for_each(|_| drop(std::net::TcpStream::connect(edge)));
     });
-    assert_measured(&Exchange::run(Kind::Call, &exchange(), &relay.target()).unwrap());
+    assert_measured(&Exchange::run::<Native>(Kind::Call, &exchange(), &relay.target()).unwrap());
     gone.join().unwrap();
 }

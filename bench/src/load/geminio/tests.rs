@@ -13,16 +13,16 @@ use anyhow::{Result, bail};
 use frontier_wire::geminio::connection::Event;
 
 use super::{
-    drive::{Net, Scenario},
+    drive::{Geminio, Net},
     *,
 };
 use crate::load::{
-    drive::{Dial as _, Next},
+    drive::{Dial as _, Next, Scenario},
     tests::{Running, assert_measured, fleet},
 };
 
 fn exchange() -> ExchangeArgs {
-    ExchangeArgs { down: false, edges: 3, in_flight: 2, payload: 64 }
+    ExchangeArgs { down: false, edges: 3, in_flight: 2, payload: 64, rate: None, stall: false }
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn calls_and_messages_pass_a_relay_in_both_directions() {
         for down in [false, true] {
             let relay = Running::start();
             let args = ExchangeArgs { down, ..exchange() };
-            assert_measured(&Exchange::run(kind, &args, &relay.target()).unwrap());
+            assert_measured(&Exchange::run::<Geminio>(kind, &args, &relay.target()).unwrap());
         }
     }
 }
@@ -40,14 +40,14 @@ fn calls_and_messages_pass_a_relay_in_both_directions() {
 fn large_payloads_pass_a_relay() {
     let relay = Running::start();
     let args = ExchangeArgs { payload: 65_536, in_flight: 8, ..exchange() };
-    assert_measured(&Exchange::run(Kind::Call, &args, &relay.target()).unwrap());
+    assert_measured(&Exchange::run::<Geminio>(Kind::Call, &args, &relay.target()).unwrap());
 }
 
 #[test]
 fn a_stream_passes_a_relay_in_both_directions_and_packets_of_any_size() {
     for (down, write) in [(false, 32_768), (true, 1_024)] {
         let relay = Running::start();
-        let sample = Stream::run(&StreamArgs { down, write }, &relay.target()).unwrap();
+        let sample = Stream::run::<Geminio>(&StreamArgs { down, write }, &relay.target()).unwrap();
         assert!(sample.figure("bytes_per_second") > 0.0, "{sample:?}");
     }
 }
@@ -55,12 +55,12 @@ fn a_stream_passes_a_relay_in_both_directions_and_packets_of_any_size() {
 /// The far ends of a fleet: they only greet.
 struct Hosts(Arc<AtomicBool>);
 
-impl Scenario for Hosts {
+impl Scenario<Geminio> for Hosts {
     fn ready(&mut self, _: &mut Net, _: usize) -> Result<()> {
         Ok(())
     }
 
-    fn event(&mut self, _: &mut Net, _: usize, event: Event<&[u8]>) -> Result<()> {
+    fn heard(&mut self, _: &mut Net, _: usize, event: Event<&[u8]>) -> Result<()> {
         bail!("unexpected {event:?}")
     }
 
