@@ -15,7 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 use tempfile::TempDir;
 
 pub use self::{
-    binary::path as binary,
+    binary::{needs_fault_points, path as binary},
     config::Config,
     log::{Line, Log},
     proc::Proc,

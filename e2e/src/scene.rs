@@ -50,15 +50,15 @@ impl Scene {
         )
     }
 
-    /// Waits for a line about refusals in the log.
+    /// Waits for a line in the log with this message, or with this reason for what it says.
     ///
     /// # Errors
     /// When none comes.
-    pub fn logged(&self, message: &str) -> anyhow::Result<()> {
+    pub fn logged(&self, what: &str) -> anyhow::Result<()> {
         self.gateway
             .log()
-            .wait(SOON, |line| line.message() == message)
-            .with_context(|| format!("line {message:?}"))?;
+            .wait(SOON, |line| line.message() == what || line.text_of("reason") == what)
+            .with_context(|| format!("line {what:?}"))?;
         Ok(())
     }
 

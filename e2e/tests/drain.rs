@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
+use frontier_e2e::gateway::{Config, Gateway, needs_fault_points};
 use frontier_e2e::http;
 use frontier_e2e::peer::{Dial, Peer};
 use frontier_e2e::wait::{SOON, until};
@@ -57,6 +57,34 @@ fn edges_go_first_and_what_is_in_flight_finishes() -> anyhow::Result<()> {
     drop(service);
     let status = gateway.wait_exit(SOON)?;
     ensure!(status.success(), "{status}");
+    gateway.log().wait(SOON, |line| line.message() == "gateway stopped")?;
+    Ok(())
+}
+
+/// Fault point: after a call of this method the shard's thread panics.
+const SHARD_FAULT: &str = "frontier.fault.shard";
+
+#[test]
+fn a_part_that_fails_ends_the_process() -> anyhow::Result<()> {
+    needs_fault_points()?;
+    let mut gateway = Gateway::start(&draining(30).shards(1))?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    edge.request(SHARD_FAULT, b"")?;
+    assert_eq!(gateway.wait_exit(SOON)?.code(), Some(1));
+    gateway.log().wait(SOON, |line| line.text_of("failure") == "shard 0 failed: panic")?;
+    Ok(())
+}
+
+#[test]
+fn a_part_that_fails_during_a_drain_is_an_error_at_its_end() -> anyhow::Result<()> {
+    needs_fault_points()?;
+    let mut gateway = Gateway::start(&draining(2).shards(1))?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    gateway.signal(Signal::TERM)?;
+    told_to_go(&mut edge)?;
+    edge.request(SHARD_FAULT, b"")?;
+    assert_eq!(gateway.wait_exit(SOON)?.code(), Some(1));
+    gateway.log().wait(SOON, |line| line.text_of("failure") == "shard 0 failed: panic")?;
     gateway.log().wait(SOON, |line| line.message() == "gateway stopped")?;
     Ok(())
 }

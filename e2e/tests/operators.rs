@@ -81,6 +81,21 @@ fn with_a_token_only_those_who_show_it_may_kick() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_token_whose_file_has_gone_stays_in_force() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("token");
+    std::fs::write(&file, "s3cret\n")?;
+    let gateway = Gateway::start(&Config::new().set("controlplane.kick_token", file.to_string_lossy()))?;
+    std::fs::remove_file(&file)?;
+    let mut edge = Dial::edge(gateway.edges())?.connect()?;
+    let path = format!("/v1/edges/{}", edge.id());
+    assert_eq!(kick(&gateway, &path, Some("guess"))?.status, 403);
+    assert_eq!(kick(&gateway, &path, Some("s3cret"))?.status, 200);
+    edge.sent_away(SOON)?;
+    Ok(())
+}
+
+#[test]
 fn the_admin_port_tells_health_and_takes_a_log_level() -> anyhow::Result<()> {
     let gateway = Gateway::start(&Config::new().set("identity.key", "00".repeat(32)))?;
     let admin = gateway.admin()?;
@@ -90,11 +105,11 @@ fn the_admin_port_tells_health_and_takes_a_log_level() -> anyhow::Result<()> {
     ensure!(config.body.contains("***") && !config.body.contains("0000000000"), "{}", config.body);
     assert_eq!(http::request(admin, "PUT", "/log-level", &[], "no such level!")?.status, 400);
     ensure!(http::request(admin, "PUT", "/log-level", &[], "warn")?.status < 300);
-    let online = |gateway: &Gateway| gateway.log().find(|line| line.message() == "edge online").len();
+    let online = |gateway: &Gateway| gateway.log().find(|line| line.message() == "session online").len();
     drop(Dial::edge(gateway.edges())?.connect()?);
     ensure!(http::request(admin, "PUT", "/log-level", &[], "info")?.status < 300);
     drop(Dial::edge(gateway.edges())?.connect()?);
-    gateway.log().wait(SOON, |line| line.message() == "edge online")?;
+    gateway.log().wait(SOON, |line| line.message() == "session online")?;
     assert_eq!(online(&gateway), 1, "the first one came while only warnings were logged");
     Ok(())
 }

@@ -1,33 +1,18 @@
-//! A panic while a session is handled: the end of that session and of nobody else. Needs a binary with fault points (feature `testing` of
-//! the gateway); one without must not contain them.
+//! A panic while a session is handled: the end of that session and of nobody else.
 
-use std::fs;
-
-use anyhow::ensure;
-use frontier_e2e::gateway::{Config, binary};
+use frontier_e2e::gateway::{Config, needs_fault_points};
 use frontier_e2e::peer::Dial;
 use frontier_e2e::scene::Scene;
 use frontier_e2e::wait::SOON;
-use frontier_wire::error::ErrorCode;
 use frontier_wire::native::frame::FrameType;
 
 /// Handling a call of this method panics.
 const METHOD: &str = "frontier.fault.panic";
-/// What the panic says, and so what a binary with the fault point contains.
-const MARK: &[u8] = b"fault point: frontier.fault.panic";
 const LINE: &str = "panic while a session was handled; the session is closed";
-
-/// Whether the binary under test has fault points.
-fn has_fault_points() -> anyhow::Result<bool> {
-    let binary = fs::read(binary()?)?;
-    Ok(binary.windows(MARK.len()).any(|window| window == MARK))
-}
 
 #[test]
 fn a_panic_ends_one_session_and_nobody_else_notices() -> anyhow::Result<()> {
-    if !has_fault_points()? {
-        return Ok(());
-    }
+    needs_fault_points()?;
     // For a backtrace the standard library loads the binary's debug information and keeps it: that is not the session's memory.
     let scene = Scene::start(&Config::new().args(["--shards", "1"]).env("RUST_BACKTRACE", "0"))?;
     let mut service = Dial::service(scene.gateway.services(), "s")?.methods(&["m"]).connect()?;
@@ -51,18 +36,5 @@ fn a_panic_ends_one_session_and_nobody_else_notices() -> anyhow::Result<()> {
         assert_eq!(lines, round as usize, "one line per panic");
     }
     drop((service, caller));
-    scene.end(8)
-}
-
-#[test]
-fn a_binary_without_fault_points_knows_no_such_method() -> anyhow::Result<()> {
-    if has_fault_points()? {
-        return Ok(());
-    }
-    let scene = Scene::start(&Config::new())?;
-    let mut edge = Dial::edge(scene.gateway.edges())?.connect()?;
-    let refusal = edge.call(METHOD, b"", SOON)?.err();
-    ensure!(refusal.is_some_and(|refusal| refusal.code == ErrorCode::MethodNotFound));
-    drop(edge);
     scene.end(8)
 }

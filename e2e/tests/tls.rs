@@ -141,8 +141,9 @@ fn mutual_tls_takes_clients_of_the_authority_only() -> anyhow::Result<()> {
         let client = fixture.authority.client(identity)?;
         ensure!(connect(&dial, gateway.edges(), &client).is_err(), "{outcome}: welcome");
         handshakes(&gateway, outcome, 1.0)?;
-        let line =
-            |line: &Line| line.message() == "tls handshake failed" && line.text_of("outcome") == outcome;
+        let line = |line: &Line| {
+            line.text_of("reason") == "tls handshake failed" && line.text_of("outcome") == outcome
+        };
         gateway.log().wait(SOON, line).with_context(|| outcome.to_owned())?;
     }
     Ok(())
@@ -182,7 +183,8 @@ fn what_is_not_tls_is_closed_with_a_line_and_a_count() -> anyhow::Result<()> {
         closed(io).context(outcome)?;
         let of = |line: &Line| line.addr("client.addr") == Some(addr);
         let line = gateway.log().wait(SOON, of).context(outcome)?;
-        assert_eq!((line.message(), line.text_of("outcome")), ("tls handshake failed", outcome));
+        let seen = [line.message(), line.text_of("role"), line.text_of("reason"), line.text_of("outcome")];
+        assert_eq!(seen, ["refused", "edge", "tls handshake failed", outcome]);
         assert_eq!(gateway.log().find(of).len(), 1, "{outcome}");
     }
     ensure!(start.elapsed() > Duration::from_millis(900), "cut before the limit");

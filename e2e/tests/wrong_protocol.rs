@@ -137,9 +137,16 @@ fn an_offender_gets_one_line_in_the_log() -> anyhow::Result<()> {
     for (what, addr) in &offenders {
         let lines = log.find(|line| of(line, *addr));
         ensure!(lines.len() == 1, "{what}: {lines:?}");
+        let role = if ["port scan", "wrong role"].contains(what) { "service" } else { "edge" };
+        ensure!(lines.iter().all(|line| line.text_of("role") == role), "{what}: {lines:?}");
     }
-    let warnings = log.find(|line| of(line, broken) && line.level() == "WARN");
-    ensure!(warnings.len() == 1, "a broken rule of a session: {warnings:?}");
+    // Its session has begun before: one line for that and one for how it ended.
+    log.wait(SOON, |line| of(line, broken) && line.message() == "session ended")?;
+    let lines = log.find(|line| of(line, broken));
+    let told: Vec<_> =
+        lines.iter().map(|line| (line.message(), line.level(), line.text_of("reason"))).collect();
+    let expected = [("session online", "INFO", ""), ("session ended", "WARN", "protocol error")];
+    assert_eq!(told, expected, "a broken rule of a session");
     drop(silent);
     scene.end(8)
 }

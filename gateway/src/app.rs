@@ -1,7 +1,7 @@
 //! Builds a gateway from its configuration, and takes it down again.
 //!
-//! Everything that can fail at start fails here, with the address or file in the error: listeners are bound before any thread runs.
-//! Tests use it with port 0 and read the addresses from [`App`].
+//! Everything that can fail at start fails here, with the address or file in the error: the listeners of edges and services are bound
+//! before any shard runs, those of operators behind them, because they ask the shards. With port 0 the addresses are in [`App`].
 
 mod drain;
 mod gatekeeper;
@@ -81,7 +81,7 @@ impl App {
         let foreign = guests.foreign();
         let threads = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign, &failed)?;
         let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
-        let metrics = operators::metrics(&plane, telemetry, &authority, guests.handshake_stats());
+        let metrics = operators::metrics(&plane, telemetry, &authority, &guests);
         let operators = Operators::start(config, &plane, &readiness, telemetry, metrics, &failed)?;
         drop(starting);
         let (control, admin) = (operators.control.map(tracing::field::display), operators.admin);
@@ -118,6 +118,11 @@ impl App {
     #[must_use]
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// A part that has failed by now, and was not told of before.
+    pub fn failure(&mut self) -> Option<String> {
+        self.failures.try_recv().ok()
     }
 
     /// Waits until a part that must run has failed; says which.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The gateway looks at nothing. An end of bytes in one direction is passed on and the other direction goes on. Each pipe holds two
-//! buffers of 8 KiB (with TLS on a side about 60 KiB more), and their number is bounded. Peers that vanish are noticed by TCP
-//! keep-alive.
+//! buffers of 8 KiB (with TLS on a side about 60 KiB more), and their number is bounded, as is the time that one may be silent. Peers
+//! that vanish are noticed by TCP keep-alive, or by that time if it is shorter.
 
 use std::{
     fmt, io,
@@ -28,7 +28,7 @@ use tokio::{
     net::TcpStream,
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -48,8 +48,10 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub struct BypassSettings {
     /// Where to: one of `addrs` picked at random, the others in turn if it cannot be reached; TLS as the block says.
     pub dial: Dial,
-    /// Pipes at once. Default 1,024, worst case about 80 KiB each (16 KiB without TLS).
+    /// Pipes at once (`limits.pipes`). Default 1,024, worst case about 80 KiB each (16 KiB without TLS).
     pub at_once: usize,
+    /// How long no byte may pass in either direction before a pipe is cut (`limits.pipe_idle`). Default 10 min.
+    pub idle: Duration,
     /// To reach one of the addresses, TLS included. Default 10 s.
     pub connect_timeout: Duration,
 }
@@ -85,7 +87,7 @@ pub enum BypassError {
     Certificates(#[from] CertError),
 }
 
-/// How pipes ended, counted.
+/// How pipes ended, and what passed through them so far.
 #[derive(Debug, Default)]
 pub struct BypassStats {
     /// Refused: too many at once, or the gateway stops.
@@ -96,10 +98,12 @@ pub struct BypassStats {
     pub ended: AtomicU64,
     /// Broken in one direction, or cut by a shutdown.
     pub broken: AtomicU64,
-    /// Bytes from peers to targets, of pipes that ended.
-    pub bytes_out: AtomicU64,
-    /// Bytes from targets to peers, of pipes that ended.
+    /// Cut because no byte had passed for too long.
+    pub idle: AtomicU64,
+    /// Bytes from peers to targets.
     pub bytes_in: AtomicU64,
+    /// Bytes from targets to peers.
+    pub bytes_out: AtomicU64,
 }
 
 /// See the module documentation.
@@ -118,6 +122,7 @@ struct Targets {
     addrs: Vec<Target>,
     tls: Option<TlsConnector>,
     connect_timeout: Duration,
+    idle: Duration,
 }
 
 struct Target {
@@ -135,6 +140,20 @@ struct Rewound {
     socket: TcpStream,
 }
 
+/// When the last byte passed through a pipe.
+struct Pulse {
+    start: Instant,
+    /// Milliseconds since then.
+    last: AtomicU64,
+}
+
+/// The peer's side of a pipe, where whatever passes is counted.
+struct Counted<'a> {
+    side: Box<dyn Duplex>,
+    pulse: &'a Pulse,
+    stats: &'a BypassStats,
+}
+
 /// Either side of a pipe.
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -147,6 +166,8 @@ enum PipeError {
     Unreachable(#[source] io::Error),
     #[error("broken: {0}")]
     Broken(#[from] io::Error),
+    #[error("no byte has passed for {0:?}")]
+    Idle(Duration),
 }
 
 // === impl BypassSettings ===
@@ -155,7 +176,7 @@ impl BypassSettings {
     /// To `dial`, with the defaults for all else.
     #[must_use]
     pub const fn new(dial: Dial) -> Self {
-        Self { dial, at_once: 1024, connect_timeout: Duration::from_secs(10) }
+        Self { dial, at_once: 1024, idle: Duration::from_secs(600), connect_timeout: Duration::from_secs(10) }
     }
 }
 
@@ -248,6 +269,7 @@ fn finish(result: Option<Result<(), PipeError>>, place: OwnedSemaphorePermit, st
             match error {
                 PipeError::Unreachable(_) => &stats.unreachable,
                 PipeError::Broken(_) => &stats.broken,
+                PipeError::Idle(_) => &stats.idle,
             }
         }
         None => &stats.broken,
@@ -261,19 +283,87 @@ async fn run(targets: &Targets, first: usize, peer: Bypassed, stats: &BypassStat
     let socket = TcpStream::from_std(socket)?;
     keep_alive(&socket)?;
     let mut target = targets.connect(first).await.map_err(PipeError::Unreachable)?;
-    let mut peer: Box<dyn Duplex> = match tls {
+    let side: Box<dyn Duplex> = match tls {
         Some(tls) => Box::new(TlsStream::new(socket, tls, read)),
         None => Box::new(Rewound { read, taken: 0, socket }),
     };
-    let (out, back) = copy_bidirectional(&mut peer, &mut target).await?;
-    stats.bytes_out.fetch_add(out, Ordering::Relaxed);
-    stats.bytes_in.fetch_add(back, Ordering::Relaxed);
-    Ok(())
+    let pulse = Pulse::new();
+    let mut peer = Counted { side, pulse: &pulse, stats };
+    tokio::select! {
+        copied = copy_bidirectional(&mut peer, &mut target) => Ok(copied.map(drop)?),
+        () = pulse.stops(targets.idle) => Err(PipeError::Idle(targets.idle)),
+    }
 }
 
 fn keep_alive(socket: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 10).with_retries(5);
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+// === impl Pulse ===
+
+impl Pulse {
+    fn new() -> Self {
+        Self { start: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    /// Something has passed.
+    fn beat(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(millis, Ordering::Relaxed);
+    }
+
+    /// Waits until nothing has passed for `idle`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    async fn stops(&self, idle: Duration) {
+        loop {
+            let until = self.start + Duration::from_millis(self.last.load(Ordering::Relaxed)) + idle;
+            if Instant::now() >= until {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+}
+
+// === impl Counted ===
+
+impl AsyncRead for Counted<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.side).poll_read(task, into);
+        let read = into.filled().len() - before;
+        if read > 0 {
+            self.stats.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+            self.pulse.beat();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.side).poll_write(task, bytes);
+        if let Poll::Ready(Ok(written @ 1..)) = polled {
+            self.stats.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
+            self.pulse.beat();
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.side).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.side).poll_shutdown(task)
+    }
 }
 
 // === impl Rewound ===
@@ -322,7 +412,8 @@ impl Targets {
         if addrs.is_empty() {
             return Err(BypassError::NoAddress);
         }
-        Ok(Self { addrs, tls: connector.transpose()?, connect_timeout: settings.connect_timeout })
+        let BypassSettings { connect_timeout, idle, .. } = *settings;
+        Ok(Self { addrs, tls: connector.transpose()?, connect_timeout, idle })
     }
 
     /// A connection to the address `first` (modulo their number), or to the next that can be reached in time. One that does not

@@ -388,6 +388,22 @@ mod tests {
     }
 
     #[test]
+    fn check_config_reads_the_identities() {
+        let identities = file_with("tokens:\n- sha256: abc\n  role: edge\n");
+        let (tokens, file) = (identities.path().display(), file_with(""));
+        std::fs::write(file.path(), format!("auth:\n  tokens: {tokens}\n")).unwrap();
+        let path = file.path().to_str().unwrap();
+        let (code, out) = run_args(&["check-config", path]);
+        assert_eq!(code, ExitCode::FAILURE);
+        let expected = format!("{path}:2: auth.tokens: {tokens}:2: tokens[0].sha256: ");
+        assert!(out.starts_with(&expected) && out.ends_with(": 1 error\n"), "{out}");
+        std::fs::write(identities.path(), "tokens: []\n").unwrap();
+        let (code, out) = run_args(&["check-config", path]);
+        assert_eq!(code, ExitCode::SUCCESS);
+        assert!(out.contains(&format!("admitted       identities of {tokens}\n")), "{out}");
+    }
+
+    #[test]
     fn check_config_can_forgive_unknown_keys() {
         let file = file_with("colour: red\n");
         let path = file.path().to_str().unwrap();

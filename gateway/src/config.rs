@@ -45,6 +45,7 @@ use self::{
     value::serialize_duration,
     yaml::{Node, Value},
 };
+use crate::tokens;
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -325,9 +326,12 @@ impl Config {
 
     fn validate_files(&self, problems: &mut Problems) {
         if let Some(path) = &self.auth.tokens
-            && let Err(error) = std::fs::File::open(path)
+            && let Err(error) = tokens::read(path)
         {
-            problems.error("auth.tokens", format!("{}: {error}", path.display()));
+            // Each with the line of that file it stands on.
+            for problem in error.problems.errors() {
+                problems.error("auth.tokens", error.problems.line_of(problem));
+            }
         }
         if let Err(message) = self.identity.load_key() {
             problems.error("identity.key", message);

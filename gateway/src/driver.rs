@@ -35,7 +35,7 @@ use self::conn::{Conn, Io, Outcome};
 use self::conns::Conns;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Batch, Msg};
-use crate::core::shard::{Action, Moved, Shard};
+use crate::core::shard::{Action, Handover, Moved, Shard};
 use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
 use crate::core::{Bound, Now};
@@ -89,8 +89,10 @@ pub enum Parcel {
     Stop,
 }
 
-/// Takes connections of protocols that the core does not speak: the listener, the socket and what was read from it.
-pub type Foreign = Arc<dyn Fn(Bound, std::net::TcpStream, Option<Box<TlsIo>>, Vec<u8>) + Send + Sync>;
+/// Takes connections of protocols that the core does not speak: the listener, the socket and what was read from it. Says what becomes of
+/// them.
+pub type Foreign =
+    Arc<dyn Fn(Bound, std::net::TcpStream, Option<Box<TlsIo>>, Vec<u8>) -> Handover + Send + Sync>;
 
 /// Sizes that tests make small.
 #[derive(Clone, Copy, Debug)]
@@ -206,6 +208,8 @@ impl Driver {
         self.write_dirty();
         self.act();
         self.post();
+        #[cfg(any(test, feature = "testing"))]
+        assert!(!self.shard.is_doomed(), "fault point: frontier.fault.shard");
         let stats = self.shard.stats();
         stats.turns.add(1);
         stats.turn.record(Self::clock(self.start).micros - now.micros);
@@ -313,21 +317,21 @@ impl Driver {
 
     fn add(&mut self, io: Io, bound: Bound, addr: SocketAddr) {
         let Some(session) = self.shard.accept(bound, addr, None) else { return };
-        self.begin(io, session, bound, &[]);
+        self.begin(io, session, &[]);
     }
 
-    fn begin(&mut self, io: Io, session: SessionRef, bound: Bound, plain: &[u8]) {
-        if self.attach(io, session, bound) && !plain.is_empty() {
+    fn begin(&mut self, io: Io, session: SessionRef, plain: &[u8]) {
+        if self.attach(io, session) && !plain.is_empty() {
             self.guarded(session, |shard| shard.on_bytes(session, plain));
         }
     }
 
     /// Registers a connection; false if that failed and the session is gone.
-    fn attach(&mut self, io: Io, session: SessionRef, bound: Bound) -> bool {
+    fn attach(&mut self, io: Io, session: SessionRef) -> bool {
         // The slot may be that of a session that ended in this turn: its socket goes where it belongs first.
         self.act();
         let slot = session.slot as usize;
-        let mut conn = Conn::new(io, session, bound);
+        let mut conn = Conn::new(io, session);
         let interest = conn.interest();
         if conn.io.socket().register(self.poll.registry(), Token(slot), interest).is_err() {
             self.shard.on_closed(session, "registration failed");
@@ -400,11 +404,10 @@ impl Driver {
                 Ok(Some(Msg::Adopt(adopt))) => self.adopt(*adopt),
                 Ok(Some(Msg::Connection(parcel))) => self.parcel(parcel),
                 Ok(Some(_)) => {}
-                Err(_) => {
-                    if let Some(session) = session {
-                        self.guarded(session, |shard| shard.on_panic(session));
-                    }
-                }
+                Err(_) => match session {
+                    Some(session) => self.guarded(session, |shard| shard.on_panic(session)),
+                    None => self.shard.on_stray_panic("a message"),
+                },
             }
         }
         self.hub.handled(id, held);
@@ -416,8 +419,7 @@ impl Driver {
         let Ok(io) = adopt.io.downcast::<Io>() else { return };
         let Moved { session, said } = adopt.moved;
         let session = self.shard.adopt(session);
-        // Only service connections move.
-        if self.attach(*io, session, Bound::Service) {
+        if self.attach(*io, session) {
             self.guarded(session, |shard| shard.on_moved(session, &said));
         }
     }
@@ -428,7 +430,7 @@ impl Driver {
         }
         let shard = &mut self.shard;
         if catch_unwind(AssertUnwindSafe(|| shard.on_tick())).is_err() {
-            tracing::error!("panic outside of any session; a drain may not be complete");
+            self.shard.on_stray_panic("a drain, a list or the memory budget");
         }
     }
 
@@ -445,7 +447,7 @@ impl Driver {
                 let Some(session) = self.shard.accept(bound, addr, subject) else { return };
                 let used = u64::try_from(accepted.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.shard.hasten(session, used);
-                self.begin(io, session, bound, &plain);
+                self.begin(io, session, &plain);
             }
             Parcel::CloseListeners => self.listeners.clear(),
             Parcel::Stop => self.stopped = true,
@@ -492,14 +494,15 @@ impl Driver {
                         self.ready.push_back(Token(slot));
                     }
                 }
-                Action::Foreign(session, bytes) => {
-                    let bound = self.conns.get(session.slot as usize).map(|conn| conn.bound);
-                    if let (Some(io), Some(bound), Some(foreign)) =
-                        (self.detach(session), bound, &self.foreign)
-                    {
-                        let (socket, tls) = io.into_std();
-                        foreign(bound, socket, tls, bytes);
-                    }
+                Action::Foreign { session, stranger, bytes } => {
+                    let handover = match (self.detach(session), &self.foreign) {
+                        (Some(io), Some(foreign)) => {
+                            let (socket, tls) = io.into_std();
+                            foreign(stranger.bound, socket, tls, bytes)
+                        }
+                        _ => Handover::Nobody,
+                    };
+                    self.shard.on_handover(stranger, handover);
                 }
                 Action::Move { session, shard, moved } => {
                     if let Some(io) = self.detach(session) {

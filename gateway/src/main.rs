@@ -77,6 +77,9 @@ async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> any
         tracing::warn!("second signal");
         // What it would wait for on its way out is what nobody wants to wait for.
         std::mem::forget(app);
+    } else if let Some(failure) = app.failure() {
+        // The other parts have let their peers go in order; those of this one were lost.
+        anyhow::bail!(failure);
     }
     Ok(ExitCode::SUCCESS)
 }

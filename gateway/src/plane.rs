@@ -183,6 +183,7 @@ fn shard(stats: &Stats, inbox_bytes: u64) -> ShardSnapshot {
             .flat_map(|protocol| bounds.map(|bound| sessions(bound, *protocol)))
             .collect(),
         accepts: stats.accepts.get(),
+        piped: stats.piped.get(),
         accept_pauses: stats.accept_pauses.get(),
         refusals: refusals.map(|(why, count)| (why.name(), count.get())).collect(),
         takeovers: stats.takeovers.get(),

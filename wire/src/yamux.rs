@@ -11,8 +11,8 @@
 //!
 //! [`Engine`] owns framing, stream states and windows, and is small enough to be held by the hundred thousand: with only the first
 //! stream it owns no heap memory. Reading never waits for writing: whatever must be answered is state, not a queue of frames, so two
-//! engines that are full in both directions keep each other moving. For tests, `Connection` puts payload queues and a fair scheduler on top
-//! (feature `testing`); everybody else has an outbox of their own.
+//! engines that are full in both directions keep each other moving. Whoever uses it has queues and a writer of their own, as
+//! `native::outbox` is.
 //!
 //! Everything a peer can make an engine hold is bounded: see [`Config`], [`MAX_PENDING_RESETS`] and [`Engine::held_bytes`].
 
@@ -25,11 +25,7 @@
     clippy::wildcard_enum_match_arm
 )]
 
-#[cfg(any(test, feature = "testing"))]
-mod batch;
 mod config;
-#[cfg(any(test, feature = "testing"))]
-mod connection;
 mod control;
 mod engine;
 mod error;
@@ -38,11 +34,7 @@ mod header;
 mod stream;
 mod table;
 
-#[cfg(any(test, feature = "testing"))]
-pub use batch::Batch;
 pub use config::{Config, Role, StreamId};
-#[cfg(any(test, feature = "testing"))]
-pub use connection::{Connection, DEFAULT_SEND_BUFFER};
 pub use control::MAX_PENDING_RESETS;
 pub use engine::{Counts, Engine, Event};
 pub use error::{Error, OpenError, SendError};

@@ -11,12 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use frontier_wire::yamux::{Config, Connection, Event, GoAwayCode, Role, START_WINDOW, StreamId};
+use frontier_wire::yamux::{Config, Event, GoAwayCode, Role, START_WINDOW, StreamId};
 use tokio::net::{TcpListener, TcpStream};
 
+#[path = "yamux_driver/connection.rs"]
+mod connection;
 #[path = "yamux_driver/driver.rs"]
 mod driver;
 
+use connection::Connection;
 use driver::{Load, Manual, Quota, drive, pattern_bytes};
 
 const MIB: usize = 1 << 20;
@@ -187,7 +190,7 @@ async fn half_closed_streams_carry_answers_both_ways() {
         let (mut connection, mut app) = (connection(ours), Manual::default());
         let stream = connection.open().unwrap();
         connection.write(stream, &mut pattern_bytes(stream.get(), 0, 100_000)).unwrap();
-        connection.finish(stream).unwrap();
+        connection.finish(stream);
         app.until(&mut socket, &mut connection, is_end).await;
         assert!(app.payload(stream) == pattern_bytes(stream.get(), 0, 200_000));
         assert!(!connection.engine().contains(stream));
@@ -203,7 +206,7 @@ async fn half_closed_streams_carry_answers_both_ways() {
             connection.write(stream, &mut pattern_bytes(stream.get(), at, 100_000)).unwrap();
             app.flush(&mut socket, &mut connection).await;
         }
-        connection.finish(stream).unwrap();
+        connection.finish(stream);
         app.flush(&mut socket, &mut connection).await;
         assert_eq!(connection.engine().streams(), 0);
         peer.end(socket);
@@ -221,7 +224,7 @@ async fn our_reset_ends_one_stream_and_no_other() {
         connection.write(doomed, &mut pattern_bytes(doomed.get(), 500, 500)).unwrap();
         connection.reset(doomed);
         connection.write(other, &mut pattern_bytes(other.get(), 0, 1000)).unwrap();
-        connection.finish(other).unwrap();
+        connection.finish(other);
         app.until(&mut socket, &mut connection, is_end).await;
         assert!(app.events.contains(&Event::Finished { stream: other }));
         peer.end(socket);
@@ -260,13 +263,13 @@ async fn streams_that_we_refuse_are_reset() {
     let mut refused = 0;
     while refused == 0 {
         // Each round trip is a chance for the peer's SYN to arrive, the last one for our RST.
-        connection.ping(1);
+        connection.engine_mut().ping(1);
         app.until(&mut socket, &mut connection, |event| *event == Event::Pong { value: 1 }).await;
         app.events.clear();
-        refused += connection.take_counts().refused;
+        refused += connection.engine_mut().take_counts().refused;
     }
     assert_eq!((refused, connection.engine().streams()), (1, 0));
-    connection.ping(1);
+    connection.engine_mut().ping(1);
     app.until(&mut socket, &mut connection, |event| *event == Event::Pong { value: 1 }).await;
     peer.end(socket);
 }
@@ -278,16 +281,16 @@ async fn a_slow_reader_in_go_stops_its_own_stream_only() {
     let mut app = Manual::default();
     let slow = connection.open().unwrap();
     connection.write(slow, &mut pattern_bytes(slow.get(), 0, 600_000)).unwrap();
-    connection.finish(slow).unwrap();
+    connection.finish(slow);
     app.flush(&mut socket, &mut connection).await;
-    connection.ping(1);
+    connection.engine_mut().ping(1);
     app.until(&mut socket, &mut connection, |event| matches!(event, Event::Pong { .. })).await;
     assert_eq!(connection.engine().send_window(slow), 0);
     assert_eq!(connection.queued_bytes(), 600_000 - START_WINDOW as usize);
 
     let fast = connection.open().unwrap();
     connection.write(fast, &mut pattern_bytes(fast.get(), 0, 600_000)).unwrap();
-    connection.finish(fast).unwrap();
+    connection.finish(fast);
     let ends = |event: &Event<_>| matches!(event, Event::Window { stream, .. } if stream.get() == 1);
     app.until(&mut socket, &mut connection, ends).await;
     while connection.queued_bytes() > 0 {
@@ -308,9 +311,9 @@ async fn a_slow_reader_of_ours_blocks_the_writer_in_go_at_its_window() {
     app.until(&mut socket, &mut connection, is_signal).await;
     assert_eq!(app.payload(slow).len(), START_WINDOW as usize);
     assert_eq!(connection.engine().recv_window(slow), Some((START_WINDOW, 0)));
-    connection.release(slow, START_WINDOW);
-    connection.grow(slow, 700_000);
-    connection.finish(signal).unwrap();
+    connection.engine_mut().release(slow, START_WINDOW);
+    connection.engine_mut().grow(slow, 700_000);
+    connection.finish(signal);
     app.until_bytes(&mut socket, &mut connection, slow, 700_000).await;
     assert!(app.payload(slow) == pattern_bytes(slow.get(), 0, 700_000));
     let output = peer.end(socket);
@@ -323,19 +326,19 @@ async fn pings_are_answered_both_ways() {
     let (mut connection, mut app) = (connection(Role::Server), Manual::default());
     let mut answered = 0;
     for value in 0..50 {
-        connection.ping(value);
+        connection.engine_mut().ping(value);
         app.until(&mut socket, &mut connection, |event| matches!(event, Event::Pong { .. })).await;
         assert_eq!(std::mem::take(&mut app.events), [Event::Pong { value }]);
-        answered += connection.take_counts().control;
+        answered += connection.engine_mut().take_counts().control;
     }
     while answered < 100 {
-        connection.ping(0);
+        connection.engine_mut().ping(0);
         app.until(&mut socket, &mut connection, |event| matches!(event, Event::Pong { .. })).await;
         app.events.clear();
         // The answer to this ping is not counted.
-        answered += connection.take_counts().control - 1;
+        answered += connection.engine_mut().take_counts().control - 1;
     }
-    connection.go_away(GoAwayCode::Normal);
+    connection.engine_mut().go_away(GoAwayCode::Normal);
     app.flush(&mut socket, &mut connection).await;
     peer.end(socket);
 }

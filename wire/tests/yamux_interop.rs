@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use frontier_wire::yamux::{Config, Connection, Event, Role, START_WINDOW, StreamId};
+use frontier_wire::yamux::{Config, Event, Role, START_WINDOW, StreamId};
 use futures::{AsyncReadExt, AsyncWriteExt, future::join_all};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
@@ -20,9 +20,12 @@ use tokio::{
 use tokio_util::compat::TokioAsyncReadCompatExt;
 use yamux::{Mode, Stream};
 
+#[path = "yamux_driver/connection.rs"]
+mod connection;
 #[path = "yamux_driver/driver.rs"]
 mod driver;
 
+use connection::Connection;
 use driver::{App, Load, Manual, Quota, drive, pattern, pattern_bytes};
 
 const MIB: usize = 1 << 20;
@@ -104,13 +107,13 @@ impl App for Echo {
         self.backlog.retain(|&stream, (backlog, end)| {
             for payload in &mut *backlog {
                 let n = connection.write(stream, payload).unwrap();
-                connection.release(stream, n.try_into().unwrap());
+                connection.engine_mut().release(stream, n.try_into().unwrap());
                 *bytes += n;
             }
             backlog.retain(|payload| !payload.is_empty());
             let over = backlog.is_empty() && *end;
             if over {
-                connection.finish(stream).unwrap();
+                connection.finish(stream);
                 *finished += 1;
             }
             !over
@@ -266,7 +269,7 @@ async fn half_closed_streams_carry_answers_both_ways() {
         // We end first, the crate answers.
         let stream = connection.open().unwrap();
         connection.write(stream, &mut pattern_bytes(stream.get(), 0, 100_000)).unwrap();
-        connection.finish(stream).unwrap();
+        connection.finish(stream);
         let answer = async {
             let mut stream = peer.accepted.recv().await.unwrap();
             let mut request = Vec::new();
@@ -290,7 +293,7 @@ async fn half_closed_streams_carry_answers_both_ways() {
         let Some(&Event::Opened { stream }) = app.events.first() else { panic!("no stream of the peer") };
         connection.write(stream, &mut app.payload(stream).into()).unwrap();
         app.flush(&mut ours, &mut connection).await;
-        connection.finish(stream).unwrap();
+        connection.finish(stream);
         let mut answer = Vec::new();
         let (read, ()) = tokio::join!(theirs.read_to_end(&mut answer), app.flush(&mut ours, &mut connection));
         assert_eq!((read.unwrap(), answer.as_slice()), (7, b"request".as_slice()));
@@ -350,8 +353,8 @@ async fn streams_we_refuse_are_reset() {
     refused.write_all(b"refused").await.unwrap();
     let mut rest = Vec::new();
     let refusal = async {
-        while connection.take_counts().refused == 0 {
-            connection.ping(1);
+        while connection.engine_mut().take_counts().refused == 0 {
+            connection.engine_mut().ping(1);
             app.events.clear();
             app.until(&mut ours, &mut connection, |event| matches!(event, Event::Pong { .. })).await;
         }
@@ -376,7 +379,7 @@ async fn a_slow_reader_in_the_crate_stops_its_own_stream_only() {
     assert_eq!(connection.queued_bytes(), 600_000 - START_WINDOW as usize);
 
     connection.write(fast, &mut pattern_bytes(fast.get(), 0, 200_000)).unwrap();
-    connection.finish(fast).unwrap();
+    connection.finish(fast);
     app.flush(&mut ours, &mut connection).await;
     let [mut slow_reader, mut fast_reader] =
         [peer.accepted.recv().await.unwrap(), peer.accepted.recv().await.unwrap()];
@@ -416,13 +419,13 @@ async fn a_slow_reader_of_ours_blocks_the_writer_in_the_crate_at_its_window() {
         let stream = StreamId::new(id).unwrap();
         app.until_bytes(&mut ours, &mut connection, stream, START_WINDOW as usize).await;
         for _ in 0..3 {
-            connection.ping(1);
+            connection.engine_mut().ping(1);
             app.events.retain(|event| matches!(event, Event::Data { .. }));
             app.until(&mut ours, &mut connection, |event| matches!(event, Event::Pong { .. })).await;
         }
         assert_eq!(app.payload(stream).len(), START_WINDOW as usize, "not a byte more");
-        connection.release(stream, START_WINDOW);
-        connection.grow(stream, 700_000);
+        connection.engine_mut().release(stream, START_WINDOW);
+        connection.engine_mut().grow(stream, 700_000);
         app.until(&mut ours, &mut connection, |event| matches!(event, Event::Finished { .. })).await;
         assert!(app.payload(stream) == pattern_bytes(id, 0, total));
     };

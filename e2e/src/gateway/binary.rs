@@ -1,10 +1,14 @@
-//! Which binary is tested: `FRONTIER_BIN`, or the one that cargo builds from this tree with the profile of the tests.
+//! Which binary is tested: `FRONTIER_BIN`, or the one that cargo builds from this tree with the profile of the tests. Either has fault
+//! points (feature `testing` of the gateway), or the tests that need them fail.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::Context;
+
+/// What the panic of a fault point says, and so what a binary that has them contains.
+const MARK: &[u8] = b"fault point: frontier.fault.";
 
 static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
@@ -20,10 +24,25 @@ pub fn path() -> anyhow::Result<&'static Path> {
     built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
+/// Whether the binary has fault points; for tests that need them.
+///
+/// # Errors
+/// When it has none: a test that did not run would look like one that has passed.
+pub fn needs_fault_points() -> anyhow::Result<()> {
+    let binary = std::fs::read(path()?)?;
+    let has = binary.windows(MARK.len()).any(|window| window == MARK);
+    anyhow::ensure!(
+        has,
+        "FRONTIER_BIN has no fault points; build it with --features frontier-gateway/testing"
+    );
+    Ok(())
+}
+
 fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--package", "frontier-gateway", "--bin", "frontier"]);
+    command.args(["--features", "frontier-gateway/testing"]);
     command.args(["--message-format", "json-render-diagnostics", "--profile", &profile()?]);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
     let output = command.output().context("cargo cannot be run")?;

@@ -22,6 +22,9 @@ use frontier_e2e::player::{Unavailable, build_go};
 
 use self::stage::Scenario;
 
+/// Set where Go's modules cannot be downloaded: tests that need them are left out instead of failing.
+const OFFLINE: &str = "FRONTIER_OFFLINE";
+
 /// Everything that is played; what takes long begins first.
 fn scenarios() -> Vec<Scenario> {
     [
@@ -42,11 +45,15 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Err(error) = build_go() {
-        if error.is::<Unavailable>() {
-            eprintln!("\n!!!!! SKIPPED: nothing was tested with Go peers: {error:#} !!!!!\n");
+        eprintln!("the Go peers cannot be built: {error:#}");
+        // What was not tried has not passed, unless somebody knows that the modules cannot be had and says so.
+        if error.is::<Unavailable>() && std::env::var_os(OFFLINE).is_some() {
+            eprintln!("\n!!!!! SKIPPED: nothing was tested with Go peers, as {OFFLINE} wants it !!!!!\n");
             return ExitCode::SUCCESS;
         }
-        eprintln!("the Go peers cannot be built: {error:#}");
+        if error.is::<Unavailable>() {
+            eprintln!("with {OFFLINE}=1 their tests are left out");
+        }
         return ExitCode::FAILURE;
     }
     if let Err(error) = gateway::binary() {

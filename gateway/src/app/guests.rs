@@ -10,18 +10,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::parts::Failures;
-use crate::bypass::{Bypass, BypassSettings, Bypassed};
+use super::settings;
+use crate::bypass::{Bypass, Bypassed};
 use crate::config::{Config, Listen};
 use crate::core::Bound;
 use crate::core::message::Msg;
+use crate::core::shard::Handover;
 use crate::driver::{Accept, Foreign, Hub, Parcel};
 use crate::identity::SeededRandom;
-use crate::tls::handshake::{Established, HandshakeSettings, HandshakeStats, Handshakes, Incoming};
+use crate::tls::handshake::{Established, HandshakeStats, Handshakes, Incoming};
 use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
 
-/// Pipes to bypass targets at once, and the time to reach one: see [`BypassSettings`].
-const PIPES: usize = 1_024;
-const CONNECT: Duration = Duration::from_secs(10);
 /// What handshakes and pipes get to end in.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -43,20 +42,14 @@ impl Guests {
         let edges = certificates("edgebound", &config.edgebound.listen)?;
         let services = certificates("servicebound", &config.servicebound.listen)?;
         let handshakes = if edges.is_some() || services.is_some() {
-            let settings = HandshakeSettings {
-                threads: config.tls_threads().get(),
-                at_once: config.limits.handshakes,
-                timeout: config.limits.handshake,
-            };
             let hub = Arc::clone(hub);
             let sink = Arc::new(move |established| deliver(&hub, established));
-            Some(Arc::new(Handshakes::start(&settings, sink).context("tls threads")?))
+            Some(Arc::new(Handshakes::start(&settings::handshakes(config), sink).context("tls threads")?))
         } else {
             None
         };
         let bypass = if config.edgebound.bypass_enable {
-            let dial = config.edgebound.bypass.clone();
-            let settings = BypassSettings { dial, at_once: PIPES, connect_timeout: CONNECT };
+            let settings = settings::bypass(config);
             let random = SeededRandom::from_system().context("no randomness")?;
             Some(Arc::new(
                 Bypass::new(&settings, Box::new(random), Handle::current()).context("edgebound.bypass")?,
@@ -81,8 +74,9 @@ impl Guests {
         let (store, handshakes) = (Arc::clone(store?), Arc::clone(self.handshakes.as_ref()?));
         Some(Arc::new(move |socket, peer| {
             let (accepted, config) = (Instant::now(), store.current());
+            let (role, read) = (bound.name(), Vec::new());
             // A refusal is counted and closes the socket.
-            handshakes.submit(Incoming { socket, peer, accepted, read: Vec::new(), config, tag: bound });
+            handshakes.submit(Incoming { socket, role, peer, accepted, read, config, tag: bound });
         }))
     }
 
@@ -91,13 +85,18 @@ impl Guests {
         self.handshakes.as_ref().map(|handshakes| Arc::clone(handshakes.stats()))
     }
 
+    /// Where other protocols are piped on, if they are.
+    pub(super) fn bypass(&self) -> Option<Arc<Bypass>> {
+        self.bypass.clone()
+    }
+
     /// What becomes of other protocols: piped on from the edge port if it is so configured, else closed.
     pub(super) fn foreign(&self) -> Foreign {
         let bypass = self.bypass.clone();
-        Arc::new(move |bound, socket, tls, read| {
-            if let (Bound::Edge, Some(bypass)) = (bound, &bypass) {
-                bypass.pipe(Bypassed { socket, tls, read });
-            }
+        Arc::new(move |bound, socket, tls, read| match (bound, &bypass) {
+            (Bound::Edge, Some(bypass)) if bypass.pipe(Bypassed { socket, tls, read }) => Handover::Piped,
+            (Bound::Edge, Some(_)) => Handover::Full,
+            _ => Handover::Nobody,
         })
     }
 

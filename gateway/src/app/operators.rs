@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::guests::Guests;
 use super::parts::Failures;
 use crate::admin::Admin;
+use crate::bypass::Bypass;
 use crate::config::Config;
 use crate::control::serve::{TlsSource, serve};
 use crate::control::{self, KickRule};
@@ -76,7 +79,7 @@ pub(super) fn metrics(
     plane: &Plane,
     telemetry: &Telemetry,
     authority: &Arc<Authority>,
-    handshakes: Option<Arc<HandshakeStats>>,
+    guests: &Guests,
 ) -> Metrics {
     let metrics = Metrics::new();
     metrics.register(Arc::new(plane.clone()));
@@ -89,8 +92,11 @@ pub(super) fn metrics(
     });
     let authority = Arc::clone(authority);
     metrics.register(move || vec![tickets(&authority)]);
-    if let Some(stats) = handshakes {
+    if let Some(stats) = guests.handshake_stats() {
         metrics.register(move || vec![tls_handshakes(&stats)]);
+    }
+    if let Some(bypass) = guests.bypass() {
+        metrics.register(move || pipes(&bypass));
     }
     metrics
 }
@@ -113,6 +119,30 @@ fn tls_handshakes(stats: &HandshakeStats) -> Family {
     let family = Family::counter("frontier_tls_handshakes", "TLS handshakes by how they ended");
     let outcomes = Outcome::ALL.into_iter();
     outcomes.fold(family, |family, outcome| family.row(&[("outcome", outcome.name())], stats.get(outcome)))
+}
+
+fn pipes(bypass: &Bypass) -> Vec<Family> {
+    let stats = bypass.stats();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let ended = [
+        ("ended", &stats.ended),
+        ("idle", &stats.idle),
+        ("broken", &stats.broken),
+        ("unreachable", &stats.unreachable),
+        ("refused", &stats.refused),
+    ];
+    let open = bypass.running() as u64;
+    let family = Family::counter("frontier_pipes", "Pipes to bypass targets, by how they ended");
+    vec![
+        Family::gauge("frontier_pipes_open", "Pipes to bypass targets now").row(&[], open),
+        ended
+            .iter()
+            .fold(family, |family, (outcome, counter)| family.row(&[("outcome", *outcome)], count(counter))),
+        Family::counter("frontier_piped", "Bytes read from and written to peers by pipes")
+            .bytes()
+            .row(&[("direction", "in")], count(&stats.bytes_in))
+            .row(&[("direction", "out")], count(&stats.bytes_out)),
+    ]
 }
 
 fn listen(addr: &crate::config::ListenAddr) -> anyhow::Result<TcpListener> {

@@ -92,8 +92,8 @@ async fn bytes_already_read_go_first_and_half_close_goes_through() {
     assert_eq!(exchange(client, b"/ HTTP/1.1").await, b"name:GET / HTTP/1.1");
     let stats = Arc::clone(bypass.stats());
     eventually(|| stats.ended.load(Ordering::Relaxed) == 1).await;
-    assert_eq!(stats.bytes_out.load(Ordering::Relaxed), 14);
-    assert_eq!(stats.bytes_in.load(Ordering::Relaxed), 19);
+    assert_eq!(stats.bytes_in.load(Ordering::Relaxed), 14);
+    assert_eq!(stats.bytes_out.load(Ordering::Relaxed), 19);
     assert_eq!(bypass.running(), 0);
 }
 
@@ -164,6 +164,39 @@ async fn one_too_many_is_closed_and_counted() {
     let (client, socket) = sockets();
     assert!(bypass.pipe(plain(socket, b"")));
     assert_eq!(exchange(client, b"").await, b"a");
+}
+
+#[tokio::test]
+async fn a_pipe_without_a_byte_is_cut_and_one_with_a_few_is_not() {
+    let settings =
+        BypassSettings { idle: Duration::from_secs(1), ..BypassSettings::new(dial(&[&echo("a")])) };
+    let bypass = bypass(&settings);
+    let (mut silent, socket) = sockets();
+    assert!(bypass.pipe(plain(socket, b"")));
+    let (mut busy, socket) = sockets();
+    assert!(bypass.pipe(plain(socket, b"")));
+    let start = std::time::Instant::now();
+    let talk = tokio::task::spawn_blocking(move || {
+        let mut byte = [0];
+        busy.read_exact(&mut byte).unwrap();
+        while start.elapsed() < Duration::from_secs(2) {
+            busy.write_all(b"x").unwrap();
+            busy.read_exact(&mut byte).unwrap();
+        }
+        busy
+    });
+    let cut = tokio::task::spawn_blocking(move || {
+        silent.read_exact(&mut [0]).unwrap();
+        assert!(matches!(silent.read(&mut [0]), Ok(0) | Err(_)));
+        start.elapsed()
+    });
+    let cut = cut.await.unwrap();
+    assert!((Duration::from_millis(990)..PATIENCE).contains(&cut), "{cut:?}");
+    let busy = talk.await.unwrap();
+    assert_eq!(exchange(busy, b"still").await, b"still");
+    eventually(|| bypass.running() == 0).await;
+    let stats = bypass.stats();
+    assert_eq!((stats.idle.load(Ordering::Relaxed), stats.ended.load(Ordering::Relaxed)), (1, 1));
 }
 
 #[tokio::test]
@@ -285,7 +318,8 @@ async fn a_connection_over_the_listeners_tls_is_piped_in_plain() {
     let (client, socket) = sockets();
     let peer = client.local_addr().unwrap();
     let accepted = std::time::Instant::now();
-    assert!(handshakes.submit(Incoming { socket, peer, accepted, read: Vec::new(), config, tag: () }));
+    let incoming = Incoming { socket, role: "edge", peer, accepted, read: Vec::new(), config, tag: () };
+    assert!(handshakes.submit(incoming));
     let client_config = ca.client(None, None);
     let client = tokio::task::spawn_blocking(move || {
         let connection: ClientConnection = connect(&client_config, "a.example");

@@ -32,11 +32,16 @@ pub struct Limits {
     pub messages_in_flight: usize,
     /// Bytes waiting to be written to one session. Default 4 MiB.
     pub outbox: ByteSize,
+    /// Connections of other protocols piped to `edgebound.bypass` at once. Default 1024; worst case each: 16 KiB, 80 KiB with TLS.
+    pub pipes: usize,
+    /// How long no byte may pass through a pipe, in either direction, before it is cut. Default 10 min.
+    #[serde(serialize_with = "serialize_duration")]
+    pub pipe_idle: Duration,
     /// Methods and topics per session. Default 1024.
     pub registrations: usize,
     /// New sessions per second and gateway; 0 = no limit. Default 10,000.
     pub accept_rate: u32,
-    /// How long a peer may leave a full outbox unread before it is cut. Default 30 s.
+    /// How long a peer may read nothing while bytes wait for it, before it is cut. Default 30 s.
     #[serde(serialize_with = "serialize_duration")]
     pub stall: Duration,
     /// Bytes held for all peers together; `None` = [`default_memory`].
@@ -46,7 +51,7 @@ pub struct Limits {
     /// A silent native peer is asked for a sign of life after this long. Default 20 s.
     #[serde(serialize_with = "serialize_duration")]
     pub heartbeat: Duration,
-    /// Pings, resets, window updates, cancels and what means nothing, per second and session. Default 10,000.
+    /// Pings, resets, window updates, cancels, registrations and what means nothing, per second and session. Default 10,000.
     pub control_frames: u32,
     /// Time for the answer of a call, message or stream whose sender names none. Default 30 s.
     #[serde(serialize_with = "serialize_duration")]
@@ -71,6 +76,8 @@ impl Default for Limits {
             requests_in_flight: 1024,
             messages_in_flight: 1024,
             outbox: ByteSize::mib(4),
+            pipes: 1024,
+            pipe_idle: Duration::from_secs(600),
             registrations: 1024,
             accept_rate: 10_000,
             stall: Duration::from_secs(30),
@@ -97,6 +104,8 @@ impl Limits {
             requests_in_flight: section.value("requests_in_flight", default.requests_in_flight),
             messages_in_flight: section.value("messages_in_flight", default.messages_in_flight),
             outbox: section.value("outbox", default.outbox),
+            pipes: section.value("pipes", default.pipes),
+            pipe_idle: section.value("pipe_idle", default.pipe_idle),
             registrations: section.value("registrations", default.registrations),
             accept_rate: section.value("accept_rate", default.accept_rate),
             stall: section.value("stall", default.stall),
@@ -129,6 +138,7 @@ impl Limits {
             ("messages_in_flight", self.messages_in_flight),
             ("registrations", self.registrations),
             ("handshakes", self.handshakes),
+            ("pipes", self.pipes),
         ];
         for (key, count) in counts {
             // Counts travel as u32 on the wire and index tables of u32.
@@ -146,6 +156,9 @@ impl Limits {
             }
         }
         let day = Duration::from_secs(86_400);
+        if self.pipe_idle < Duration::from_secs(1) || self.pipe_idle > day {
+            problems.error("limits.pipe_idle", "must be between 1s and 1d");
+        }
         if self.max_call_timeout < Duration::from_secs(1) || self.max_call_timeout > day {
             problems.error("limits.max_call_timeout", "must be between 1s and 1d");
         }

@@ -82,6 +82,7 @@ fn limits_have_their_documented_defaults() {
         "streams_per_session": 128, "requests_in_flight": 1024, "messages_in_flight": 1024, "outbox": "4MiB",
         "registrations": 1024, "accept_rate": 10_000, "stall": "30s", "memory": null, "handshakes": 1024,
         "heartbeat": "20s", "control_frames": 10_000, "call_timeout": "30s", "max_call_timeout": "1h",
+        "pipes": 1024, "pipe_idle": "10m",
     });
     assert_eq!(text, expected);
     assert!(Config::default().limits.memory_budget() > ByteSize::mib(16));
@@ -442,18 +443,20 @@ fn tls_that_is_off_is_not_checked() {
 fn secrets_come_from_values_or_files() {
     let dir = tempfile::tempdir().unwrap();
     let (token, key) = (dir.path().join("token"), dir.path().join("key"));
+    let identities = dir.path().join("identities.yaml");
     fs::write(&token, "s3cret\n").unwrap();
+    fs::write(&identities, "tokens: []\n").unwrap();
     fs::write(&key, "00".repeat(32)).unwrap();
     let text = format!(
         "controlplane: {{enable: true, kick_token: {}}}\nidentity: {{key: {}}}\nauth: {{tokens: {}}}\n",
         token.display(),
         key.display(),
-        token.display(),
+        identities.display(),
     );
     let config = load_text(&text).unwrap().config;
     assert_eq!(config.controlplane.kick_token.as_ref().unwrap().load().unwrap().expose(), "s3cret");
     assert_eq!(config.identity.load_key().unwrap(), Some(vec![0; 32]));
-    assert_eq!(config.auth.tokens.as_deref(), Some(token.as_path()));
+    assert_eq!(config.auth.tokens.as_deref(), Some(identities.as_path()));
 
     let inline = format!(
         "controlplane: {{enable: true, kick_token: s3cret}}\nidentity: {{key: {}}}\n",
@@ -479,6 +482,37 @@ fn secrets_that_cannot_be_used_are_refused() {
     fs::write(&short, "too short").unwrap();
     let (_, _, message) = only_error(&format!("identity: {{key: {}}}\n", short.display()));
     assert_eq!(message, "the key has 9 bytes; at least 32 are needed");
+}
+
+#[test]
+fn identities_are_read_and_checked_with_their_own_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("identities.yaml");
+    let path_text = path.display().to_string();
+    fs::write(&path, "tokens:\n- role: robot\n  sha256: abc\n").unwrap();
+    let found = errors(&format!("limits: {{}}\nauth:\n  tokens: {path_text}\n"));
+    let places: Vec<_> = found.iter().map(|(line, key, _)| (*line, key.as_str())).collect();
+    assert_eq!(places, [(Some(3), "auth.tokens"), (Some(3), "auth.tokens")]);
+    let messages: Vec<_> = found.iter().map(|(_, _, message)| message.as_str()).collect();
+    let begins = |line: u32, key: &str| {
+        messages.iter().any(|message| message.starts_with(&format!("{path_text}:{line}: {key}: ")))
+    };
+    assert!(begins(2, "tokens[0].role") && begins(3, "tokens[0].sha256"), "{messages:?}");
+    let (_, _, message) = only_error("auth: {tokens: /nowhere}\n");
+    assert!(message.starts_with("cannot read /nowhere: "), "{message}");
+}
+
+#[test]
+fn pipes_have_their_limits() {
+    for (text, good) in [
+        ("limits: {pipes: 1, pipe_idle: 1s}\n", true),
+        ("limits: {pipe_idle: 1d}\n", true),
+        ("limits: {pipes: 0}\n", false),
+        ("limits: {pipe_idle: 999ms}\n", false),
+        ("limits: {pipe_idle: 25h}\n", false),
+    ] {
+        assert_eq!(load_text(text).is_ok(), good, "{text}");
+    }
 }
 
 #[test]

@@ -1,18 +1,27 @@
 //! Who may end other people's connections: everybody, or those who show `controlplane.kick_token`.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{constant_time, digest};
 use frontier_api::error::ApiError;
 use frontier_wire::error::ErrorCode;
-use tracing::error;
+use parking_lot::Mutex;
+use tracing::{error, warn};
 
-use crate::config::SecretSource;
+use crate::config::{Secret, SecretSource};
 
 /// The rule for kicks.
 #[derive(Clone, Debug, Default)]
 pub struct KickRule {
-    token: Option<SecretSource>,
+    token: Option<Arc<Token>>,
+}
+
+/// The token, and where it is read.
+#[derive(Debug)]
+struct Token {
+    source: SecretSource,
+    /// As read last; `None` = never.
+    last: Mutex<Option<Secret>>,
 }
 
 // === impl KickRule ===
@@ -20,28 +29,47 @@ pub struct KickRule {
 impl KickRule {
     /// With a token, it has to be shown; without one, whoever reaches the port may kick.
     #[must_use]
-    pub const fn new(token: Option<SecretSource>) -> Self {
+    pub fn new(token: Option<SecretSource>) -> Self {
+        let token = token.map(|source| {
+            let last = Mutex::new(source.load().ok());
+            Arc::new(Token { source, last })
+        });
         Self { token }
     }
 
     /// Checks the value of a request's `authorization` header.
     ///
-    /// A token in a file is read each time: kicks are rare, and a replaced token holds at once.
+    /// A token in a file is read each time: kicks are rare, and a replaced token holds at once. While the file cannot be read, the
+    /// last one that was stays in force, as with the other files of the gateway.
     ///
     /// # Errors
     /// It does not show the token.
     pub async fn check(&self, authorization: Option<&[u8]>) -> Result<(), ApiError> {
-        let Some(source) = self.token.clone() else { return Ok(()) };
+        let Some(token) = self.token.clone() else { return Ok(()) };
         let shown = bearer(authorization).ok_or_else(|| {
             ApiError::new(ErrorCode::Unauthenticated, "kicks need authorization: Bearer <token>")
         })?;
-        let token = tokio::task::spawn_blocking(move || source.load()).await;
-        let token = token.map_err(broken)?.map_err(broken)?;
+        let token = tokio::task::spawn_blocking(move || token.read()).await.map_err(broken)?;
+        let token = token.ok_or_else(|| broken("it was never read"))?;
         if !token.expose().is_empty() && same(shown, token.expose().as_bytes()) {
             Ok(())
         } else {
             Err(ApiError::new(ErrorCode::PermissionDenied, "the token does not allow kicks"))
         }
+    }
+}
+
+// === impl Token ===
+
+impl Token {
+    fn read(&self) -> Option<Secret> {
+        match self.source.load() {
+            Ok(token) => *self.last.lock() = Some(token),
+            Err(error) => {
+                warn!(%error, "controlplane.kick_token cannot be read, the last one stays in force");
+            }
+        }
+        self.last.lock().clone()
     }
 }
 
@@ -104,7 +132,23 @@ mod tests {
             Some(ErrorCode::PermissionDenied),
             "an empty file opens nothing"
         );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_has_gone_leaves_the_last_token_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "one\n").unwrap();
+        let rule = KickRule::new(Some(SecretSource::File(path.clone())));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(code(&rule, Some("Bearer two")).await, Some(ErrorCode::Internal));
+        assert_eq!(code(&rule, Some("Bearer one")).await, None, "nobody had kicked before");
+        assert_eq!(code(&rule, Some("Bearer two")).await, Some(ErrorCode::PermissionDenied));
+        std::fs::write(&path, "two\n").unwrap();
+        assert_eq!(code(&rule, Some("Bearer two")).await, None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(code(&rule, Some("Bearer one")).await, Some(ErrorCode::PermissionDenied));
+        assert_eq!(code(&rule, Some("Bearer two")).await, None);
+        let never = KickRule::new(Some(SecretSource::File(path)));
+        assert_eq!(code(&never, Some("Bearer two")).await, Some(ErrorCode::Internal));
     }
 }

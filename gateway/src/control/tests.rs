@@ -122,6 +122,14 @@ async fn body(response: Response) -> Value {
     serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{error}: {bytes:?}"))
 }
 
+/// With room for so many requests at once.
+fn app_of(data: impl DataPlane, kicks: KickRule, places: usize) -> Router {
+    let api = Arc::new(Api::new(Arc::new(data), kicks));
+    let split =
+        Split { grpc: grpc::router(Arc::clone(&api), &Readiness::default()), rest: rest::router(api) };
+    bounded(split, Guard::new(places, REQUEST_TIME))
+}
+
 fn app(fixture: Fixture) -> Router {
     router(Arc::new(fixture), KickRule::default(), &Readiness::default())
 }
@@ -406,6 +414,83 @@ async fn the_document_is_served() {
     assert!(document["paths"]["/v1/edges/{edge_id}"]["delete"].is_object());
 }
 
+/// Shards that do not answer, or worse.
+#[derive(Clone, Copy)]
+enum Broken {
+    Silent,
+    Panicking,
+}
+
+impl Broken {
+    async fn answer<T>(self) -> T {
+        match self {
+            Self::Silent => std::future::pending().await,
+            Self::Panicking => panic!("no shard is as it should be"),
+        }
+    }
+}
+
+impl DataPlane for Broken {
+    async fn edges(&self, _: Option<u64>, _: usize) -> Scan<EdgeRow> {
+        self.answer().await
+    }
+
+    async fn edge(&self, _: u64) -> Option<EdgeRow> {
+        self.answer().await
+    }
+
+    async fn kick_edge(&self, _: u64) -> Result<(), NotOnline> {
+        self.answer().await
+    }
+
+    async fn services(&self) -> Vec<ServiceRow> {
+        self.answer().await
+    }
+
+    async fn service(&self, _: u64) -> Option<ServiceRow> {
+        self.answer().await
+    }
+
+    async fn kick_service(&self, _: u64) -> Result<(), NotOnline> {
+        self.answer().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_document_lists_every_status_of_every_path_and_no_other() {
+    let (_, document) = get("/openapi.json").await;
+    let kicks = || KickRule::new(Some(SecretSource::parse("s3cret")));
+    let (right, wrong) = (Some("Bearer s3cret"), Some("Bearer wrong"));
+    let mut compared = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let uri = path.replace("{edge_id}", "1").replace("{service_id}", "11");
+            let nobody = path.replace("{edge_id}", "99").replace("{service_id}", "99");
+            let garbled = path.replace("{edge_id}", "x").replace("{service_id}", "x") + "?page=1&page=2";
+            let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
+            let mut seen = std::collections::BTreeSet::new();
+            for (uri, authorization) in
+                [(&uri, right), (&uri, wrong), (&uri, None), (&nobody, right), (&garbled, right)]
+            {
+                let app = app_of(fixture(), kicks(), REQUESTS);
+                seen.insert(send(app, method.clone(), uri, authorization).await.0.as_u16());
+            }
+            for broken in [Broken::Silent, Broken::Panicking] {
+                let app = app_of(broken, kicks(), REQUESTS);
+                seen.insert(send(app, method.clone(), &uri, right).await.0.as_u16());
+            }
+            let full = app_of(fixture(), kicks(), 0);
+            seen.insert(send(full, method.clone(), &uri, right).await.0.as_u16());
+            let documented = operation["responses"].as_object().unwrap().keys();
+            let documented: std::collections::BTreeSet<u16> =
+                documented.map(|status| status.parse().unwrap()).collect();
+            assert_eq!(seen, documented, "{method} {path}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 10);
+}
+
 // --- kicks ---
 
 #[tokio::test]
@@ -471,11 +556,7 @@ async fn a_request_has_its_time() {
 
 #[tokio::test]
 async fn requests_past_the_bound_are_refused_at_once() {
-    let data = Arc::new(Fixture { stuck: Some(1), ..fixture() });
-    let api = Arc::new(Api::new(data, KickRule::default()));
-    let split =
-        Split { grpc: grpc::router(Arc::clone(&api), &Readiness::default()), rest: rest::router(api) };
-    let app = bounded(split, Guard::new(1, REQUEST_TIME));
+    let app = app_of(Fixture { stuck: Some(1), ..fixture() }, KickRule::default(), 1);
     let stuck = send(app.clone(), Method::GET, "/v1/edges/1", None);
     tokio::pin!(stuck);
     // Polled once, so that it is inside.

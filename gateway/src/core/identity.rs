@@ -44,7 +44,7 @@ pub struct Grant {
     pub id: u64,
     /// The session's epoch must be greater than this.
     pub epoch: u64,
-    /// Reserved methods it may call or offer as an edge, or offer as a service; `None` = what its role may by default.
+    /// Reserved methods it may call as an edge, which never offers any, or offer as a service; `None` = what its role may by default.
     pub reserved: Option<Arc<[String]>>,
     /// Who may show the ticket that it is given.
     pub holder: Holder,

@@ -208,6 +208,9 @@ pub enum Msg {
     Dismiss,
     /// A connection that an async task accepted (TLS) or that another shard's listener accepted.
     Connection(Box<dyn Any + Send>),
+    /// Fault point: handling it panics.
+    #[cfg(any(test, feature = "testing"))]
+    Fault,
 }
 
 /// Messages for one shard, and what they take.
@@ -307,6 +310,8 @@ impl Msg {
             | Self::Drain { .. }
             | Self::Dismiss
             | Self::Connection(_) => None,
+            #[cfg(any(test, feature = "testing"))]
+            Self::Fault => None,
         }
     }
 
@@ -358,6 +363,8 @@ impl Msg {
             | Self::Drain { .. }
             | Self::Dismiss
             | Self::Connection(_) => 0,
+            #[cfg(any(test, feature = "testing"))]
+            Self::Fault => 0,
         };
         size_of::<Self>() + more
     }

@@ -549,7 +549,7 @@ impl Ops {
             + self.outgoing.allocation_size()
             + self.sticky.allocation_size()
             + self.deadlines.memory()
-            + self.bodies.as_ref().map_or(0, |bodies| bodies.bytes())
+            + self.bodies.as_ref().map_or(0, |bodies| bodies.held())
     }
 
     /// Nothing in flight and nothing to remember.

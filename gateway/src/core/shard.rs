@@ -10,6 +10,7 @@
 //! - `awaiting`: edges that wait for a service that knows their ID
 //! - `geminio`: the same for sessions that speak geminio
 //! - `lifecycle`: timers, closing, drain
+//! - `log`: the lines about sessions
 //! - `newcomers`: connections before their Hello, and places for sessions
 //! - `walks`: looks at many sessions, a few of them per turn
 
@@ -21,6 +22,7 @@ mod control;
 mod geminio;
 mod legs;
 mod lifecycle;
+mod log;
 mod newcomers;
 mod ops;
 mod presence;
@@ -28,6 +30,7 @@ mod soon;
 pub mod walks;
 
 pub use self::geminio::Dialogue;
+pub use self::log::Stranger;
 pub(in crate::core) use self::ops::Bodies;
 
 use std::any::Any;
@@ -50,6 +53,7 @@ use frontier_wire::sniff::{Sniff, sniff};
 use frontier_wire::yamux::{Config, StreamId};
 use hashbrown::HashMap;
 
+use self::log::Because;
 use crate::core::complaints::Complaints;
 use crate::core::dialect::{Dialect, Protocol};
 use crate::core::exchange::mix;
@@ -67,6 +71,9 @@ use crate::core::{Bound, Now};
 /// Bytes handed to the transport at a time: beyond it a frame that arrives later could no longer overtake.
 pub const WRITE_BUDGET: usize = 128 << 10;
 
+/// Why a session ends whose peer broke a rule of its protocol.
+const PROTOCOL_ERROR: &str = "protocol error";
+
 /// Fault point: a call of this method panics while its session is handled. The message of that panic tells a binary that has it.
 #[cfg(any(test, feature = "testing"))]
 pub const PANIC: &str = "frontier.fault.panic";
@@ -75,6 +82,10 @@ pub const PANIC: &str = "frontier.fault.panic";
 #[cfg(any(test, feature = "testing"))]
 pub const PANIC_IN_TIMER: &str = "frontier.fault.timer";
 
+/// Fault point: after a call of this method the shard's thread panics.
+#[cfg(any(test, feature = "testing"))]
+pub const PANIC_IN_SHARD: &str = "frontier.fault.shard";
+
 /// What the driver has to do for the core.
 #[derive(Debug)]
 pub enum Action {
@@ -82,8 +93,16 @@ pub enum Action {
     Close(SessionRef),
     /// The socket of the session may be read again.
     Read(SessionRef),
-    /// Its first bytes are of a protocol that the core does not speak; the session is gone, the socket is the driver's.
-    Foreign(SessionRef, Vec<u8>),
+    /// Its first bytes are of a protocol that the core does not speak; the session is gone, the socket is the driver's, which tells
+    /// [`Shard::on_handover`] what became of it.
+    Foreign {
+        /// The handle it had here.
+        session: SessionRef,
+        /// Who it is.
+        stranger: Stranger,
+        /// What it has said.
+        bytes: Vec<u8>,
+    },
     /// Take the connection out of this shard and send it to another, which answers its Hello.
     Move {
         /// The handle it had here.
@@ -93,6 +112,17 @@ pub enum Action {
         /// Everything but the driver's part.
         moved: Box<Moved>,
     },
+}
+
+/// What became of a connection whose protocol the core does not speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// Nobody takes such connections here: it is closed.
+    Nobody,
+    /// It is piped to a target of the bypass.
+    Piped,
+    /// It would be, but there are as many pipes as there may be: it is closed.
+    Full,
 }
 
 /// A session on its way to another shard.
@@ -150,6 +180,8 @@ pub struct Shard {
     wheel: Wheel,
     #[cfg(any(test, feature = "testing"))]
     faulty: Option<SessionRef>,
+    #[cfg(any(test, feature = "testing"))]
+    doomed: bool,
     now: Now,
     dirty: VecDeque<SessionRef>,
     actions: VecDeque<Action>,
@@ -214,6 +246,8 @@ impl Shard {
             wheel: Wheel::new(now.micros),
             #[cfg(any(test, feature = "testing"))]
             faulty: None,
+            #[cfg(any(test, feature = "testing"))]
+            doomed: false,
             now,
             dirty: VecDeque::new(),
             actions: VecDeque::new(),
@@ -267,6 +301,13 @@ impl Shard {
         self.sessions.len()
     }
 
+    /// Fault point: whether the thread is to panic.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn is_doomed(&self) -> bool {
+        self.doomed
+    }
+
     /// Whether the shard has no session.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -288,10 +329,8 @@ impl Shard {
         self.stats.accepts.add(1);
         if !self.shared.takes_connection(bound) {
             self.refused(Refusal::Full);
-            if self.may_complain() {
-                let reason = "no room for another connection";
-                tracing::warn!(target: "frontier::session", reason, client.addr = %addr, "refused");
-            }
+            let stranger = Stranger { bound, protocol: None, id: None, addr: Some(addr) };
+            self.log_refused(stranger, Because::reason("no room for another connection"));
             return None;
         }
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
@@ -738,13 +777,9 @@ impl Shard {
         if !matches!(session.phase, Phase::New | Phase::Greeting) {
             return;
         }
-        let (role, addr) = (session.bound.name(), session.addr());
         self.refused(Refusal::Gone);
-        if let Some(addr) = addr
-            && self.may_complain()
-        {
-            // Not a warning: load balancers that look whether the port is open do the same.
-            tracing::info!(target: "frontier::session", role, client.addr = %addr, "closed before Hello");
+        if let Some(stranger) = self.stranger(me) {
+            self.log_gone(stranger);
         }
     }
 
@@ -794,25 +829,23 @@ impl Shard {
             Fault::Flood => (ErrorCode::Overloaded, Refusal::Abuse),
             _ => (ErrorCode::InvalidArgument, Refusal::Malformed),
         };
-        let (addr, id) = (session.addr(), session.id());
         let session_is_geminio = session.conn.protocol() == Protocol::Geminio;
         let greeting = matches!(session.phase, Phase::New | Phase::Greeting | Phase::Admitting);
         let text = fault.to_string();
-        if let Some(addr) = addr
-            && self.may_complain()
-        {
-            tracing::warn!(target: "frontier::session", id, client.addr = %addr, error = text, "protocol error");
-        }
         self.refused(why);
+        if greeting && let Some(stranger) = self.stranger(me) {
+            let because = Because { reason: PROTOCOL_ERROR, code: Some(code), error: Some(&text) };
+            self.log_refused(stranger, because);
+        }
         if session_is_geminio {
             // It is told nothing, as in Go: what it sends cannot be relied on any more.
-            self.end(me, "protocol error");
+            self.end_for(me, PROTOCOL_ERROR, Some(&text));
             self.remove(me);
         } else if greeting {
             self.turn_away(me, code, &text, 0);
         } else {
             self.send_go_away(me, 0, code, &text);
-            self.end(me, "protocol error");
+            self.end_for(me, PROTOCOL_ERROR, Some(&text));
         }
     }
 
@@ -823,10 +856,8 @@ impl Shard {
 
     /// Answers Hello with Reject and closes.
     fn reject(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
-        if self.may_complain()
-            && let Some(addr) = self.sessions.get(me).and_then(Session::addr)
-        {
-            tracing::warn!(target: "frontier::session", code = code.name(), reason = text, client.addr = %addr, "refused");
+        if let Some(stranger) = self.stranger(me) {
+            self.log_refused(stranger, Because { code: Some(code), ..Because::reason(text) });
         }
         self.turn_away(me, code, text, retry_after_ms);
     }
@@ -865,16 +896,22 @@ impl Shard {
     /// First bytes that no codec of ours understands.
     fn foreign(&mut self, me: SessionRef, bytes: &[u8]) {
         let Some(session) = self.take_out(me) else { return };
-        self.refused(Refusal::Protocol);
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
         self.shared.account(session.held as usize, 0);
-        if let Some(addr) = session.addr()
-            && self.may_complain()
-        {
-            let role = session.bound.name();
-            tracing::warn!(target: "frontier::session", role, client.addr = %addr, "foreign protocol");
-        }
-        self.actions.push_back(Action::Foreign(me, bytes.to_vec()));
+        let stranger = Stranger { bound: session.bound, protocol: None, id: None, addr: session.addr() };
+        self.actions.push_back(Action::Foreign { session: me, stranger, bytes: bytes.to_vec() });
+    }
+
+    /// What the driver did with a connection of [`Action::Foreign`].
+    pub fn on_handover(&mut self, stranger: Stranger, handover: Handover) {
+        let (why, reason) = match handover {
+            // As many lines as there are connections would be too many: bypass is there for those of whole applications.
+            Handover::Piped => return self.stats.piped.add(1),
+            Handover::Nobody => (Refusal::Protocol, "foreign protocol"),
+            Handover::Full => (Refusal::Full, "no room for another pipe"),
+        };
+        self.refused(why);
+        self.log_refused(stranger, Because::reason(reason));
     }
 
     /// The shard a service connection belongs to, unless it is this one.

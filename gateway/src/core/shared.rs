@@ -51,7 +51,7 @@ pub struct Settings {
     pub memory: u64,
     /// A dialer pings after so much silence; see [`Settings::silence`].
     pub heartbeat: u64,
-    /// Control frames (pings, resets, window updates, cancels) per second and session.
+    /// Frames without payload (pings, resets, window updates, cancels, registrations) per second and session.
     pub control_frames: u32,
     /// Time for the answer of operations whose sender names none.
     pub call_timeout: u64,

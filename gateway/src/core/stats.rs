@@ -42,19 +42,19 @@ pub struct Times {
 /// Why a connection was turned away or cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// `limits.sessions` or memory, or it gave way while too many said nothing.
+    /// `limits.sessions`, memory or `limits.pipes`, or it gave way while too many said nothing.
     Full,
     /// `limits.accept_rate`.
     Rate,
-    /// Not a protocol of this listener.
+    /// Not a protocol of this listener, or not the role that it is for.
     Protocol,
-    /// The handshake was not done in time.
+    /// The handshake was not done in time, or a session gave no sign of life.
     Timeout,
     /// Identity or service said no.
     Denied,
     /// A protocol rule was broken.
     Malformed,
-    /// It flooded or did not drain.
+    /// It flooded, or did not take what waited for it.
     Abuse,
     /// It went away before it had said who it is: port scans and probes do.
     Gone,
@@ -67,6 +67,8 @@ pub enum Refusal {
 pub struct Stats {
     /// Connections taken from listeners.
     pub accepts: Count,
+    /// Of those, connections of other protocols that are piped to a target of the bypass.
+    pub piped: Count,
     /// Times that a listener took nothing for a moment, because the process had too few descriptors or the system refused.
     pub accept_pauses: Count,
     /// By [`Refusal`].
@@ -97,7 +99,7 @@ pub struct Stats {
     pub turns: Count,
     /// Time that each of them took: how late a frame may have been handled.
     pub turn: Times,
-    /// Panics caught while a session was handled.
+    /// Panics caught, most of them while a session was handled.
     pub panics: Count,
     /// Sessions cut to keep within `limits.memory`.
     pub memory_cuts: Count,

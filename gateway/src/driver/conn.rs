@@ -6,7 +6,6 @@ use mio::Interest;
 use mio::net::TcpStream;
 use smallvec::SmallVec;
 
-use crate::core::Bound;
 use crate::core::shard::Shard;
 use crate::core::table::SessionRef;
 use crate::tls::io::{ReadState, TlsIo, TlsScratch};
@@ -27,8 +26,6 @@ pub(super) enum Io {
 pub(super) struct Conn {
     pub(super) io: Io,
     pub(super) session: SessionRef,
-    /// The listener it came in by.
-    pub(super) bound: Bound,
     /// There may be bytes to read.
     pub(super) readable: bool,
     /// The poller saw the end: read until the socket says so, whatever its reads return.
@@ -88,11 +85,11 @@ impl Io {
 // === impl Conn ===
 
 impl Conn {
-    pub(super) fn new(io: Io, session: SessionRef, bound: Bound) -> Self {
+    pub(super) fn new(io: Io, session: SessionRef) -> Self {
         // TLS may have bytes of its own to write at any time.
         let armed = matches!(io, Io::Tls(..));
         let (readable, ended, paused, bulk) = (false, false, false, false);
-        Self { io, session, bound, readable, ended, paused, armed, bulk, held: 0 }
+        Self { io, session, readable, ended, paused, armed, bulk, held: 0 }
     }
 
     /// What the poller shall tell.

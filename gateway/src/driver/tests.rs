@@ -10,7 +10,7 @@ use frontier_wire::native::hello::{Hello, InstanceId, Role};
 use mio::{Poll, Token};
 use parking_lot::Mutex;
 
-use super::{BUFFER, Driver, Foreign, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning, WAKE};
+use super::{BUFFER, Driver, Foreign, Handover, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning, WAKE};
 use crate::config::ListenAddr;
 use crate::core::message::{Msg, ScanReply};
 use crate::core::shard::walks::SLOTS_PER_TURN;
@@ -41,7 +41,10 @@ impl Bench {
         let addr = listener.local_addr().unwrap();
         let foreign = HandedOver::default();
         let sink = Arc::clone(&foreign);
-        let hand_over: Foreign = Arc::new(move |_, socket, _, bytes| sink.lock().push((bytes, socket)));
+        let hand_over: Foreign = Arc::new(move |_, socket, _, bytes| {
+            sink.lock().push((bytes, socket));
+            Handover::Piped
+        });
         let start = Instant::now();
         let shard = Shard::new(0, shared, Driver::clock(start), 1);
         let tuning = Tuning { events: 2, reads: 1 };
@@ -321,6 +324,20 @@ fn no_byte_of_a_foreign_protocol_is_lost_behind_the_first_read() {
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket.read_to_end(&mut got).unwrap();
     assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+}
+
+#[test]
+fn a_panic_over_no_session_is_counted_and_ends_nobody() {
+    let mut bench = Bench::new();
+    let _peer = welcome(&mut bench);
+    let panics = |bench: &Bench| bench.driver.shard.stats().panics.get();
+    bench.driver.hub.post(0, Msg::Fault);
+    bench.until("a message", |bench| panics(bench) == 1);
+    // Whoever asked for a list is called from the turn's end, which is about no session either.
+    let reply = ScanReply(Box::new(|_| panic!("the list is read by somebody who panics")));
+    bench.driver.hub.post(0, Msg::Scan { from: 0, slots: 1, bound: Bound::Edge, reply });
+    bench.until("the rest of a turn", |bench| panics(bench) == 2);
+    assert_eq!(bench.sessions(), 1);
 }
 
 /// An incomplete record is memory that a peer makes the gateway hold, although the core never sees it.

@@ -28,6 +28,8 @@ pub struct ShardSnapshot {
     pub sessions: Vec<SessionCount>,
     /// Connections taken.
     pub accepts: u64,
+    /// Of those, connections of other protocols that are piped on.
+    pub piped: u64,
     /// Times that a listener took nothing for a moment.
     pub accept_pauses: u64,
     /// Connections turned away or cut, by reason.
@@ -54,7 +56,7 @@ pub struct ShardSnapshot {
     pub turns: u64,
     /// Time that each of them took: how late a frame may have been handled.
     pub turn: Latency,
-    /// Panics caught while a session was handled.
+    /// Panics caught, most of them while a session was handled.
     pub panics: u64,
     /// Sessions cut to keep within the memory budget.
     pub memory_cuts: u64,
@@ -229,6 +231,9 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
         |name, help, field: fn(&ShardSnapshot) -> u64| Family::counter(name, help).row(&[], sum(field));
     vec![
         counter("frontier_accepts", "Connections taken", |shard| shard.accepts),
+        counter("frontier_accepts_piped", "Connections of other protocols taken to be piped on", |shard| {
+            shard.piped
+        }),
         counter("frontier_accept_pauses", "Times that a listener took nothing for a moment", |shard| {
             shard.accept_pauses
         }),
@@ -241,7 +246,9 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
             "Slots for messages reopened because a geminio peer has acknowledged nothing for 30 s",
             |shard| shard.reopened_slots,
         ),
-        counter("frontier_session_panics", "Panics that ended one session", |shard| shard.panics),
+        counter("frontier_session_panics", "Panics that were caught; one over a session ends it", |shard| {
+            shard.panics
+        }),
         counter("frontier_memory_cuts", "Sessions cut to keep within the memory budget", |shard| {
             shard.memory_cuts
         }),

@@ -62,6 +62,8 @@ pub struct HandshakeSettings {
 pub struct Incoming<T> {
     /// The socket.
     pub socket: std::net::TcpStream,
+    /// Whose listener it came in by, for lines in the log.
+    pub role: &'static str,
     /// Where it comes from.
     pub peer: SocketAddr,
     /// When it was accepted.
@@ -212,12 +214,17 @@ impl<T: Send + 'static> Handshakes<T> {
         let cancel = self.stop.child_token();
         let Some(place) = Places::enter(&self.places, Instant::now(), cancel.clone()) else {
             self.stats.count(Outcome::Full);
-            self.complaints.failed(incoming.peer, Outcome::Full, "no place for another handshake");
+            self.complaints.failed(
+                incoming.role,
+                incoming.peer,
+                Outcome::Full,
+                "no place for another handshake",
+            );
             return false;
         };
         let ending = Ending { stats: Arc::clone(&self.stats), outcome: None };
         let (stop, sink, log) = (self.stop.clone(), Arc::clone(&self.sink), Arc::clone(&self.complaints));
-        let peer = incoming.peer;
+        let (role, peer) = (incoming.role, incoming.peer);
         let deadline = incoming.accepted + self.timeout;
         self.tasks.spawn_on(
             async move {
@@ -229,7 +236,7 @@ impl<T: Send + 'static> Handshakes<T> {
                     result = timeout_at(deadline.into(), work) => result.unwrap_or(Err(HandshakeError::TimedOut)),
                 };
                 if let Err(error) = &result {
-                    log.failed(peer, error.outcome(), error);
+                    log.failed(role, peer, error.outcome(), error);
                 }
                 finish(result, place, ending, &sink);
             },
@@ -296,7 +303,7 @@ fn finish<T>(
 
 /// Runs a handshake to its end.
 async fn establish<T>(incoming: Incoming<T>) -> Result<Established<T>, HandshakeError> {
-    let Incoming { socket, peer, accepted, read, config, tag } = incoming;
+    let Incoming { socket, role: _, peer, accepted, read, config, tag } = incoming;
     let mut tls = TlsIo::accept(config)?;
     socket.set_nonblocking(true).map_err(TlsError::from)?;
     let socket = TcpStream::from_std(socket).map_err(TlsError::from)?;
@@ -353,20 +360,22 @@ fn with_scratch<R>(work: impl FnOnce(&mut TlsScratch) -> R) -> R {
 // === impl Log ===
 
 impl Log {
-    fn failed(&self, peer: SocketAddr, end: Outcome, error: impl fmt::Display) {
+    /// With the fields that lines about sessions have.
+    fn failed(&self, role: &'static str, peer: SocketAddr, end: Outcome, error: impl fmt::Display) {
         let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         let outcome = end.name();
         match end {
             Outcome::Stopped => {
-                debug!(target: "frontier::session", outcome, client.addr = %peer, "tls handshake ended with the gateway")
+                debug!(target: "frontier::session", role, client.addr = %peer, outcome, "tls handshake ended with the gateway")
             }
             _ if !self.complaints.lock().admit(micros) => {}
             // Not a warning: load balancers that look whether the port is open do the same.
             Outcome::Gone => {
-                info!(target: "frontier::session", outcome, client.addr = %peer, "closed before Hello")
+                info!(target: "frontier::session", role, client.addr = %peer, outcome, "closed before Hello")
             }
             _ => {
-                warn!(target: "frontier::session", outcome, client.addr = %peer, %error, "tls handshake failed")
+                let reason = "tls handshake failed";
+                warn!(target: "frontier::session", role, client.addr = %peer, reason, outcome, %error, "refused")
             }
         }
     }

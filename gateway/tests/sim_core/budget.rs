@@ -35,7 +35,7 @@ fn register(lab: &mut Lab, peer: Peer, id: u64, methods: &[String]) -> Option<Er
 }
 
 /// So much of the budget counts as used by somebody else while `then` runs.
-fn with_used(lab: &mut Lab, percent: u64, then: impl FnOnce(&mut Lab)) {
+pub(super) fn with_used(lab: &mut Lab, percent: u64, then: impl FnOnce(&mut Lab)) {
     let used = usize::try_from(lab.stage.shared().settings.memory / 100 * percent).unwrap();
     lab.cooked = true;
     lab.stage.shared().account(0, used);

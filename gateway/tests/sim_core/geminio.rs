@@ -16,6 +16,7 @@ use frontier_wire::native::frame::{FrameHeader, FrameType, INITIAL_CREDIT};
 use frontier_wire::native::head::{CallBuilder, CallHead, ReplyBuilder, Sender};
 use frontier_wire::native::presence::EdgeInfoBuilder;
 
+use super::budget::with_used;
 use super::{MILLI, SECOND, head, kinds, settings};
 
 const FIRST: DialogueId = DialogueId::FIRST;
@@ -530,6 +531,72 @@ fn long_bodies_are_joined_for_geminio_and_cut_for_native() {
         assert_eq!(decode(answered(&mut lab, edge, packet).value()), vec![7; LONG]);
         lab.close();
     }
+}
+
+#[test]
+fn a_long_answer_is_joined_within_the_memory_budget_only() {
+    for shards in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(shards.1, "other", &["store"], &[]);
+        let edge = lab.guest_edge(shards.0, 5);
+        for (percent, refused) in [(70, false), (95, true)] {
+            let packet = request(&mut lab, edge, &call("store", b""));
+            lab.run();
+            let header = FrameHeader::new(FrameType::Response, lab.expect(service).header.id);
+            let mut reply = Vec::new();
+            ReplyBuilder::new().total_len(LONG as u64).encode(&mut reply);
+            let window = INITIAL_CREDIT as usize;
+            with_used(&mut lab, percent, |lab| {
+                lab.send_part(service, header, &reply, 0, window, LONG);
+                lab.run();
+            });
+            let heard = kinds(&lab.frames(service));
+            if refused {
+                assert_eq!(heard, [FrameType::Cancel]);
+                let error = error(&mut lab, edge, packet);
+                assert!(error.contains("overloaded"), "{error}");
+            } else {
+                assert_eq!(heard[0], FrameType::Credit, "it is joined");
+                lab.send_part(service, header, &reply, window, LONG - window, LONG);
+                lab.run();
+                assert_eq!(decode(answered(&mut lab, edge, packet).value()), vec![7; LONG]);
+                // Further credit.
+                lab.frames(service);
+            }
+        }
+        lab.close();
+    }
+}
+
+#[test]
+fn long_answers_that_are_not_taken_are_given_up_at_their_deadlines() {
+    let mut lab = Lab::new(settings());
+    let guest = lab.guest_service(0, "svc", &["echo"], &[]);
+    let native = lab.edge(0, 6);
+    let answer = vec![7; LONG];
+    for id in 1..=3 {
+        lab.call(native, id, "echo", 0, b"");
+        lab.run();
+        let got = asked(&mut lab, guest);
+        respond(&mut lab, guest, got.id, &call("echo", &answer));
+        lab.run();
+        let first = lab.frames(native);
+        assert!(first.iter().all(|note| note.header.flags.more()), "it waits for credit");
+        lab.advance(SECOND);
+    }
+    // The second one is taken after all.
+    lab.grant(native, 2, frontier_wire::native::frame::Flags::REPLY, 1 << 20);
+    lab.run();
+    assert!(lab.frames(native).iter().any(|note| !note.header.flags.more()));
+    // Each has as long as an operation whose sender names no time.
+    for (id, wait) in [(1, 27), (3, 3)] {
+        lab.advance(wait * SECOND);
+        assert_eq!(lab.expect_error(native, id), ErrorCode::DeadlineExceeded, "answer {id}");
+        assert!(lab.is_quiet(native), "answer {id} alone");
+    }
+    lab.run();
+    assert!(lab.is_quiet(native));
+    lab.close();
 }
 
 #[test]

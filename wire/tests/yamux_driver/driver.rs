@@ -1,4 +1,4 @@
-//! A thin driver around `yamux::Connection` and what the interop tests make it do.
+//! A thin driver around a [`Connection`] and what the interop tests make it do.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes};
-use frontier_wire::yamux::{Batch, Connection, Event, StreamId};
+use bytes::Bytes;
+use frontier_wire::yamux::{Event, StreamId};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::timeout,
 };
+
+use super::connection::Connection;
 
 /// A test that takes longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,8 +38,7 @@ pub(crate) async fn drive<S>(io: &mut S, connection: &mut Connection, app: &mut 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut batch = Batch::default();
-    let run = poll_fn(|cx| poll(cx, io, connection, &mut batch, app));
+    let run = poll_fn(|cx| poll(cx, io, connection, app));
     timeout(PATIENCE, run).await.expect("no progress").expect("the connection failed");
 }
 
@@ -45,7 +46,6 @@ fn poll<S>(
     cx: &mut Context<'_>,
     io: &mut S,
     connection: &mut Connection,
-    batch: &mut Batch,
     app: &mut impl App,
 ) -> Poll<io::Result<()>>
 where
@@ -53,14 +53,12 @@ where
 {
     loop {
         app.fill(connection);
-        if batch.is_empty() {
-            *batch = connection.transmit(256 * 1024);
-        }
-        if batch.is_empty() && app.is_done(connection) {
+        connection.fill(256 * 1024);
+        if connection.sending() == 0 && app.is_done(connection) {
             return Poll::Ready(Ok(()));
         }
         // Both are tried in every round: neither ever waits for the other.
-        let written = poll_write(cx, io, batch)?;
+        let written = poll_write(cx, io, connection)?;
         let read = poll_read(cx, io, connection, app)?;
         if written.is_pending() && read.is_pending() {
             return Poll::Pending;
@@ -68,18 +66,18 @@ where
     }
 }
 
-fn poll_write<S>(cx: &mut Context<'_>, io: &mut S, batch: &mut Batch) -> io::Result<Poll<()>>
+fn poll_write<S>(cx: &mut Context<'_>, io: &mut S, connection: &mut Connection) -> io::Result<Poll<()>>
 where
     S: AsyncWrite + Unpin,
 {
-    if batch.is_empty() {
+    if connection.sending() == 0 {
         return Ok(Poll::Pending);
     }
-    let mut slices = [IoSlice::new(&[]); 64];
-    let filled = batch.chunks_vectored(&mut slices);
-    match Pin::new(io).poll_write_vectored(cx, &slices[..filled]) {
+    let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(64);
+    connection.slices(&mut slices, 64);
+    match Pin::new(io).poll_write_vectored(cx, &slices) {
         Poll::Ready(n) => {
-            batch.advance(n?);
+            connection.written(n?);
             Ok(Poll::Ready(()))
         }
         Poll::Pending => Ok(Poll::Pending),
@@ -177,7 +175,7 @@ impl App for Load {
                     assert_eq!(byte, pattern(stream.get(), progress.received), "stream {stream}");
                     progress.received += 1;
                 }
-                connection.release(stream, payload.len().try_into().unwrap());
+                connection.engine_mut().release(stream, payload.len().try_into().unwrap());
             }
             Event::Finished { stream } => {
                 assert!(!std::mem::replace(&mut self.streams.get_mut(&stream).unwrap().finished, true));
@@ -204,7 +202,7 @@ impl App for Load {
                 let mut payload = pattern_bytes(stream.get(), progress.sent, room);
                 progress.sent += connection.write(stream, &mut payload).unwrap();
                 if room == left {
-                    connection.finish(stream).unwrap();
+                    connection.finish(stream);
                     progress.ended = true;
                 }
             }
@@ -287,12 +285,11 @@ impl App for Manual {
 
     fn fill(&mut self, _: &mut Connection) {}
 
-    fn is_done(&self, connection: &Connection) -> bool {
-        !connection.has_output()
-            && match self.wanted {
-                Wanted::Flushed => true,
-                Wanted::Event(wanted) => self.events.iter().any(wanted),
-                Wanted::Bytes(stream, n) => self.payload(stream).len() >= n,
-            }
+    fn is_done(&self, _: &Connection) -> bool {
+        match self.wanted {
+            Wanted::Flushed => true,
+            Wanted::Event(wanted) => self.events.iter().any(wanted),
+            Wanted::Bytes(stream, n) => self.payload(stream).len() >= n,
+        }
     }
 }

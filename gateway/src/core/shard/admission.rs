@@ -462,8 +462,8 @@ impl Shard {
             Some(Protocol::Geminio) | None => Vec::new(),
         };
         self.welcome(me, &hello, card.id, card.epoch, ticket);
-        let protocol = self.count_in(me);
-        tracing::info!(target: "frontier::session", edge = card.id, protocol, client.addr = %card.addr, epoch = card.epoch, "edge online");
+        self.count_in(me);
+        self.log_online(me, card.epoch);
         if self.shared.draining.load(Ordering::Relaxed) {
             // At once it could meet the same gateway again, and again: balancers take seconds to notice.
             let wait = 500 + (self.random() % 2_500) as u32;
@@ -471,13 +471,12 @@ impl Shard {
         }
     }
 
-    /// Counts a session that was welcomed; returns the name of what it speaks.
-    fn count_in(&self, me: SessionRef) -> &'static str {
-        let Some(session) = self.sessions.get(me) else { return "" };
+    /// Counts a session that was welcomed.
+    fn count_in(&self, me: SessionRef) {
+        let Some(session) = self.sessions.get(me) else { return };
         let (bound, protocol) = (session.bound as usize, session.conn.protocol());
         self.stats.sessions[bound].add(1);
         self.stats.geminio[bound].add(u64::from(protocol == Protocol::Geminio));
-        protocol.name()
     }
 
     fn welcome(&mut self, me: SessionRef, hello: &Hello, id: u64, epoch: u64, ticket: Vec<u8>) {
@@ -560,7 +559,6 @@ impl Shard {
             methods: names(&hello.methods),
             snapshot: None,
         };
-        let addr = side.addr;
         session.service = Some(Box::new(side));
         let epoch = self.shared.next_epoch(self.now.unix_ms, 0);
         self.welcome(me, &hello, service_id, epoch, Vec::new());
@@ -570,8 +568,8 @@ impl Shard {
         if hello.methods.iter().any(|method| method == GET_EDGE_ID) {
             self.announce_id_service();
         }
-        let protocol = self.count_in(me);
-        tracing::info!(target: "frontier::session", service = hello.name.as_str(), protocol, id = service_id, client.addr = %addr, "service online");
+        self.count_in(me);
+        self.log_online(me, epoch);
         // Last, so that there is always one that has its names.
         if let Some(old) = replaced {
             self.stats.takeovers.add(1);

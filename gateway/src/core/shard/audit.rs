@@ -234,7 +234,7 @@ fn count(session: &Session) -> usize {
         let tables = [ops.pending.allocation_size(), ops.index.allocation_size()];
         let more = [ops.outgoing.allocation_size(), ops.sticky.allocation_size()];
         held += size_of::<Ops>() + tables.iter().chain(&more).sum::<usize>() + ops.deadlines.memory();
-        held += ops.bodies.as_ref().map_or(0, |bodies| bodies.bytes());
+        held += ops.bodies.as_ref().map_or(0, |bodies| bodies.held());
     }
     if let Some(legs) = &session.legs {
         let reading: usize = legs.iter().map(|(_, leg)| leg.state.held()).sum();

@@ -50,6 +50,9 @@ impl Shard {
                 self.start_drain(if edges { Bound::Edge } else { Bound::Service }, spread_ms);
             }
             Msg::Dismiss => self.dismissal = Some(0),
+            #[cfg(any(test, feature = "testing"))]
+            #[expect(clippy::panic, reason = "that is what a fault point is for")]
+            Msg::Fault => panic!("fault point: a message about no session"),
             msg @ (Msg::Adopt(_) | Msg::Connection(_)) => return Some(msg),
         }
         None

@@ -256,10 +256,7 @@ impl Shard {
         match self.names_refusal(me, &names) {
             None => self.edit_names(me, &names, true),
             Some((code, reason)) => {
-                if self.may_complain() {
-                    let id = self.sessions.get(me).map_or(0, super::Session::id);
-                    tracing::warn!(target: "frontier::session", id, code = code.name(), reason, "method not registered");
-                }
+                self.log_unregistered(me, code, &reason);
             }
         }
     }

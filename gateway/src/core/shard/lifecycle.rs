@@ -6,6 +6,7 @@ use frontier_wire::error::ErrorCode;
 use frontier_wire::native::head::GoAway;
 use frontier_wire::native::reader::Frame;
 
+use super::log::Because;
 use super::{Action, Fault, Shard};
 use crate::core::Bound;
 use crate::core::dialect::{Dialect, Protocol};
@@ -200,12 +201,9 @@ impl Shard {
             }
             _ if now < deadline => deadline,
             _ => {
-                let addr = session.addr();
                 self.refused(Refusal::Timeout);
-                if let Some(addr) = addr
-                    && self.may_complain()
-                {
-                    tracing::warn!(target: "frontier::session", reason = "handshake timed out", client.addr = %addr, "refused");
+                if let Some(stranger) = self.stranger(me) {
+                    self.log_refused(stranger, Because::reason("handshake timed out"));
                 }
                 self.end(me, "handshake timed out");
                 u64::MAX
@@ -215,6 +213,11 @@ impl Shard {
 
     /// A session is over: its routes, operations and streams go now, its last bytes as the peer takes them.
     pub(super) fn end(&mut self, me: SessionRef, why: &'static str) {
+        self.end_for(me, why, None);
+    }
+
+    /// The same; `error` is the rule that the peer broke, if that is why.
+    pub(super) fn end_for(&mut self, me: SessionRef, why: &'static str, error: Option<&str>) {
         let Some(session) = self.sessions.get_mut(me) else { return };
         let phase = session.phase;
         if phase == Phase::Closing {
@@ -238,7 +241,8 @@ impl Shard {
         self.end_ops(me);
         self.end_legs(me);
         if phase == Phase::Ready {
-            self.log_end(me, why);
+            self.count_out(me);
+            self.log_ended(me, why, error);
         }
         let now = self.now.micros;
         let mut deadline = now + LAST_BYTES;
@@ -261,18 +265,12 @@ impl Shard {
         }
     }
 
-    fn log_end(&self, me: SessionRef, why: &'static str) {
+    /// A session that was welcomed is none any more.
+    fn count_out(&self, me: SessionRef) {
         let Some(session) = self.sessions.get(me) else { return };
         self.stats.sessions[session.bound as usize].sub(1);
-        let protocol = session.conn.protocol();
-        self.stats.geminio[session.bound as usize].sub(u64::from(protocol == Protocol::Geminio));
-        let seconds = (self.now.unix_ms / 1_000).saturating_sub(u64::from(session.since));
-        let addr = session.addr();
-        tracing::info!(
-            target: "frontier::session",
-            role = session.bound.name(), protocol = protocol.name(), id = session.id(), client.addr = addr.map(tracing::field::display), reason = why, seconds,
-            "session ended"
-        );
+        let geminio = session.conn.protocol() == Protocol::Geminio;
+        self.stats.geminio[session.bound as usize].sub(u64::from(geminio));
     }
 
     /// Takes back what the session had announced.
@@ -324,6 +322,12 @@ impl Shard {
             session.phase = Phase::Closing;
             self.remove(me);
         }
+    }
+
+    /// A panic over something that is about no session: nobody ends for it.
+    pub fn on_stray_panic(&self, over: &'static str) {
+        self.stats.panics.add(1);
+        tracing::error!(over, "panic outside of any session; what it was about may not be complete");
     }
 
     /// GoAway from a peer: nothing new is sent to it. With the reason `gateway_draining` an edge that was told to go says that it has

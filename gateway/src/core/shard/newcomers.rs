@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use super::Shard;
+use super::log::Because;
 use crate::core::session::{Phase, Session};
 use crate::core::stats::Refusal;
 use crate::core::table::SessionRef;
@@ -103,13 +104,11 @@ impl Shard {
                 return;
             }
             self.refused(Refusal::Full);
-            if self.may_complain()
-                && let Some(addr) = self.sessions.get(me).and_then(Session::addr)
-            {
-                let reason = "gave way to newer connections";
-                tracing::warn!(target: "frontier::session", reason, client.addr = %addr, "refused");
+            let reason = "gave way to newer connections";
+            if let Some(stranger) = self.stranger(me) {
+                self.log_refused(stranger, Because::reason(reason));
             }
-            self.end(me, "gave way to newer connections");
+            self.end(me, reason);
         }
     }
 

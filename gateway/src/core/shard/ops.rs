@@ -130,6 +130,7 @@ impl Shard {
             if call.name == super::PANIC_IN_TIMER {
                 self.faulty = Some(me);
             }
+            self.doomed |= call.name == super::PANIC_IN_SHARD;
         }
         if let Err((code, text)) =
             self.start(me, kind, header, &call, &frame.head, body(frame.body.clone()))?

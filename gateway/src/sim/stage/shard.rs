@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Event, LinkId, Stage, UNIX_MS};
 use crate::core::message::{Adopt, Msg};
 use crate::core::shard::audit::Audit;
-use crate::core::shard::{Action, Moved, Shard};
+use crate::core::shard::{Action, Handover, Moved, Shard};
 use crate::core::table::SessionRef;
 use crate::core::{Now, Shared};
 use crate::sim::net::Ending;
@@ -314,11 +314,12 @@ impl Stage {
                         self.wake(u16::try_from(at).unwrap_or(u16::MAX));
                     }
                 }
-                Action::Foreign(session, bytes) => {
+                Action::Foreign { session, stranger, bytes } => {
                     if let Some(link) = self.detach(at, session) {
                         self.links[link].foreign = Some(bytes);
                         self.close(link);
                     }
+                    self.shards[at].core.on_handover(stranger, Handover::Nobody);
                 }
                 Action::Move { session, shard, moved } => {
                     if let Some(link) = self.detach(at, session) {

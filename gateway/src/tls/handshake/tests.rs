@@ -56,9 +56,15 @@ impl Fixture {
         let socket = std::net::TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let (accepted, peer) = self.listener.accept().unwrap();
-        let config = Arc::clone(&self.config);
-        let incoming =
-            Incoming { socket: accepted, peer, accepted: Instant::now(), read: Vec::new(), config, tag: 7 };
+        let incoming = Incoming {
+            socket: accepted,
+            role: "edge",
+            peer,
+            accepted: Instant::now(),
+            read: Vec::new(),
+            config: Arc::clone(&self.config),
+            tag: 7,
+        };
         (socket, incoming)
     }
 

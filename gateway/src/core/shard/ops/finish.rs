@@ -19,7 +19,7 @@ use crate::core::timer::TICK_MICROS;
 /// Room for the answer of an admitted operation is never refused up to this size.
 pub(in crate::core::shard) const ANSWER_ALWAYS: usize = 64;
 /// Operations of a session that fail in one turn because of their deadline: about a millisecond's work.
-const EXPIRE_STEP: usize = 4_096;
+pub(super) const EXPIRE_STEP: usize = 4_096;
 
 impl Shard {
     // --- answers ---

@@ -13,12 +13,15 @@ use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT
 use frontier_wire::native::head::{CallBuilder, CallHead, ReplyBuilder, ReplyHead, Sender};
 use hashbrown::HashMap;
 
+use super::finish::EXPIRE_STEP;
 use super::{OUT_OF_BUDGET, OpKey, PlaceError, append};
+use crate::core::deadlines::{Deadlines, tick};
 use crate::core::dialect::Dialect;
 use crate::core::message::{Body, Destination, Form, Msg, Place, PlaceOwned};
 use crate::core::shard::Shard;
 use crate::core::stats::OpKind;
 use crate::core::table::SessionRef;
+use crate::core::timer::TICK_MICROS;
 
 /// The longest body that fits a geminio packet, with room for the rest of it.
 pub(in crate::core::shard) const LONGEST: usize = (10 << 20) / 4 * 3 - (32 << 10);
@@ -37,6 +40,8 @@ pub(in crate::core) struct BodyKey {
 pub(in crate::core) struct Bodies {
     joining: HashMap<BodyKey, Joining>,
     leaving: HashMap<BodyKey, Leaving>,
+    /// Of the answers that leave.
+    deadlines: Deadlines<u64>,
     bytes: usize,
 }
 
@@ -62,12 +67,21 @@ struct Leaving {
     deadline: u64,
 }
 
+// === impl BodyKey ===
+
+impl BodyKey {
+    const fn reply(id: u64) -> Self {
+        Self { reply: true, id }
+    }
+}
+
 // === impl Bodies ===
 
 impl Bodies {
     /// Bytes of memory held.
-    pub(in crate::core) fn bytes(&self) -> usize {
-        self.bytes
+    pub(in crate::core) fn held(&self) -> usize {
+        let tables = self.joining.allocation_size() + self.leaving.allocation_size();
+        size_of::<Self>() + tables + self.deadlines.memory() + self.bytes
     }
 
     pub(in crate::core) fn is_empty(&self) -> bool {
@@ -78,14 +92,26 @@ impl Bodies {
         if let Some(joining) = self.joining.remove(&key) {
             self.bytes -= joining.total;
         }
-        if let Some(leaving) = self.leaving.remove(&key) {
-            self.bytes -= leaving.rest.len();
+        self.remove_leaving(key);
+    }
+
+    fn remove_leaving(&mut self, key: BodyKey) {
+        let Some(leaving) = self.leaving.remove(&key) else { return };
+        self.bytes -= leaving.rest.len();
+        if key.reply {
+            let (left, slot) = (&self.leaving, tick(leaving.deadline));
+            self.deadlines.remove(leaving.deadline, |id| {
+                left.get(&BodyKey::reply(*id)).is_some_and(|other| tick(other.deadline) == slot)
+            });
         }
     }
 
-    /// When the next answer that leaves must be gone.
-    fn next_deadline(&self) -> u64 {
-        self.leaving.values().map(|leaving| leaving.deadline).min().unwrap_or(u64::MAX)
+    /// An answer that should be gone by now; call until `None`, and forget each.
+    fn overdue(&mut self, now: u64) -> Option<u64> {
+        let leaving = &self.leaving;
+        let late =
+            |id: &u64| leaving.get(&BodyKey::reply(*id)).is_some_and(|leaving| leaving.deadline <= now);
+        std::iter::from_fn(|| self.deadlines.pop(now)).find(late)
     }
 }
 
@@ -234,13 +260,14 @@ impl Shard {
             return self.stats.late_answers.add(1);
         };
         let Some(session) = self.sessions.get_mut(to) else { return };
+        let held = session.held as usize;
         let bodies = session.ops().bodies.get_or_insert_default();
         if !bodies.joining.contains_key(&key) {
             let total = ReplyHead::parse(head).map_or(u64::MAX, |reply| reply.total_len);
             let total = usize::try_from(total).unwrap_or(usize::MAX);
             let refused = if total > LONGEST {
                 Some(ErrorCode::PayloadTooLarge)
-            } else if bodies.bytes > 0 && bodies.bytes + total > limit {
+            } else if bodies.bytes > 0 && bodies.bytes + total > limit || !self.shared.admits(held, total) {
                 Some(ErrorCode::Overloaded)
             } else {
                 None
@@ -306,6 +333,9 @@ impl Shard {
         let key = BodyKey { reply, id: header.id };
         let bodies = session.ops().bodies.get_or_insert_default();
         bodies.bytes += body.len();
+        if reply {
+            bodies.deadlines.add(deadline, header.id);
+        }
         bodies.leaving.insert(key, Leaving { kind: header.kind, flow, rest: body, credit, deadline });
         self.wake_at(to, deadline);
         self.send_rest(to, key);
@@ -339,7 +369,7 @@ impl Shard {
             append(conn, leaving.flow, header, &[], None, Body::Shared(part));
         }
         if leaving.rest.is_empty() {
-            bodies.leaving.remove(&key);
+            bodies.remove_leaving(key);
             if !key.reply
                 && let Some(pending) = ops.pending.get_mut(&key.id)
             {
@@ -374,13 +404,12 @@ impl Shard {
     /// Gives up answers that were not taken in time; returns when the next is due.
     pub(in crate::core::shard) fn expire_leaving(&mut self, me: SessionRef) -> u64 {
         let now = self.now.micros;
-        let Some(bodies) = self.bodies(me) else { return u64::MAX };
-        let due = bodies.leaving.iter().filter(|(key, leaving)| key.reply && leaving.deadline <= now);
-        let mut due: Vec<u64> = due.map(|(key, _)| key.id).collect();
-        due.sort_unstable();
-        for id in due {
+        for _ in 0..EXPIRE_STEP {
+            let Some(id) = self.bodies(me).and_then(|bodies| bodies.overdue(now)) else { break };
             self.cancel_leaving(me, id, ErrorCode::DeadlineExceeded, "deadline exceeded");
         }
-        self.bodies(me).map_or(u64::MAX, |bodies| bodies.next_deadline())
+        let next = self.bodies(me).map_or(u64::MAX, |bodies| bodies.deadlines.next());
+        // What is left of a great many comes with the next tick.
+        if next <= now { now + TICK_MICROS } else { next }
     }
 }
