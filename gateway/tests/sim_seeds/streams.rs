@@ -382,10 +382,11 @@ impl World {
         if line.state != State::Open {
             return;
         }
-        // An acceptor may have been too late with its answer.
-        // What a guest hears is that it has the stream, and then its end.
+        // An acceptor may have been too late with its answer. What a guest hears then is that it has the stream, and its end behind that,
+        // which may still be on its way.
         let by_guest = known.ends[0].is_some_and(|(who, _)| who >= GUESTS);
-        let late = line.side == 1 && (known.heard != Some(None) || by_guest && known.finished[0]);
+        let over = known.sent_at + self.stage.shared().settings.deadline(0, 0) <= self.stage.now();
+        let late = line.side == 1 && (known.heard != Some(None) || by_guest && (known.finished[0] || over));
         let there = known.ends[1 - line.side].is_some_and(|(agent, _)| self.is_there(agent));
         let deaf = known.deaf[1 - line.side];
         let done = late || deaf || known.reset[1 - line.side] || !there;
