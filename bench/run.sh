@@ -1,29 +1,36 @@
 #!/usr/bin/env bash
-# Builds the gateway and the bench, installs the servers they are compared with, measures, prints the table and keeps it in
-# target/bench.md. Arguments go to `frontier-bench run`: `--row call-10x8`, `--runs 5`, `--quick`, `--list`, …
+# Builds the gateway and the bench, measures, prints the table and keeps it in target/bench.md. Installs the servers they are compared
+# with if it may, but never in a smoke run, which is part of `make test`. Arguments go to `frontier-bench run`: `--row call-10x8`, `--runs 5`, `--quick`, `--list`, …
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -f "$HOME/.cargo/env" ]; then . "$HOME/.cargo/env"; fi
 
-# Debian starts services on installation unless told not to; these are started by the harness, on ports of its own.
+quick=
+case " $* " in *" --quick "*) quick=yes ;; esac
+
+# What the figures are compared with, and what counts system calls; without a tracer that part of the table is missing.
 need=()
-[ -x /usr/sbin/nats-server ] || command -v nats-server >/dev/null || need+=(nats-server)
-[ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || need+=(mosquitto)
-command -v cmake >/dev/null || need+=(cmake)
-command -v cc >/dev/null || need+=(gcc libc6-dev)
-if [ "${#need[@]}" -gt 0 ]; then
-  [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d; }
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"
-fi
-# Tracers only count system calls; without one that part of the table is missing.
-if ! command -v perf >/dev/null && ! command -v strace >/dev/null; then
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends strace || true
+command -v nats-server >/dev/null || [ -x /usr/sbin/nats-server ] || need+=(nats-server)
+command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need+=(mosquitto)
+if [ -n "$quick" ]; then
+  if [ "${#need[@]}" -gt 0 ]; then
+    echo "!!! Not on this machine, so left out of the smoke run: ${need[*]}" >&2
+    [ -z "${CI:-}" ] || { echo "CI must have them." >&2; exit 1; }
+  fi
+else
+  command -v perf >/dev/null || command -v strace >/dev/null || need+=(strace)
+  if [ "${#need[@]}" -gt 0 ]; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+      echo "Install these first, for the comparison: ${need[*]}" >&2
+      exit 1
+    fi
+    ./.ci/install "${need[@]}"
+  fi
 fi
 
 # A smoke run measures nothing, so it takes what the tests have built already.
 profile=release what=(-p frontier-gateway -p frontier-bench)
-case " $* " in *" --quick "*) profile=dev what=(--workspace --features frontier-gateway/testing,frontier-sdk/testing) ;; esac
+[ -z "$quick" ] || profile=dev what=(--workspace --features frontier-gateway/testing,frontier-sdk/testing)
 echo "Building the gateway and the bench (profile $profile) …" >&2
 cargo build --locked --profile "$profile" "${what[@]}" >&2
 target=$(cargo metadata --format-version 1 --no-deps | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')

@@ -31,6 +31,8 @@ pub struct Bench {
     pub gateway: PathBuf,
     /// The program of Go clients, if it was built.
     pub peers: Option<PathBuf>,
+    /// Systems that are not on this machine; trials on them are left out.
+    pub absent: Vec<System>,
     /// CPU of the server.
     pub server_cpu: Option<usize>,
     /// CPU of the load.
@@ -153,14 +155,14 @@ impl Trial {
 // === impl Bench ===
 
 impl Bench {
-    /// Measures all trials in turn, as many times as there are runs.
+    /// Measures all trials in turn, as many times as there are runs; those on systems that are absent give no results.
     ///
     /// # Errors
     /// If a server does not come up or a driver fails.
     pub fn alternate(&self, trials: &[Trial]) -> Result<Results> {
         let mut results = Results::default();
         for run in 1..=self.runs {
-            for trial in trials {
+            for trial in trials.iter().filter(|trial| !self.absent.contains(&trial.system)) {
                 let sample = self.steady(trial)?;
                 out::note(&format!(
                     "    {run}/{} {:<24} {:>9.2} µs/op {:>10.0} op/s  p50 {:>8.1}  p99 {:>8.1}  load {:>6.2} µs  steal {:.1} %",

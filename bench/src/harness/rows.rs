@@ -71,6 +71,11 @@ pub const ROWS: &[Row] = &[
         measure: geminio::stream,
     },
     Row { name: "storm", about: "100,000 edges that all reconnect at once", measure: storm::storm },
+    Row {
+        name: "crash",
+        about: "100,000 edges whose gateways are killed and started again",
+        measure: storm::crash,
+    },
 ];
 
 // === impl Row ===

@@ -45,6 +45,15 @@ pub struct Server {
     child: Child,
     name: String,
     log: PathBuf,
+    origin: Origin,
+}
+
+/// As what a server was started.
+#[derive(Clone, Debug)]
+struct Origin {
+    cpu: Option<usize>,
+    program: OsString,
+    args: Vec<OsString>,
 }
 
 /// Starts processes.
@@ -139,20 +148,33 @@ impl Launcher {
         listens: &[SocketAddr],
     ) -> Result<Server> {
         let log = self.dir.join(format!("{name}.log"));
-        let file = File::create(&log).with_context(|| log.display().to_string())?;
-        let child = self
-            .command(cpu, program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("start {name}"))?;
-        let mut server = Server { child, name: name.to_owned(), log };
+        let origin = Origin { cpu, program: program.to_owned(), args: args.to_vec() };
+        let child = self.spawn(name, &origin, &log)?;
+        let mut server = Server { child, name: name.to_owned(), log, origin };
         for addr in listens {
             server.wait_until_it_listens(*addr)?;
         }
         Ok(server)
+    }
+
+    /// Starts a server that was killed once more, as it was started before. Does not wait until it listens.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_again(&self, server: &mut Server) -> Result<()> {
+        server.child = self.spawn(&server.name, &server.origin, &server.log)?;
+        Ok(())
+    }
+
+    fn spawn(&self, name: &str, origin: &Origin, log: &Path) -> Result<Child> {
+        let file = File::create(log).with_context(|| log.display().to_string())?;
+        self.command(origin.cpu, &origin.program)
+            .args(&origin.args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("start {name}"))
     }
 
     /// Runs a driver to its end and returns what it printed.
@@ -187,6 +209,16 @@ impl Server {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Kills it at once, so that it can neither say nor finish anything.
+    ///
+    /// # Errors
+    /// If it is not ours any more.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// What it has logged so far.

@@ -13,6 +13,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::server::{Launcher, Server};
 
+/// Key of resume tickets: they are good after the gateway was started again.
+const TICKET_KEY: &str = "66726f6e7469657266726f6e7469657266726f6e7469657266726f6e74696572";
 /// How long the gateway's metrics may take to be there after its ports are.
 const ADMIN: Duration = Duration::from_secs(2);
 
@@ -73,6 +75,19 @@ impl System {
         }
     }
 
+    /// The program of a server that is installed apart from this one; `None` if it is not installed, or one of ours.
+    #[must_use]
+    pub fn program(self) -> Option<PathBuf> {
+        let name = match self {
+            Self::Nats | Self::Mosquitto => self.name(),
+            Self::Relay | Self::Greeter | Self::Gateway(_) => return None,
+        };
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        // Debian's are where ordinary users do not look.
+        let mut places = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin")]);
+        places.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
+    }
+
     /// Starts it on a CPU.
     ///
     /// # Errors
@@ -90,13 +105,13 @@ impl System {
             Self::Gateway(variant) => start_gateway(launcher, gateway, cpu, variant, edge, service),
             Self::Nats => {
                 let args = ["-a", "127.0.0.1", "-p", &edge.port().to_string()].map(OsString::from);
-                foreign(launcher, self, cpu, &["nats-server", "/usr/sbin/nats-server"], &args, edge)
+                foreign(launcher, self, cpu, &args, edge)
             }
             Self::Mosquitto => {
                 let path = launcher.dir().join("mosquitto.conf");
                 fs::write(&path, mosquitto_conf(edge.port()))?;
                 let args = ["-c".into(), path.into_os_string()];
-                foreign(launcher, self, cpu, &["mosquitto", "/usr/sbin/mosquitto"], &args, edge)
+                foreign(launcher, self, cpu, &args, edge)
             }
         }
     }
@@ -119,16 +134,10 @@ fn foreign(
     launcher: &Launcher,
     system: System,
     cpu: Option<usize>,
-    programs: &[&str],
     args: &[OsString],
     edge: SocketAddr,
 ) -> Result<Running> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let program = programs
-        .iter()
-        .flat_map(|name| std::env::split_paths(&paths).map(move |dir| dir.join(name)))
-        .find(|path| path.is_file())
-        .with_context(|| format!("{} is not installed", system.name()))?;
+    let program = system.program().with_context(|| format!("{} is not installed", system.name()))?;
     let server = launcher.serve(system.name(), cpu, program.as_os_str(), args, &[edge])?;
     Ok(Running { server, edge, service: edge, admin: None, authority: None })
 }
@@ -165,7 +174,7 @@ fn start_gateway(
         "edgebound:\n  listen:\n    network: tcp\n    addr: {edge}{tls}\n  edgeid_alloc_when_no_idservice_on: true\n\
          servicebound:\n  listen:\n    network: tcp\n    addr: {service}\n\
          controlplane:\n  enable: true\n  listen:\n    network: tcp\n    addr: {control}\n\
-         observability:\n  addr: {admin}\nlog:\n  level: warn\n  output: stderr\n{limits}"
+         identity:\n  key: '{TICKET_KEY}'\nobservability:\n  addr: {admin}\nlog:\n  level: warn\n  output: stderr\n{limits}"
     );
     let name = format!("gateway-{}", edge.port());
     let path = launcher.dir().join(format!("{name}.yaml"));

@@ -1,6 +1,6 @@
 //! The table: one line per figure, one column per system, the bound and whether it is met.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 /// The columns, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,21 @@ pub enum Verdict {
     Met,
     /// It does not.
     NotMet,
-    /// There is none, or nothing to compare with.
+    /// There is nothing to compare with: the other system, or the figure, is missing.
+    NotCompared,
+    /// There is none.
     Printed,
+}
+
+/// What came of the lines with a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Lines whose bounds all hold.
+    pub met: usize,
+    /// Lines of which one does not.
+    pub not_met: usize,
+    /// Lines of which one could not be looked at, though no other fails.
+    pub not_compared: usize,
 }
 
 /// One line.
@@ -90,7 +103,7 @@ impl Line {
         self
     }
 
-    /// At most `factor` times `reference`. Without figures nothing is compared.
+    /// At most `factor` times `reference`. Without figures nothing is compared, and the line says so.
     #[must_use]
     pub fn at_most(self, found: Option<f64>, factor: f64, reference: Option<f64>, what: &str) -> Self {
         let ratio = ratio(found, reference);
@@ -115,8 +128,9 @@ impl Line {
         self.bounds.push(format!("{bound}{found}"));
         self.verdict = match (self.verdict, met) {
             (Verdict::NotMet, _) | (_, Some(false)) => Verdict::NotMet,
+            // One that could not be looked at may be the one that fails.
+            (Verdict::NotCompared, _) | (_, None) => Verdict::NotCompared,
             (_, Some(true)) => Verdict::Met,
-            (verdict, None) => verdict,
         };
         self
     }
@@ -137,6 +151,18 @@ fn short(factor: f64) -> String {
     if (factor.round() - factor).abs() < 1e-9 { format!("{factor:.0}") } else { format!("{factor}") }
 }
 
+// === impl Score ===
+
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bounds met", self.met, self.met + self.not_met + self.not_compared)?;
+        if self.not_compared > 0 {
+            write!(f, ", {} not compared", self.not_compared)?;
+        }
+        Ok(())
+    }
+}
+
 // === impl Table ===
 
 impl Table {
@@ -151,11 +177,15 @@ impl Table {
         self.notes.push(text.split_whitespace().collect::<Vec<_>>().join(" "));
     }
 
-    /// Lines with a bound: met and all.
+    /// What came of the bounds.
     #[must_use]
-    pub fn score(&self) -> (usize, usize) {
+    pub fn score(&self) -> Score {
         let count = |verdict| self.lines.iter().filter(|line| line.verdict == verdict).count();
-        (count(Verdict::Met), count(Verdict::Met) + count(Verdict::NotMet))
+        Score {
+            met: count(Verdict::Met),
+            not_met: count(Verdict::NotMet),
+            not_compared: count(Verdict::NotCompared),
+        }
     }
 
     /// The table in Markdown, columns padded so that it reads as plain text too.
@@ -204,6 +234,7 @@ impl Line {
         row.push(match self.verdict {
             Verdict::Met => "met".to_owned(),
             Verdict::NotMet => "NOT MET".to_owned(),
+            Verdict::NotCompared => "not compared".to_owned(),
             Verdict::Printed => String::new(),
         });
         row
@@ -225,9 +256,26 @@ mod tests {
         let worse = met.clone().at_least(Some(0.6), 0.7, Some(1.0), "relay");
         assert_eq!(worse.verdict(), Verdict::NotMet);
         assert_eq!(worse.at_most(Some(1.0), 2.0, Some(1.0), "x").verdict(), Verdict::NotMet);
-        assert_eq!(met.at_most(None, 2.0, Some(1.0), "nats").verdict(), Verdict::Met);
-        assert_eq!(Line::new("b").at_most(Some(1.0), 2.0, Some(0.0), "x").verdict(), Verdict::Printed);
+        assert_eq!(Line::new("b").verdict(), Verdict::Printed);
         assert_eq!(Line::new("c").must(Some(false), "flat").verdict(), Verdict::NotMet);
+    }
+
+    #[test]
+    fn what_has_nothing_to_be_compared_with_is_not_met() {
+        let met = Line::new("a").at_most(Some(1.9), 2.0, Some(1.0), "relay");
+        let missing = met.clone().at_most(Some(1.9), 0.4, None, "nats-server");
+        assert_eq!(missing.verdict(), Verdict::NotCompared);
+        assert_eq!(missing.row().last().map(String::as_str), Some("not compared"));
+        let later = missing.clone().at_least(Some(1.0), 0.7, Some(1.0), "relay");
+        assert_eq!(later.verdict(), Verdict::NotCompared, "a later bound makes up for nothing");
+        let worse = missing.clone().at_least(Some(0.6), 0.7, Some(1.0), "relay");
+        assert_eq!(worse.verdict(), Verdict::NotMet, "what fails fails");
+        assert_eq!(Line::new("b").at_most(Some(1.0), 2.0, Some(0.0), "x").verdict(), Verdict::NotCompared);
+        assert_eq!(Line::new("c").must(None, "flat").verdict(), Verdict::NotCompared);
+        let mut table = Table::default();
+        table.push(vec![met, missing, worse, Line::new("d")]);
+        assert_eq!(table.score(), Score { met: 1, not_met: 1, not_compared: 1 });
+        assert_eq!(table.score().to_string(), "1 of 3 bounds met, 1 not compared");
     }
 
     #[test]
@@ -261,6 +309,6 @@ mod tests {
 - steal 0.1 %
 ";
         assert_eq!(text, expected);
-        assert_eq!(table.score(), (1, 1));
+        assert_eq!(table.score().to_string(), "1 of 1 bounds met");
     }
 }

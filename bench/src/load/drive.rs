@@ -508,7 +508,12 @@ impl<S: Speech> Net<S> {
     /// # Errors
     /// If the scenario does not put up with that.
     pub fn lose(&mut self, scenario: &mut dyn Scenario<S>, key: usize, why: Lost) -> Result<()> {
-        let role = self.conns[key].role;
+        let conn = &self.conns[key];
+        let role = conn.role;
+        // Reading found out already, and there was still something to write.
+        if conn.gone {
+            return Ok(());
+        }
         self.close(key);
         // Nobody yet: who only looks whether the relay listens, for example.
         if role == Role::Unknown { Ok(()) } else { scenario.lost(self, role, why) }

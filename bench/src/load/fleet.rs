@@ -3,7 +3,8 @@
 //! ```text
 //!   warm edges ─▶ [counters] ─▶ all edges, so many at a time ─▶ [counters] ─▶ hold until the server's memory is steady
 //!                                                                                │ --storm: say so, wait for a line
-//!                                                                                └▶ close all, dial all ─▶ all back
+//!                                                                                ├▶ close all, dial all ─▶ all back
+//!                                                                   --crash: the same └▶ wait until all are cut, dial until all are back
 //! ```
 
 use std::{
@@ -48,6 +49,8 @@ const PER_TURN: usize = 64;
 const RETRY: Duration = Duration::from_millis(100);
 /// Memory is steady when two readings so far apart differ by less than a five-hundredth.
 const STEADY_FOR: Duration = Duration::from_secs(2);
+/// What a fleet says when it has been told that its gateway will crash.
+pub const READY: &str = "ready";
 /// Figures of a sample that begin so are a series of the gateway's metrics, by how much it grew for each edge.
 pub const PER_EDGE: &str = "per_edge:";
 /// It need not become steady.
@@ -89,6 +92,9 @@ pub struct FleetArgs {
     /// Say when all are up, and let them all reconnect at once when a line comes on standard input.
     #[arg(long)]
     pub storm: bool,
+    /// The same, but when the line comes they wait for the gateway to break all connections, and dial until it is there again.
+    #[arg(long, conflicts_with = "storm")]
+    pub crash: bool,
     /// Processes whose CPU time and memory are the server's.
     #[arg(long = "server-pid")]
     pub servers: Vec<u32>,
@@ -113,9 +119,17 @@ struct Member {
 enum Stage {
     Warming,
     Dialling,
-    Settling { rss: u64, since: Instant, look: Instant },
+    Settling {
+        rss: u64,
+        since: Instant,
+        look: Instant,
+    },
     Held,
-    Storming { since: Instant },
+    /// All are on their way back; `to_lose` of them have not noticed yet that they must.
+    Storming {
+        since: Instant,
+        to_lose: usize,
+    },
     Over,
 }
 
@@ -134,12 +148,23 @@ pub struct Fleet {
     up: usize,
     refused: u64,
     cut: u64,
+    /// Dials that failed at once, because nobody listened.
+    unreachable: u64,
     changed_id: u64,
     hist: Hist,
     start: Option<(Snapshot, Instant, u64)>,
     metrics: BTreeMap<String, f64>,
     go: Arc<AtomicBool>,
     sample: Sample,
+}
+
+// === impl FleetArgs ===
+
+impl FleetArgs {
+    /// Whether edges are to come back after they were held.
+    const fn comes_back(&self) -> bool {
+        self.storm || self.crash
+    }
 }
 
 // === impl Fleet ===
@@ -160,7 +185,10 @@ impl Fleet {
     /// # Errors
     /// As [`Fleet::run`].
     pub fn run_geminio(args: &FleetArgs) -> Result<Sample> {
-        ensure!(args.tls.is_none() && !args.storm, "geminio edges neither speak TLS nor storm here");
+        ensure!(
+            args.tls.is_none() && !args.comes_back(),
+            "geminio edges neither speak TLS nor come back here"
+        );
         let mut scenario = Self::new(args)?;
         drive::Net::<Geminio>::new()?.run(&mut scenario, Duration::from_secs_f64(args.limit))?;
         Ok(scenario.sample)
@@ -171,7 +199,7 @@ impl Fleet {
         ensure!(args.per_source > 0, "at least one edge per address");
         let tls = args.tls.as_deref().map(transport::client_config).transpose()?;
         let go = Arc::new(AtomicBool::new(false));
-        if args.storm {
+        if args.comes_back() {
             wait_for_line(&go);
         }
         Ok(Self {
@@ -185,6 +213,7 @@ impl Fleet {
             up: 0,
             refused: 0,
             cut: 0,
+            unreachable: 0,
             changed_id: 0,
             hist: Hist::new()?,
             start: None,
@@ -207,10 +236,22 @@ impl Fleet {
     fn dial(&mut self, net: &mut impl Dial, index: usize, now: Instant) -> Result<()> {
         let greeting = self.greeting(index);
         let from = self.source(index);
-        net.dial(self.args.edge, Some(from), Role::Edge(index), &greeting, self.tls.as_ref())?;
         self.members[index].dialled.get_or_insert(now);
-        self.under_way += 1;
+        match net.dial(self.args.edge, Some(from), Role::Edge(index), &greeting, self.tls.as_ref()) {
+            Ok(_) => self.under_way += 1,
+            Err(error) if self.args.crash && is_refused(&error) => {
+                self.unreachable += 1;
+                self.try_again(index, now, RETRY);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
+    }
+
+    /// Tries again after a pause, spread over as much again, evenly and without chance.
+    fn try_again(&mut self, index: usize, now: Instant, pause: Duration) {
+        let jitter = pause.mul_f64((index * 7_919 % 1_000) as f64 / 1_000.0);
+        self.again.insert((now + pause + jitter, index), ());
     }
 
     /// Dials those whose turn it is, up to `goal`.
@@ -268,9 +309,10 @@ impl Fleet {
             self.sample.set("rss_before", *rss as f64);
         }
         let rss = self.rss()?;
-        self.stage = match (self.args.hold || self.args.storm, self.args.storm) {
-            (true, _) => Stage::Settling { rss, since: now, look: now + STEADY_FOR },
-            (false, _) => Stage::Over,
+        self.stage = if self.args.hold || self.args.comes_back() {
+            Stage::Settling { rss, since: now, look: now + STEADY_FOR }
+        } else {
+            Stage::Over
         };
         Ok(())
     }
@@ -294,7 +336,7 @@ impl Fleet {
             let grown = after - self.metrics.get(&series).copied().unwrap_or_default();
             self.sample.set(&format!("{PER_EDGE}{series}"), grown / counted);
         }
-        if self.args.storm {
+        if self.args.comes_back() {
             out::line(&serde_json::to_string(&self.sample)?);
             self.stage = Stage::Held;
         } else {
@@ -314,8 +356,20 @@ impl Fleet {
         self.under_way = 0;
         self.hist.clear();
         self.start = Some(self.counters()?);
-        self.stage = Stage::Storming { since: now };
+        self.stage = Stage::Storming { since: now, to_lose: 0 };
         Ok(())
+    }
+
+    /// From now on the gateway may go. Its counters go with it, so only the time is taken.
+    fn await_crash(&mut self, now: Instant) {
+        for member in &mut self.members {
+            member.dialled = None;
+        }
+        self.hist.clear();
+        self.start = None;
+        self.args.servers.clear();
+        self.stage = Stage::Storming { since: now, to_lose: self.args.edges };
+        out::line(READY);
     }
 
     fn all_back(&mut self, since: Instant) -> Result<()> {
@@ -332,6 +386,7 @@ impl Fleet {
         self.sample.buckets = Some(self.hist.buckets());
         self.sample.set("refused", self.refused as f64);
         self.sample.set("cut", self.cut as f64);
+        self.sample.set("unreachable", self.unreachable as f64);
         self.sample.set("changed_id", self.changed_id as f64);
         self.sample.set("rss_after_storm", self.rss()? as f64);
         self.stage = Stage::Over;
@@ -374,18 +429,20 @@ impl Fleet {
                 }
             }
             Stage::Settling { .. } => self.settle(now)?,
-            Stage::Held if self.go.load(Ordering::Acquire) => self.storm(net, now)?,
-            Stage::Held => {}
-            Stage::Storming { since } => {
+            Stage::Held if !self.go.load(Ordering::Acquire) => {}
+            Stage::Held if self.args.crash => self.await_crash(now),
+            Stage::Held => self.storm(net, now)?,
+            Stage::Storming { since, to_lose } => {
                 self.dial_some(net, self.args.edges, now)?;
-                if self.up == self.args.edges {
+                if self.up == self.args.edges && to_lose == 0 {
                     self.all_back(since)?;
                 }
             }
             Stage::Over => return Ok(Next::Done),
         }
         // While something is to be dialled the loop does not sleep: every turn dials a few.
-        let dialling = self.next < self.members.len()
+        let due = self.again.first_key_value().is_some_and(|((at, _), ())| *at <= now);
+        let dialling = (due || self.next < self.members.len())
             && matches!(self.stage, Stage::Dialling | Stage::Storming { .. })
             && (self.args.concurrency == 0 || self.under_way < self.args.concurrency);
         Ok(Next::Wait(Duration::from_millis(if dialling { 0 } else { 5 })))
@@ -409,10 +466,17 @@ impl Scenario<Native> for Fleet {
 
     fn lost(&mut self, net: &mut Net, role: Role, why: Lost) -> Result<()> {
         let Role::Edge(index) = role else { bail!("{role:?} lost: {why:?}") };
-        ensure!(
-            matches!(self.stage, Stage::Storming { .. }) && !self.members[index].up,
-            "{role:?} lost: {why:?}"
-        );
+        let Stage::Storming { to_lose, .. } = &mut self.stage else { bail!("{role:?} lost: {why:?}") };
+        let member = &mut self.members[index];
+        if member.up {
+            ensure!(*to_lose > 0, "{role:?} lost: {why:?}");
+            *to_lose -= 1;
+            self.up -= 1;
+            member.up = false;
+            member.dialled = Some(net.now());
+            self.try_again(index, net.now(), RETRY);
+            return Ok(());
+        }
         let pause = match why {
             Lost::Rejected { retry_after_ms, .. } => {
                 self.refused += 1;
@@ -423,10 +487,8 @@ impl Scenario<Native> for Fleet {
                 RETRY
             }
         };
-        // Spread over as much again, evenly and without chance.
-        let jitter = pause.mul_f64((index * 7_919 % 1_000) as f64 / 1_000.0);
         self.under_way -= 1;
-        self.again.insert((net.now() + pause + jitter, index), ());
+        self.try_again(index, net.now(), pause);
         Ok(())
     }
 
@@ -448,6 +510,12 @@ impl Scenario<Geminio> for Fleet {
     fn turn(&mut self, net: &mut drive::Net<Geminio>, now: Instant) -> Result<Next> {
         self.go_on(net, now)
     }
+}
+
+/// Whether nobody listened at the address.
+fn is_refused(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 /// Sets the flag when a line has come on standard input. The thread ends with the process at the latest.

@@ -154,6 +154,7 @@ pub(super) fn fleet(edge: SocketAddr) -> FleetArgs {
         hold: false,
         metrics: None,
         storm: false,
+        crash: false,
         servers: vec![std::process::id()],
         pin: None,
         limit: 20.0,
