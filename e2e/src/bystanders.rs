@@ -22,7 +22,7 @@ const PACE: Duration = Duration::from_millis(2);
 /// The method of the bystanders: other services of a test do not offer it.
 const METHOD: &str = "bystander";
 /// No call may take longer than this and [`TIMES`] the worst without a gateway together.
-const UNNOTICED: Duration = Duration::from_millis(250);
+const UNNOTICED: Duration = Duration::from_secs(1);
 /// See [`UNNOTICED`]. The two are not delayed in the same moments, only about as often.
 const TIMES: u32 = 4;
 /// Nor may one take longer than this, whatever the machine does.

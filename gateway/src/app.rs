@@ -63,7 +63,13 @@ impl App {
         raise_open_files(config);
         let (authority, tokens) = gatekeeper::authority(config).context("identity")?;
         let (failed, failures) = Failures::new();
-        let follow = gatekeeper::follow(Arc::clone(&authority), tokens, CancellationToken::new(), &failed)?;
+        let follow = gatekeeper::follow(
+            Arc::clone(&authority),
+            tokens,
+            readiness.clone(),
+            CancellationToken::new(),
+            &failed,
+        )?;
         authority.announce();
         let shards = u16::try_from(config.shard_count().get()).context("too many shards")?;
         let gatekeeper = Arc::clone(&authority) as Arc<dyn Gatekeeper>;
@@ -71,7 +77,7 @@ impl App {
         let polls: Vec<mio::Poll> = (0..shards).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
         let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
         let hub = Hub::new(inboxes, Arc::clone(&shared));
-        let guests = Guests::start(config, &hub, &failed)?;
+        let guests = Guests::start(config, &hub, &readiness, &failed)?;
         let edge_tls = guests.handshake(Bound::Edge);
         let service_tls = guests.handshake(Bound::Service);
         let edges = bind(&config.edgebound.listen, Bound::Edge, edge_tls).context("edgebound.listen")?;

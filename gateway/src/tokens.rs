@@ -37,10 +37,8 @@ use crate::{
         yaml::{self, Node},
     },
     identity::grants::{Entry, Grants, IdSet, SubjectPattern, TokenHash},
+    readiness::{Degraded, Readiness},
 };
-
-/// How often the file is looked at.
-pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// About 300,000 identities.
 const MAX_FILE: u64 = 64 << 20;
@@ -163,6 +161,8 @@ pub struct TokenFile {
     path: PathBuf,
     /// Of the file as last read, good or not.
     seen: Option<(SystemTime, u64)>,
+    /// Why what was read last is not in force.
+    problem: Option<String>,
 }
 
 // === impl TokenFile ===
@@ -176,7 +176,7 @@ impl TokenFile {
         // Looked at before it is read: a change in between is then found by the next look.
         let seen = stamp(path);
         let grants = read(path)?;
-        Ok((Self { path: path.to_path_buf(), seen }, grants))
+        Ok((Self { path: path.to_path_buf(), seen, problem: None }, grants))
     }
 
     /// Reads the file again if it changed, or in any case if `force`d; `None` = it did not change, or it is wrong,
@@ -186,6 +186,7 @@ impl TokenFile {
         if now == self.seen && !force {
             return None;
         }
+        self.problem = None;
         self.seen = now;
         match read(&self.path) {
             Ok(grants) => {
@@ -194,6 +195,7 @@ impl TokenFile {
             }
             Err(error) => {
                 warn!(file = %self.path.display(), %error, "identities cannot be reloaded, the old ones stay in force");
+                self.problem = Some(error.to_string());
                 None
             }
         }
@@ -207,7 +209,7 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
 }
 
 /// Looks at the file every `every`, reads it whenever `hangup` is notified (SIGHUP), and hands what is new to `apply`,
-/// until `stop`.
+/// until `stop`. While the file is wrong, that is a note on `readiness`.
 ///
 /// # Cancel safety
 /// May be dropped at any time.
@@ -215,9 +217,11 @@ pub async fn watch(
     mut file: TokenFile,
     every: Duration,
     hangup: Arc<Notify>,
+    readiness: Readiness,
     stop: CancellationToken,
     apply: impl Fn(Grants) + Send,
 ) {
+    let mut note: Option<(String, Degraded)> = None;
     loop {
         let force = tokio::select! {
             biased;
@@ -232,6 +236,9 @@ pub async fn watch(
         });
         let Ok((same, grants)) = look.await else { return };
         file = same;
+        if note.as_ref().map(|(why, _)| why) != file.problem.as_ref() {
+            note = file.problem.clone().map(|why| (why.clone(), readiness.degraded("identities", why)));
+        }
         if let Some(grants) = grants {
             apply(grants);
         }
@@ -398,8 +405,32 @@ people: []
             stop.cancel();
         };
         // An hour: only the signal makes it look.
-        watch(file, Duration::from_secs(3600), hangup, stop.clone(), apply).await;
+        watch(file, Duration::from_secs(3600), hangup, Readiness::default(), stop.clone(), apply).await;
         assert_eq!(*seen.lock(), [4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_file_is_a_note_on_readiness_until_it_is_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.yaml");
+        fs::write(&path, "tokens: []\n").unwrap();
+        let (file, _) = TokenFile::open(&path).unwrap();
+        fs::write(&path, "tokens: nonsense\n").unwrap();
+        let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+        let watching =
+            watch(file, Duration::from_secs(5), Arc::default(), readiness.clone(), stop.clone(), drop);
+        let looking = async {
+            for wrong in [true, false] {
+                // Time is paused: it jumps to the next look whenever nothing else is left to do.
+                while readiness.report().degraded.is_empty() == wrong {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                fs::write(&path, FILE).unwrap();
+            }
+            stop.cancel();
+        };
+        tokio::join!(watching, looking);
+        assert!(readiness.is_ready());
     }
 
     #[tokio::test]
@@ -414,6 +445,7 @@ people: []
             assert_eq!(grants.len(), 4);
             stop.cancel();
         };
-        watch(file, Duration::from_millis(1), Arc::default(), stop.clone(), apply).await;
+        watch(file, Duration::from_millis(1), Arc::default(), Readiness::default(), stop.clone(), apply)
+            .await;
     }
 }

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::identity::SeededRandom;
 use crate::identity::authority::Authority;
 use crate::identity::ticket::{DEFAULT_LIFE, TicketKey};
+use crate::readiness::Readiness;
 use crate::tokens::{TokenFile, watch};
 
 /// How often the tokens file is looked at.
@@ -44,6 +45,7 @@ pub(super) fn authority(config: &Config) -> anyhow::Result<(Arc<Authority>, Opti
 pub(super) fn follow(
     authority: Arc<Authority>,
     file: Option<TokenFile>,
+    readiness: Readiness,
     stop: CancellationToken,
     failed: &Failures,
 ) -> anyhow::Result<JoinSet<()>> {
@@ -59,7 +61,7 @@ pub(super) fn follow(
     tasks.spawn(failed.clone().watch("SIGHUP", stop.clone(), hear));
     if let Some(file) = file {
         let apply = move |grants| authority.set_grants(Some(grants));
-        let part = watch(file, LOOK, hangup, stop.clone(), apply);
+        let part = watch(file, LOOK, hangup, readiness, stop.clone(), apply);
         tasks.spawn(failed.clone().watch("identities", stop, part));
     }
     Ok(tasks)

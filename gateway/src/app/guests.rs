@@ -18,6 +18,7 @@ use crate::core::message::Msg;
 use crate::core::shard::Handover;
 use crate::driver::{Accept, Foreign, Hub, Parcel};
 use crate::identity::SeededRandom;
+use crate::readiness::Readiness;
 use crate::tls::handshake::{Established, HandshakeStats, Handshakes, Incoming};
 use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
 
@@ -38,7 +39,12 @@ pub(super) struct Guests {
 
 impl Guests {
     /// Reads certificates and starts what the configuration asks for.
-    pub(super) fn start(config: &Config, hub: &Arc<Hub>, failed: &Failures) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        config: &Config,
+        hub: &Arc<Hub>,
+        readiness: &Readiness,
+        failed: &Failures,
+    ) -> anyhow::Result<Self> {
         let edges = certificates("edgebound", &config.edgebound.listen)?;
         let services = certificates("servicebound", &config.servicebound.listen)?;
         let handshakes = if edges.is_some() || services.is_some() {
@@ -58,8 +64,8 @@ impl Guests {
             None
         };
         let stop = CancellationToken::new();
-        let stores: Vec<_> = edges.iter().chain(&services).cloned().collect();
-        let watching = watch(stores, DEFAULT_INTERVAL, stop.clone());
+        let stores = edges.iter().chain(&services).cloned().collect();
+        let watching = watch(stores, DEFAULT_INTERVAL, readiness.clone(), stop.clone());
         let watching = failed.clone().watch("certificates", stop.clone(), watching);
         let watch = AbortOnDropHandle::new(Handle::current().spawn(watching));
         Ok(Self { handshakes, edges, services, bypass, stop, _watch: watch })
@@ -78,6 +84,11 @@ impl Guests {
             // A refusal is counted and closes the socket.
             handshakes.submit(Incoming { socket, role, peer, accepted, read, config, tag: bound });
         }))
+    }
+
+    /// The certificates of the listeners that speak TLS.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = &Arc<CertStore>> {
+        self.edges.iter().chain(&self.services)
     }
 
     /// How handshakes ended; none without TLS.

@@ -54,7 +54,14 @@ impl Operators {
             control = Some(listener.local_addr()?);
             let kicks = KickRule::new(config.controlplane.kick_token.clone());
             let router = control::router(Arc::new(plane.clone()), kicks, readiness);
-            let tls = certificates(config, &tasks, &stop, failed)?;
+            let certificates = certificates(config)?;
+            if let Some(store) = &certificates {
+                let stores = vec![Arc::clone(store)];
+                let part = watch(stores, DEFAULT_INTERVAL, readiness.clone(), stop.clone());
+                tasks.spawn(failed.clone().watch("certificates of the control plane", stop.clone(), part));
+                register_certificates(&metrics, vec![Arc::clone(store)]);
+            }
+            let tls = certificates.map(|store| Arc::new(move || store.current()) as TlsSource);
             let part = serve(listener, tls, router, stop.clone());
             tasks.spawn(failed.clone().watch("control plane", stop.clone(), part));
         }
@@ -94,6 +101,10 @@ pub(super) fn metrics(
     metrics.register(move || vec![tickets(&authority)]);
     if let Some(stats) = guests.handshake_stats() {
         metrics.register(move || vec![tls_handshakes(&stats)]);
+    }
+    let stores: Vec<_> = guests.certificates().cloned().collect();
+    if !stores.is_empty() {
+        register_certificates(&metrics, stores);
     }
     if let Some(bypass) = guests.bypass() {
         metrics.register(move || pipes(&bypass));
@@ -150,20 +161,23 @@ fn listen(addr: &crate::config::ListenAddr) -> anyhow::Result<TcpListener> {
     Ok(TcpListener::from_std(listener)?)
 }
 
-fn certificates(
-    config: &Config,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-    failed: &Failures,
-) -> anyhow::Result<Option<TlsSource>> {
+fn certificates(config: &Config) -> anyhow::Result<Option<Arc<CertStore>>> {
     let tls = &config.controlplane.listen.tls;
     if !tls.enable {
         return Ok(None);
     }
-    let store = Arc::new(
-        CertStore::load("controlplane", tls, &[b"h2", b"http/1.1"]).context("controlplane.listen.tls")?,
-    );
-    let part = watch(vec![Arc::clone(&store)], DEFAULT_INTERVAL, stop.clone());
-    tasks.spawn(failed.clone().watch("certificates of the control plane", stop.clone(), part));
-    Ok(Some(Arc::new(move || store.current())))
+    let store = CertStore::load("controlplane", tls, &[b"h2", b"http/1.1"]);
+    Ok(Some(Arc::new(store.context("controlplane.listen.tls")?)))
+}
+
+fn register_certificates(metrics: &Metrics, stores: Vec<Arc<CertStore>>) {
+    metrics.register(move || {
+        let help = "Changed certificate files by what became of them";
+        let family =
+            stores.iter().fold(Family::counter("frontier_certificate_reloads", help), |family, store| {
+                let row = |outcome| [("listener", store.name()), ("outcome", outcome)];
+                family.row(&row("reloaded"), store.reloads()).row(&row("broken"), store.failures())
+            });
+        vec![family]
+    });
 }

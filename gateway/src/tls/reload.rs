@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Tls,
+    readiness::{Degraded, Readiness},
     tls::server::{CertError, Files, Fingerprint, server_config},
 };
 
@@ -81,6 +82,12 @@ impl CertStore {
         })
     }
 
+    /// Which listener's they are.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// What a new connection shall use.
     #[must_use]
     pub fn current(&self) -> Arc<ServerConfig> {
@@ -137,20 +144,36 @@ fn left_out(unusable: &[(usize, CertError)]) -> BTreeSet<usize> {
     unusable.iter().map(|(index, _)| *index).collect()
 }
 
-/// Looks at the files of all stores every `every` until `stop` is cancelled.
+/// Looks at the files of all stores every `every` until `stop` is cancelled. While those of one cannot be used, that is a note on `readiness`.
 ///
 /// # Cancel safety
 /// May be dropped at any time.
-pub async fn watch(stores: Vec<Arc<CertStore>>, every: Duration, stop: CancellationToken) {
+pub async fn watch(
+    stores: Vec<Arc<CertStore>>,
+    every: Duration,
+    readiness: Readiness,
+    stop: CancellationToken,
+) {
+    let mut notes: Vec<Option<Degraded>> = stores.iter().map(|_| None).collect();
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first tick is at once, and the files were read just now.
     tick.tick().await;
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let stores = stores.clone();
-        let check = move || stores.iter().for_each(|store| drop(store.check()));
+        let looked_at = stores.clone();
+        let check = move || looked_at.iter().map(|store| store.check()).collect::<Vec<_>>();
         // A panic in there would have been logged; the next look may do better.
-        drop(tokio::task::spawn_blocking(check).await);
+        let Ok(checks) = tokio::task::spawn_blocking(check).await else { continue };
+        for ((store, note), check) in stores.iter().zip(&mut notes).zip(checks) {
+            match check {
+                Check::Unchanged => {}
+                Check::Reloaded => *note = None,
+                Check::Broken(error) => {
+                    let name = format!("certificates of {}", store.name);
+                    *note = Some(readiness.degraded(name, error.to_string()));
+                }
+            }
+        }
     }
 }
 

@@ -140,15 +140,24 @@ fn files_put_back_as_they_were_are_not_in_the_way() {
 #[tokio::test(start_paused = true)]
 async fn watching_takes_changes_until_it_is_stopped() {
     let listener = Listener::new();
-    let stop = CancellationToken::new();
-    let watching = watch(vec![Arc::clone(&listener.store)], DEFAULT_INTERVAL, stop.clone());
-    let second = listener.replace("second");
+    let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+    let stores = vec![Arc::clone(&listener.store)];
+    let watching = watch(stores, DEFAULT_INTERVAL, readiness.clone(), stop.clone());
+    listener.dir.write("a.crt", "");
     let changed = async {
         // Time is paused: it jumps to the next look whenever nothing else is left to do.
+        while readiness.report().degraded.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!((listener.store.failures(), readiness.is_ready()), (1, true));
+        let second = listener.replace("second");
         while listener.store.reloads() == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert_eq!(listener.connect().shown(), second.der);
+        while !readiness.report().degraded.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         stop.cancel();
     };
     tokio::join!(watching, changed);
