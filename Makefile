@@ -55,7 +55,7 @@ examples: ## Run the demo once (the tests of all examples are among the unit tes
 fuzz: ## Run each fuzz target for T seconds (T=60)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	@for target in $(FUZZ_TARGETS); do echo "== $$target"; \
-	  (cd fuzz && mkdir -p grown/$$target && $(CARGO) +nightly fuzz run --fuzz-dir . $$target grown/$$target corpus/$$target -- -max_total_time=$(T) -rss_limit_mb=2048) || exit 1; done
+	  (cd fuzz && mkdir -p grown/$$target && $(CARGO) +nightly fuzz run --fuzz-dir . --all-features $$target grown/$$target corpus/$$target -- -max_total_time=$(T) -rss_limit_mb=2048) || exit 1; done
 
 bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 	bench/run.sh $(if $(ROW),--row $(ROW)) --runs $(RUNS)

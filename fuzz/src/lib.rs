@@ -1,5 +1,8 @@
 //! The bodies of the fuzz targets, without the fuzzer: `wire/tests/fuzz_corpus.rs` replays the committed corpus through them in the
 //! ordinary test run. A body takes any bytes and panics when something is wrong; most read them as a [`script::Script`].
+//!
+//! The bodies of [`SESSIONS`] need more than `wire/`. Their programs and the tests of their crates take them in by path, so that nobody
+//! builds a gateway to fuzz a decoder.
 
 pub mod geminio_packets;
 pub mod geminio_session;
@@ -13,7 +16,10 @@ pub mod yamux_engine;
 /// A fuzz target: the name of its program and corpus, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target.
+/// The targets of sessions, whose bodies are not in this crate.
+pub const SESSIONS: [&str; 2] = ["gateway_session", "sdk_session"];
+
+/// Every other target.
 pub const TARGETS: [Target; 7] = [
     ("geminio_packets", geminio_packets::run),
     ("geminio_session", geminio_session::run),

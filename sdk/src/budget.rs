@@ -30,7 +30,7 @@ impl Budget {
         Some(Charge { budget: self.0.clone(), bytes })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn left(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

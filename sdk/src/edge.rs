@@ -122,7 +122,7 @@ impl Edge {
     common_methods!("Edge");
 
     /// What of `max_inbound_bytes` is not in use.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn budget_left(&self) -> usize {
         self.client.shared.budget.left()
     }

@@ -7,6 +7,8 @@
 mod hub;
 mod peer;
 #[doc(hidden)]
+pub mod pipes;
+#[doc(hidden)]
 pub mod scene;
 
 use std::time::Duration;

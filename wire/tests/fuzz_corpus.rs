@@ -24,7 +24,8 @@ fn names(dir: PathBuf) -> BTreeSet<String> {
 
 #[test]
 fn every_target_has_a_corpus_and_a_program() {
-    let targets: BTreeSet<String> = fuzz::TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let names_of_all = fuzz::TARGETS.iter().map(|(name, _)| name).chain(&fuzz::SESSIONS);
+    let targets: BTreeSet<String> = names_of_all.map(|name| (*name).to_owned()).collect();
     assert_eq!(names(corpus()), targets);
     let programs = targets.iter().map(|name| format!("{name}.rs")).collect();
     assert_eq!(names(corpus().join("../fuzz_targets")), programs);

@@ -8,7 +8,7 @@ use crate::core::exchange::Policy;
 use crate::core::{Protocols, Settings};
 use crate::tls::handshake::HandshakeSettings;
 
-/// The services that admit an edge have this part of `limits.handshake`: 8 s of 10.
+/// The services that admit an edge have so many tenths of `limits.handshake`.
 const ADMISSION_OF_TEN: u64 = 8;
 /// To reach a bypass target.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ pub struct Limits {
     /// From accept to Welcome, TLS included. Default 10 s.
     #[serde(serialize_with = "serialize_duration")]
     pub handshake: Duration,
-    /// Head of one frame. Default 16 KiB; the frame format ends at 64 KiB − 1.
+    /// Head of one operation or stream: name, headers and metadata. Default 16 KiB, which is also the most.
     pub head: ByteSize,
     /// Metadata of an edge or a stream. Default 16 KiB.
     pub meta: ByteSize,

@@ -23,9 +23,9 @@ pub struct Settings {
     pub handshake: u64,
     /// For the services that admit an edge, within `handshake`.
     pub admission: u64,
-    /// Longest head of a frame.
+    /// Longest head of an operation or stream.
     pub head: u16,
-    /// Longest meta and labels of a session together.
+    /// Longest meta of a session, and of a stream. Labels have limits of their own.
     pub meta: usize,
     /// Longest body of an operation, all fragments.
     pub body: u64,
