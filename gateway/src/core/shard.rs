@@ -9,6 +9,8 @@
 //! - `admission`: from Hello to Welcome, takeover, presence events
 //! - `awaiting`: edges that wait for a service that knows their ID
 //! - `geminio`: the same for sessions that speak geminio
+//! - `output`: what goes next on the socket of a session
+//! - `faults`: refusals, and what becomes of who breaks a rule
 //! - `lifecycle`: timers, closing, drain
 //! - `log`: the lines about sessions
 //! - `newcomers`: connections before their Hello, and places for sessions
@@ -19,12 +21,14 @@ mod admission;
 pub mod audit;
 mod awaiting;
 mod control;
+mod faults;
 mod geminio;
 mod legs;
 mod lifecycle;
 mod log;
 mod newcomers;
 mod ops;
+mod output;
 mod presence;
 mod soon;
 pub mod walks;
@@ -35,33 +39,31 @@ pub(in crate::core) use self::ops::Bodies;
 
 use std::any::Any;
 use std::collections::{BTreeSet, VecDeque};
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use frontier_wire::error::ErrorCode;
 use frontier_wire::geminio::connection::Connection as Geminio;
 use frontier_wire::geminio::limits::Limits as GeminioLimits;
 use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
 use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::{ErrorRef, GoAway, HeadError};
+use frontier_wire::native::head::HeadError;
 use frontier_wire::native::hello::Hello;
 use frontier_wire::native::limits::FrameLimits;
 use frontier_wire::native::reader::{Frame, Piece};
 use frontier_wire::sniff::{Sniff, sniff};
-use frontier_wire::yamux::{Config, StreamId};
+use frontier_wire::yamux::Config;
 use hashbrown::HashMap;
 
 use self::log::Because;
 use crate::core::complaints::Complaints;
-use crate::core::dialect::{Dialect, Protocol};
+use crate::core::dialect::Dialect;
 use crate::core::exchange::mix;
 use crate::core::identity::Subject;
 use crate::core::message::{Adopt, Batch, Body, Msg};
 use crate::core::names::Interner;
 use crate::core::registry::NameCache;
-use crate::core::session::{Greeting, Phase, Session, Stay, Step};
+use crate::core::session::{Greeting, Phase, Session, Step};
 use crate::core::shared::Shared;
 use crate::core::stats::{Refusal, Stats};
 use crate::core::table::{SessionRef, Table};
@@ -650,139 +652,6 @@ impl Shard {
         }
     }
 
-    // --- output ---
-
-    /// The next session with something to send.
-    pub fn next_dirty(&mut self) -> Option<SessionRef> {
-        while let Some(me) = self.dirty.pop_front() {
-            if let Some(session) = self.sessions.get_mut(me) {
-                session.dirty = false;
-                return Some(me);
-            }
-        }
-        None
-    }
-
-    /// Whether sessions wait to be written.
-    #[must_use]
-    pub fn has_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
-    /// Prepares what a session sends next; false if there is nothing.
-    pub fn fill(&mut self, me: SessionRef) -> bool {
-        let Some(session) = self.sessions.get_mut(me) else { return false };
-        let conn = match &mut session.conn {
-            Dialect::Native(conn) => conn,
-            Dialect::Geminio(conn) => {
-                conn.fill(WRITE_BUDGET, self.now.micros);
-                return conn.sending() > 0 && conn.wants_write(self.now.micros);
-            }
-        };
-        if conn.sending() > 0 {
-            return true;
-        }
-        let before = conn.engine().send_window(StreamId::FIRST);
-        conn.fill(WRITE_BUDGET);
-        let filled = conn.sending();
-        // A peer may keep its socket empty and yet take nothing: it has to grant window on the session stream, always.
-        let starved = filled < WRITE_BUDGET && conn.operation_bytes() > filled;
-        if !starved {
-            session.starved = 0;
-        } else if session.starved == 0 || conn.engine().send_window(StreamId::FIRST) < before {
-            session.starved = self.now.micros;
-            let at = self.now.micros + self.shared.settings.stall;
-            self.wake_at(me, at);
-        }
-        filled > 0
-    }
-
-    /// What [`Shard::fill`] prepared, at most `max` slices.
-    pub fn slices<'a>(&'a self, me: SessionRef, slices: &mut impl Extend<IoSlice<'a>>, max: usize) {
-        if let Some(session) = self.sessions.get(me) {
-            session.conn.slices(slices, max);
-        }
-    }
-
-    /// The transport took `n` bytes; `blocked` if it would take no more now.
-    pub fn written(&mut self, me: SessionRef, n: usize, blocked: bool) {
-        let Some(session) = self.sessions.get_mut(me) else { return };
-        self.stats.bytes_out.add(n as u64);
-        let reports = session.conn.written(n);
-        session.stalled = match (blocked, n, session.stalled) {
-            (false, ..) => 0,
-            (true, 0, since) if since != 0 => since,
-            (true, ..) => self.now.micros,
-        };
-        let stalled = session.stalled;
-        let now = self.now.micros;
-        let more = n > 0 || session.conn.has_more(now);
-        let done =
-            session.phase == Phase::Closing && !session.conn.wants_write(now) && session.conn.is_over();
-        let snapshot = session.service.as_ref().is_some_and(|side| side.snapshot.is_some());
-        for (stream, n) in reports {
-            self.on_stream_written(me, stream, n);
-        }
-        if snapshot {
-            self.continue_snapshot(me);
-        }
-        if done {
-            return self.remove(me);
-        }
-        if stalled != 0 {
-            self.wake_at(me, stalled + self.shared.settings.stall);
-        }
-        if more {
-            self.touch(me);
-        } else if let Some(session) = self.sessions.get_mut(me) {
-            // The outbox may be gone with what was noted in it.
-            account(&self.shared, &self.stats, session);
-        }
-    }
-
-    /// The transport can take bytes again.
-    pub fn on_writable(&mut self, me: SessionRef) {
-        let Some(session) = self.sessions.get_mut(me) else { return };
-        if session.stalled != 0 {
-            session.stalled = 0;
-            self.touch(me);
-        }
-    }
-
-    /// The transport took bytes that the core had handed over before: the peer is slow, not gone.
-    pub fn on_progress(&mut self, me: SessionRef) {
-        let now = self.now.micros;
-        if let Some(session) = self.sessions.get_mut(me)
-            && session.stalled != 0
-        {
-            session.stalled = now;
-        }
-    }
-
-    /// The peer closed its side or the connection broke.
-    pub fn on_closed(&mut self, me: SessionRef, why: &'static str) {
-        let Some(session) = self.sessions.get(me) else { return };
-        if session.phase == Phase::Closing {
-            self.remove(me);
-        } else {
-            self.note_early_end(me);
-            self.end(me, why);
-            self.remove(me);
-        }
-    }
-
-    /// The peer went away: if it has never said who it is, nothing else will tell of it.
-    fn note_early_end(&mut self, me: SessionRef) {
-        let Some(session) = self.sessions.get(me) else { return };
-        if !matches!(session.phase, Phase::New | Phase::Greeting) {
-            return;
-        }
-        self.refused(Refusal::Gone);
-        if let Some(stranger) = self.stranger(me) {
-            self.log_gone(stranger);
-        }
-    }
-
     /// The next thing the driver has to do.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -805,101 +674,6 @@ impl Shard {
     fn has_mail_room(&self, shard: u16) -> bool {
         let Some(batch) = self.posts.get(usize::from(shard)) else { return false };
         self.shared.mail(shard) + (batch.held() as u64) < self.shared.settings.inbox()
-    }
-
-    // --- refusals and faults ---
-
-    fn refused(&self, why: Refusal) {
-        self.stats.refusals[why as usize].add(1);
-    }
-
-    fn outcome(&mut self, me: SessionRef, outcome: Result<(), Fault>) {
-        if let Err(fault) = outcome {
-            self.fault(me, fault);
-        }
-    }
-
-    /// A peer broke the protocol: it is told and cut.
-    fn fault(&mut self, me: SessionRef, fault: Fault) {
-        let Some(session) = self.sessions.get_mut(me) else { return };
-        if session.phase == Phase::Closing {
-            return;
-        }
-        let (code, why) = match fault {
-            Fault::Flood => (ErrorCode::Overloaded, Refusal::Abuse),
-            _ => (ErrorCode::InvalidArgument, Refusal::Malformed),
-        };
-        let session_is_geminio = session.conn.protocol() == Protocol::Geminio;
-        let greeting = matches!(session.phase, Phase::New | Phase::Greeting | Phase::Admitting);
-        let text = fault.to_string();
-        self.refused(why);
-        if greeting && let Some(stranger) = self.stranger(me) {
-            let because = Because { reason: PROTOCOL_ERROR, code: Some(code), error: Some(&text) };
-            self.log_refused(stranger, because);
-        }
-        if session_is_geminio {
-            // It is told nothing, as in Go: what it sends cannot be relied on any more.
-            self.end_for(me, PROTOCOL_ERROR, Some(&text));
-            self.remove(me);
-        } else if greeting {
-            self.turn_away(me, code, &text, 0);
-        } else {
-            self.send_go_away(me, 0, code, &text);
-            self.end_for(me, PROTOCOL_ERROR, Some(&text));
-        }
-    }
-
-    /// Whether a line about a misbehaving peer may be written: what peers do must not fill the disk. Refusals are counted anyway.
-    fn may_complain(&mut self) -> bool {
-        self.complaints.admit(self.now.micros)
-    }
-
-    /// Answers Hello with Reject and closes.
-    fn reject(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
-        if let Some(stranger) = self.stranger(me) {
-            self.log_refused(stranger, Because { code: Some(code), ..Because::reason(text) });
-        }
-        self.turn_away(me, code, text, retry_after_ms);
-    }
-
-    /// The same without a line in the log.
-    fn turn_away(&mut self, me: SessionRef, code: ErrorCode, text: &str, retry_after_ms: u32) {
-        // Without a session stream there is nothing to say it on, and waiting for one would keep the connection.
-        if let Some(session) = self.sessions.get_mut(me)
-            && session.conn.has_session_stream()
-        {
-            let error = ErrorRef { code, text, retry_after_ms };
-            let mut head = Vec::with_capacity(error.encoded_len());
-            error.encode(&mut head);
-            session.conn.send(FrameHeader::new(FrameType::Reject, 0), &head, &[]);
-        }
-        if let Some(conn) = self.sessions.get_mut(me).and_then(|session| session.conn.geminio()) {
-            conn.reject(geminio::text(code, text), self.now.micros);
-        }
-        self.end(me, "rejected");
-    }
-
-    fn send_go_away(&mut self, me: SessionRef, reconnect_in_ms: u32, code: ErrorCode, text: &str) {
-        if let Some(session) = self.sessions.get_mut(me) {
-            let reason = Some(ErrorRef { code, text, retry_after_ms: 0 });
-            let go_away = GoAway { reconnect_in_ms, reason };
-            if code == ErrorCode::GatewayDraining && session.stay == Stay::Stays {
-                session.stay = Stay::SentAway;
-            }
-            let mut head = Vec::with_capacity(go_away.encoded_len());
-            go_away.encode(&mut head);
-            session.conn.send(FrameHeader::new(FrameType::GoAway, 0), &head, &[]);
-            self.touch(me);
-        }
-    }
-
-    /// First bytes that no codec of ours understands.
-    fn foreign(&mut self, me: SessionRef, bytes: &[u8]) {
-        let Some(session) = self.take_out(me) else { return };
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
-        self.shared.account(session.held as usize, 0);
-        let stranger = Stranger { bound: session.bound, protocol: None, id: None, addr: session.addr() };
-        self.actions.push_back(Action::Foreign { session: me, stranger, bytes: bytes.to_vec() });
     }
 
     /// What the driver did with a connection of [`Action::Foreign`].
