@@ -4,18 +4,24 @@
 //! without a gateway, at the same time and at the same pace: a caller, one who passes bytes on, and one who answers. What a call through
 //! them takes is nobody's fault; what a call through the gateway takes beyond some multiple of that is the gateway's.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 
-use crate::gateway::Gateway;
-use crate::peer::{Dial, Peer, Worker};
-use crate::wait::{SOON, pause, until};
+use crate::{
+    gateway::Gateway,
+    peer::{Dial, Peer, Worker},
+    wait::{SOON, pause, until},
+};
 
 /// Between an answer and the next call.
 const PACE: Duration = Duration::from_millis(2);

@@ -5,10 +5,12 @@ mod config;
 mod log;
 mod proc;
 
-use std::io;
-use std::net::SocketAddr;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::{
+    io,
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
 
 use anyhow::Context;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
@@ -20,9 +22,10 @@ pub use self::{
     log::{Line, Log},
     proc::Proc,
 };
-
-use crate::http;
-use crate::wait::{SOON, until};
+use crate::{
+    http,
+    wait::{SOON, until},
+};
 
 /// A gateway that runs. Dropping it kills it.
 #[derive(Debug)]

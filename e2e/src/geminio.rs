@@ -1,18 +1,22 @@
 //! A geminio client over a blocking socket: the wire crate's connection in the client's role. It drives any server of the protocol, ours
 //! or another one.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, IoSlice, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use frontier_wire::geminio::connection::{Connection, Event, Operation};
-use frontier_wire::geminio::data::{Content, Object, append_tail, decode};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::geminio::limits::Limits;
+use frontier_wire::geminio::{
+    connection::{Connection, Event, Operation},
+    data::{Content, Object, append_tail, decode},
+    dialogue::DialogueId,
+    limits::Limits,
+};
 
 /// Bytes handed to the socket at a time.
 const BUDGET: usize = 64 << 10;

@@ -1,8 +1,10 @@
 //! HTTP/1.1 as far as tests ask for metrics, probes and lists: one request per connection.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use anyhow::Context;
 

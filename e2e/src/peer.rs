@@ -10,24 +10,31 @@ mod streams;
 mod wire;
 mod worker;
 
-use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameType};
-use frontier_wire::native::hello::Welcome;
-use frontier_wire::native::proto;
-use frontier_wire::yamux::StreamId;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameType},
+        hello::Welcome,
+        proto,
+    },
+    yamux::StreamId,
+};
 
 pub use self::{
     dial::Dial,
     wire::{Closed, Event, Frame, Transport, Wire},
     worker::Worker,
 };
-
-use self::operations::{Assembly, Transfer};
-use self::streams::Streams;
+use self::{
+    operations::{Assembly, Transfer},
+    streams::Streams,
+};
 
 /// ID of the pings that are sent by themselves; their answers are not shown.
 const HEARTBEAT: u64 = u64::MAX;

@@ -8,20 +8,22 @@ mod handle;
 mod native;
 mod soak;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-pub use self::go::{Faults, Unavailable, build as build_go};
-pub use self::handle::Handle;
-
-use self::go::Process;
-use self::native::Native;
+use self::{go::Process, native::Native};
+pub use self::{
+    go::{Faults, Unavailable, build as build_go},
+    handle::Handle,
+};
 use crate::wait::SOON;
 
 /// Who plays.

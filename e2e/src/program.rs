@@ -1,15 +1,19 @@
 //! A program that talks to a person, as a process of one test: what it prints, what is typed into it, Ctrl-C.
 
-use std::ffi::OsStr;
-use std::io::Write;
-use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::{
+    ffi::OsStr,
+    io::Write,
+    path::Path,
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+};
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::gateway::Log;
-use crate::wait::{SOON, until};
+use crate::{
+    gateway::Log,
+    wait::{SOON, until},
+};
 
 /// A program that runs. Dropping it kills it.
 #[derive(Debug)]

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::bystanders::Bystanders;
-use crate::gateway::{Config, Gateway};
-use crate::wait::{SOON, until};
+use crate::{
+    bystanders::Bystanders,
+    gateway::{Config, Gateway},
+    wait::{SOON, until},
+};
 
 /// The allocator gives pages back to the system in the ten seconds after they were freed.
 const GIVEN_BACK: Duration = Duration::from_secs(20);

@@ -3,10 +3,12 @@
 use std::net::TcpStream;
 
 use anyhow::Context;
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::{Dial, Peer};
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::{Dial, Peer},
+    scene::Scene,
+    wait::{SOON, until},
+};
 use frontier_wire::error::ErrorCode;
 
 #[test]

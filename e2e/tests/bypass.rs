@@ -1,13 +1,17 @@
 //! Connections of other protocols on the edge port, piped to a server of theirs: not refused, bounded in number and in silence.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::Dial;
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::Dial,
+    scene::Scene,
+    wait::SOON,
+};
 
 /// A server that gives back what it gets until its peer ends.
 fn echo() -> anyhow::Result<SocketAddr> {

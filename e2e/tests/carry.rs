@@ -1,8 +1,10 @@
 //! The thinnest whole: one call from an edge to a service through the real binary. If this fails, begin here.
 
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::{Dial, Worker};
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::{Dial, Worker},
+    wait::SOON,
+};
 
 #[test]
 fn an_edge_calls_a_service() -> anyhow::Result<()> {

@@ -1,13 +1,17 @@
 //! Flags, environment, files, and what a start that fails says.
 
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway, binary};
-use frontier_e2e::http;
-use frontier_e2e::peer::Dial;
+use frontier_e2e::{
+    gateway::{Config, Gateway, binary},
+    http,
+    peer::Dial,
+};
 
 /// Runs the binary to its end.
 fn run(args: &[&str], envs: &[(&str, &str)]) -> anyhow::Result<(Option<i32>, String)> {

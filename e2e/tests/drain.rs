@@ -1,17 +1,22 @@
 //! The way out: edges are told first, what is in flight finishes, the exit code is 0.
 
-use std::io::Write;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway, needs_fault_points};
-use frontier_e2e::http;
-use frontier_e2e::peer::{Dial, Peer};
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::FrameType;
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::{Config, Gateway, needs_fault_points},
+    http,
+    peer::{Dial, Peer},
+    wait::{SOON, until},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{frame::FrameType, proto},
+};
 use rustix::process::Signal;
 
 fn draining(seconds: u32) -> Config {

@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use frontier_e2e::gateway::Config;
-use frontier_e2e::peer::{Closed, Dial, Incoming, Peer};
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::connection::SESSION_WINDOW;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::Config,
+    peer::{Closed, Dial, Incoming, Peer},
+    scene::Scene,
+    wait::{SOON, until},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        connection::SESSION_WINDOW,
+        frame::{Flags, FrameHeader, FrameType},
+        proto,
+    },
+};
 use prost::Message;
 
 /// Few control frames: a flood is over it at once, whatever the machine.

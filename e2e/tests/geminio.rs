@@ -1,23 +1,33 @@
 //! Peers of the Go system's protocol against the real gateway: among themselves, with native ones, and when they misbehave.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::geminio::Client;
-use frontier_e2e::peer::{Dial, Incoming, Worker};
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::Event;
-use frontier_wire::geminio::data::{Content, decode, split_tail};
-use frontier_wire::native::frame::FrameType;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    geminio::Client,
+    peer::{Dial, Incoming, Worker},
+    scene::Scene,
+    wait::{SOON, until},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{
+        connection::Event,
+        data::{Content, decode, split_tail},
+    },
+    native::frame::FrameType,
+};
 use rustix::process::Signal;
 
 /// A geminio edge; nobody grants its wish unless a service does.

@@ -1,9 +1,11 @@
 //! Tokens: who may come in, and under which ID.
 
 use anyhow::Context;
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::{Dial, Refusal};
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::{Dial, Refusal},
+    wait::{SOON, until},
+};
 use frontier_wire::error::ErrorCode;
 use rustix::process::Signal;
 

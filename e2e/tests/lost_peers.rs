@@ -1,17 +1,20 @@
 //! Peers that vanish without a word, and a gateway that has no room for more.
 
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Line};
-use frontier_e2e::http;
-use frontier_e2e::peer::{Dial, Peer};
-use frontier_e2e::proxy::Proxy;
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::{Config, Line},
+    http,
+    peer::{Dial, Peer},
+    proxy::Proxy,
+    scene::Scene,
+    wait::{SOON, until},
+};
+use frontier_wire::{error::ErrorCode, native::proto};
 use prost::Message;
 
 /// Silence after which a peer is gone, at the shortest heartbeat: two and a half of them.

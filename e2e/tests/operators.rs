@@ -1,15 +1,14 @@
 //! The control plane and the admin port of a gateway with real sessions.
 
-use std::collections::BTreeSet;
-use std::io::Write;
-use std::net::TcpStream;
-use std::time::Duration;
+use std::{collections::BTreeSet, io::Write, net::TcpStream, time::Duration};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::http::{self, Answer};
-use frontier_e2e::peer::{Dial, Peer};
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    http::{self, Answer},
+    peer::{Dial, Peer},
+    wait::{SOON, until},
+};
 use frontier_wire::error::ErrorCode;
 use serde_json::Value;
 

@@ -1,9 +1,11 @@
 //! A panic while a session is handled: the end of that session and of nobody else.
 
-use frontier_e2e::gateway::{Config, needs_fault_points};
-use frontier_e2e::peer::Dial;
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    gateway::{Config, needs_fault_points},
+    peer::Dial,
+    scene::Scene,
+    wait::SOON,
+};
 use frontier_wire::native::frame::FrameType;
 
 /// Handling a call of this method panics.

@@ -1,15 +1,23 @@
 //! Who is online, under which ID, and who hears of it.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::{Dial, Peer, Refusal, Wire};
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameType};
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::{Dial, Peer, Refusal, Wire},
+    wait::{SOON, until},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameType},
+        proto,
+    },
+};
 use prost::Message;
 
 /// A peer cut by takeover is gone within a second, plus what a machine under load may add.

@@ -1,17 +1,22 @@
 //! The SDK against the real gateway when something ends: a crash, a drain, a takeover.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use frontier::{Edge, ErrorCode, Request, Service, State};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    wait::SOON,
+};
 use rustix::process::Signal;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 /// Gateways that know each other's tickets.
 fn config() -> Config {

@@ -1,16 +1,21 @@
 //! Several instances, pools of connections, several shards, and a service that is restarted under load.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::http;
-use frontier_e2e::peer::{Answer, Dial, Incoming, Peer, Worker};
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::FrameType;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    http,
+    peer::{Answer, Dial, Incoming, Peer, Worker},
+    wait::{SOON, until},
+};
+use frontier_wire::{error::ErrorCode, native::frame::FrameType};
 
 /// Answers every call with a word of its own.
 fn answering(peer: Peer, word: &'static str) -> Worker {

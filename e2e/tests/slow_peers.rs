@@ -1,17 +1,25 @@
 //! Peers that take their time: in the handshake, in reading, in answering.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::Config;
-use frontier_e2e::peer::{Dial, Incoming, Peer, Refusal};
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::{SOON, pause, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::Config,
+    peer::{Dial, Incoming, Peer, Refusal},
+    scene::Scene,
+    wait::{SOON, pause, until},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{FrameHeader, FrameType},
+        proto,
+    },
+};
 
 /// What a machine under load may add to a limit of one second.
 const LATE: Duration = Duration::from_secs(5);

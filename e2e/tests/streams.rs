@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::{Dial, Peer, Worker};
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::SOON;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::proto;
-use frontier_wire::yamux::StreamId;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::{Dial, Peer, Worker},
+    scene::Scene,
+    wait::SOON,
+};
+use frontier_wire::{error::ErrorCode, native::proto, yamux::StreamId};
 
 /// Enough for many windows.
 const MANY: usize = 8 << 20;

@@ -1,20 +1,23 @@
 //! TLS and mutual TLS on the ports of edges and services; certificates that change; what is not TLS.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::certs::{Authority, Leaf, NAME};
-use frontier_e2e::gateway::{Config, Gateway, Line, binary};
-use frontier_e2e::peer::{Dial, Peer, Wire, Worker};
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    certs::{Authority, Leaf, NAME},
+    gateway::{Config, Gateway, Line, binary},
+    peer::{Dial, Peer, Wire, Worker},
+    wait::{SOON, until},
+};
 use frontier_wire::error::ErrorCode;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -2,17 +2,25 @@
 //!
 //! Every test has two shards and an edge on each, so that a body crosses from one shard to the other as well as not.
 
-use std::sync::{Arc, Barrier};
-use std::thread;
-use std::time::Duration;
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::peer::{Dial, Incoming, Peer, Worker};
-use frontier_e2e::wait::{SOON, until};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameType, INITIAL_CREDIT};
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    peer::{Dial, Incoming, Peer, Worker},
+    wait::{SOON, until},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameType, INITIAL_CREDIT},
+        proto,
+    },
+};
 use parking_lot::Mutex;
 use prost::Message;
 

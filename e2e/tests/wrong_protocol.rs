@@ -1,17 +1,25 @@
 //! What is not the native protocol, or breaks its rules, is told so and closed at once; others notice nothing.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Line};
-use frontier_e2e::peer::{Dial, Event, Frame, Incoming, Refusal, Wire};
-use frontier_e2e::scene::Scene;
-use frontier_e2e::wait::SOON;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::proto;
+use frontier_e2e::{
+    gateway::{Config, Line},
+    peer::{Dial, Event, Frame, Incoming, Refusal, Wire},
+    scene::Scene,
+    wait::SOON,
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType},
+        proto,
+    },
+};
 use prost::Message;
 
 /// A handshake that nobody waits for: what is refused here is refused at once and not by this timer.

@@ -246,7 +246,7 @@ fn frame(session: bool, script: &mut Script<'_>, noise: &mut Noise, out: &mut Ve
             _ => encode_error_reply(&mut head, ErrorCode::Application, "no"),
         },
         FrameType::Register | FrameType::Unregister => {
-            Names::encode(&mut head, [name(script)].into_iter(), [name(script)].into_iter());
+            Names::encode(&mut head, [name(script)], [name(script)]);
         }
         FrameType::Credit | FrameType::Cancel => Credit { bytes: script.u32() >> 8 }.encode(&mut head),
         FrameType::GoAway => GoAway { reconnect_in_ms: script.u8().into(), reason: None }.encode(&mut head),

@@ -1,8 +1,10 @@
 //! Connections of geminio. A script begins with what runs it: a connection of either role against a hostile peer, or two connections joined
 //! by a link that delivers any number of bytes at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use frontier_wire::geminio::{

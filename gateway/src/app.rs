@@ -10,27 +10,27 @@ mod operators;
 mod parts;
 mod settings;
 
-use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Instant,
+};
 
 use anyhow::Context;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::guests::Guests;
-use self::operators::Operators;
-use self::parts::Failures;
-use crate::config::{Config, Listen};
-use crate::core::identity::Gatekeeper;
-use crate::core::{Bound, Shard, Shared};
-use crate::driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning};
-use crate::plane::Plane;
-use crate::readiness::Readiness;
-use crate::telemetry::Telemetry;
+use self::{guests::Guests, operators::Operators, parts::Failures};
+use crate::{
+    config::{Config, Listen},
+    core::{Bound, Shard, Shared, identity::Gatekeeper},
+    driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning},
+    plane::Plane,
+    readiness::Readiness,
+    telemetry::Telemetry,
+};
 
 /// A running gateway.
 pub struct App {

@@ -31,8 +31,7 @@ use tower::ServiceExt as _;
 
 pub use self::kick::KickRule;
 use self::{api::Api, guard::Guard};
-use crate::core::names::NameSet;
-use crate::readiness::Readiness;
+use crate::{core::names::NameSet, readiness::Readiness};
 
 /// Requests handled at once. Most are answered within a millisecond; lists of a million edges take a good part of a
 /// second, and of those only [`list::SCANS`] run at once.

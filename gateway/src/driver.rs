@@ -16,30 +16,38 @@ mod conns;
 mod inbox;
 mod listener;
 
-use std::any::Any;
-use std::collections::VecDeque;
-use std::io;
-use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    any::Any,
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-use mio::event::Source;
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, event::Source};
 
-pub use self::inbox::{Hub, Inbox};
-pub use self::listener::{Accept, Listener};
-use self::listener::{Accepted, Then};
-
-use self::conn::{Conn, Io, Outcome};
-use self::conns::Conns;
-use crate::core::identity::Subject;
-use crate::core::message::{Adopt, Batch, Msg};
-use crate::core::shard::{Action, Handover, Moved, Shard};
-use crate::core::stats::Refusal;
-use crate::core::table::SessionRef;
-use crate::core::{Bound, Now};
-use crate::tls::io::{TlsIo, TlsScratch};
+use self::{
+    conn::{Conn, Io, Outcome},
+    conns::Conns,
+    listener::{Accepted, Then},
+};
+pub use self::{
+    inbox::{Hub, Inbox},
+    listener::{Accept, Listener},
+};
+use crate::{
+    core::{
+        Bound, Now,
+        identity::Subject,
+        message::{Adopt, Batch, Msg},
+        shard::{Action, Handover, Moved, Shard},
+        stats::Refusal,
+        table::SessionRef,
+    },
+    tls::io::{TlsIo, TlsScratch},
+};
 
 /// Token of the inbox's waker.
 const WAKE: Token = Token(usize::MAX);

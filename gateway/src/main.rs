@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use frontier_gateway::app::App;
-use frontier_gateway::cli::{self, Cli};
-use frontier_gateway::config::{self, Environment};
-use frontier_gateway::telemetry;
+use frontier_gateway::{
+    app::App,
+    cli::{self, Cli},
+    config::{self, Environment},
+    telemetry,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Less memory per idle connection than the system's allocator, and freed pages go back in the background.

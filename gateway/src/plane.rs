@@ -1,22 +1,29 @@
 //! The running shards as the control plane and the metrics see them: questions go in as messages, answers come back by channel.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use frontier_wire::error::ErrorCode;
 use tokio::sync::oneshot;
 
-use crate::control::{DataPlane, EdgeRow, NotOnline, Scan, ServiceRow};
-use crate::core::api::{Page, ServiceView, View};
-use crate::core::card::EdgeCard;
-use crate::core::dialect::Protocol;
-use crate::core::message::{Msg, ScanReply};
-use crate::core::stats::{OpKind, Outcomes, Refusal, Stats, Times};
-use crate::core::{Bound, SessionRef, Shared};
-use crate::driver::Hub;
-use crate::metrics::{
-    DataPlaneSnapshot, DataPlaneStats, Latency, OperationKind, OperationSnapshot, SessionCount, ShardSnapshot,
+use crate::{
+    control::{DataPlane, EdgeRow, NotOnline, Scan, ServiceRow},
+    core::{
+        Bound, SessionRef, Shared,
+        api::{Page, ServiceView, View},
+        card::EdgeCard,
+        dialect::Protocol,
+        message::{Msg, ScanReply},
+        stats::{OpKind, Outcomes, Refusal, Stats, Times},
+    },
+    driver::Hub,
+    metrics::{
+        DataPlaneSnapshot, DataPlaneStats, Latency, OperationKind, OperationSnapshot, SessionCount,
+        ShardSnapshot,
+    },
 };
 
 /// See the module documentation.

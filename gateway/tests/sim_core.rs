@@ -25,8 +25,10 @@ mod sessions;
 mod streams;
 
 use frontier_gateway::core::Settings;
-use frontier_wire::native::frame::FrameType;
-use frontier_wire::native::head::{CallBuilder, Credit, ErrorRef, Names};
+use frontier_wire::native::{
+    frame::FrameType,
+    head::{CallBuilder, Credit, ErrorRef, Names},
+};
 
 const MILLI: u64 = 1_000;
 const SECOND: u64 = 1_000_000;

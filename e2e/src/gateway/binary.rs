@@ -1,9 +1,11 @@
 //! Which binary is tested: `FRONTIER_BIN`, or the one that cargo builds from this tree with the profile of the tests. Either has fault
 //! points (feature `testing` of the gateway), or the tests that need them fail.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
 
 use anyhow::Context;
 

@@ -1,10 +1,12 @@
 //! The log of a process under test: its lines as they come, and waiting for one.
 
-use std::fmt;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::{Condvar, Mutex};
 use serde_json::Value;

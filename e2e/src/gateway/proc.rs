@@ -1,8 +1,6 @@
 //! What the kernel knows of a process.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::Context;
 

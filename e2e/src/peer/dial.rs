@@ -1,12 +1,13 @@
 //! Connecting as an edge or a service.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
-use frontier_wire::native::frame::{Flags, FrameType};
-use frontier_wire::native::hello::Welcome;
-use frontier_wire::native::proto;
+use frontier_wire::native::{
+    frame::{Flags, FrameType},
+    hello::Welcome,
+    proto,
+};
 use prost::Message;
 
 use super::{Event, Peer, Refusal, Wire};

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME};
-use frontier_wire::native::proto;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME},
+        proto,
+    },
+};
 use prost::Message;
 
 use super::{Answer, Frame, Incoming, Peer, Refusal, error};

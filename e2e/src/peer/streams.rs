@@ -1,16 +1,19 @@
 //! User streams of a peer.
 
-use std::collections::HashMap;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME};
-use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::native::proto;
-use frontier_wire::native::reader::FrameReader;
-use frontier_wire::yamux::StreamId;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME},
+        limits::FrameLimits,
+        proto,
+        reader::FrameReader,
+    },
+    yamux::StreamId,
+};
 use prost::Message;
 
 use super::{Frame, Incoming, Peer, Refusal, error};

@@ -1,20 +1,25 @@
 //! A connection that sends and shows single frames, and raw bytes where a test wants to be wrong.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{self, IoSlice, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
-use frontier_wire::native::connection::{self, Connection, Input};
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::yamux::{Config, StreamId};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use frontier_wire::{
+    native::{
+        connection::{self, Connection, Input},
+        frame::{Flags, FrameHeader, FrameType},
+        limits::FrameLimits,
+    },
+    yamux::{Config, StreamId},
+};
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 use crate::certs::NAME;
 

@@ -1,7 +1,6 @@
 //! An edge, a service or a stream of a player, with the commands that a scenario gives to it.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::ensure;
 

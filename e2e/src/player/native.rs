@@ -1,28 +1,34 @@
 //! Edges and services made with our SDK, played by the same commands as the Go peers.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
 use frontier::{
     Edge, EdgeInfo, Error, ErrorCode, Message, Reconnect, Reply, Request, Service, State, Stream, TlsOptions,
 };
-use futures::future::{BoxFuture, FutureExt};
-use futures::stream::StreamExt;
+use futures::{
+    future::{BoxFuture, FutureExt},
+    stream::StreamExt,
+};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::runtime::Runtime;
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Runtime,
+    sync::{Mutex as AsyncMutex, oneshot},
+    time::{sleep, timeout},
+};
 
-use super::soak::soak;
-use super::{Command, Events, Payload, Told};
-use crate::certs;
-use crate::proxy::Proxy;
+use super::{Command, Events, Payload, Told, soak::soak};
+use crate::{certs, proxy::Proxy};
 
 /// How long one of several operations on a stream keeps the others waiting.
 const SLICE: Duration = Duration::from_millis(2);

@@ -3,16 +3,20 @@
 //!
 //! Services offer the method `echo-<name>`, take the topic `topic-<name>` and echo streams; edges offer `echo`.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use frontier::{Edge, Error, ErrorCode, Message, Peer, Reconnect, Request, Service, Stream};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use super::{Command, Events, Payload, Told};
 

@@ -1,20 +1,26 @@
 //! Connections: how they end, and what comes after.
 
-use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::certs::Authority;
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::http;
-use frontier_e2e::player::{Command, Handle, Kind};
-use frontier_e2e::proxy::Proxy;
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    certs::Authority,
+    gateway::{Config, Gateway},
+    http,
+    player::{Command, Handle, Kind},
+    proxy::Proxy,
+    wait::{SOON, until},
+};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::same;
-use crate::stage::{Scenario, Stage, all, kinds, sides, told};
+use crate::{
+    same,
+    stage::{Scenario, Stage, all, kinds, sides, told},
+};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("idle peers stay, dead ones go", alone, heartbeats),

@@ -17,8 +17,10 @@ mod table;
 
 use std::process::ExitCode;
 
-use frontier_e2e::gateway;
-use frontier_e2e::player::{Unavailable, build_go};
+use frontier_e2e::{
+    gateway,
+    player::{Unavailable, build_go},
+};
 
 use self::stage::Scenario;
 

@@ -1,11 +1,15 @@
 //! Messages, both ways.
 
 use anyhow::ensure;
-use frontier_e2e::player::{Command, Handle, Payload};
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    player::{Command, Handle, Payload},
+    wait::SOON,
+};
 
-use crate::same;
-use crate::stage::{Scenario, Stage, all, told};
+use crate::{
+    same,
+    stage::{Scenario, Stage, all, told},
+};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("a message is over when its receiver says so", all, settled),

@@ -1,15 +1,18 @@
 //! Who is who, who may come in, and who hears of it.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::ensure;
-use frontier_e2e::gateway::Config;
-use frontier_e2e::player::{Command, Kind};
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    gateway::Config,
+    player::{Command, Kind},
+    wait::SOON,
+};
 
-use crate::same;
-use crate::stage::{Scenario, Stage, all};
+use crate::{
+    same,
+    stage::{Scenario, Stage, all},
+};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("a service gives IDs and hears who comes and goes", all, heard),

@@ -1,14 +1,18 @@
 //! Everybody does everything at once for a while, and leaves at any moment. `FRONTIER_SOAK_SECONDS` says for how long.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use frontier_e2e::bystanders::Bystanders;
-use frontier_e2e::gateway::Config;
-use frontier_e2e::player::{Command, Faults, Kind, Player};
-use frontier_e2e::wait::until;
+use frontier_e2e::{
+    bystanders::Bystanders,
+    gateway::Config,
+    player::{Command, Faults, Kind, Player},
+    wait::until,
+};
 
 use crate::stage::{Scenario, Stage};
 

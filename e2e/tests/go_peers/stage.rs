@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::http;
-use frontier_e2e::player::{Command, Handle, Kind, Payload, Pending, Player};
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    http,
+    player::{Command, Handle, Kind, Payload, Pending, Player},
+    wait::{SOON, until},
+};
 use serde_json::Value;
 
 /// A story that pairs of players tell.

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use frontier_e2e::player::{Command, Handle, Kind, Payload};
-use frontier_e2e::wait::SOON;
+use frontier_e2e::{
+    player::{Command, Handle, Kind, Payload},
+    wait::SOON,
+};
 
-use crate::same;
-use crate::stage::{Scenario, Stage, all, told};
+use crate::{
+    same,
+    stage::{Scenario, Stage, all, told},
+};
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario::new("a stream carries bytes both ways", all, bytes),

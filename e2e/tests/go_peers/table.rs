@@ -1,8 +1,10 @@
 //! Runs scenarios with all their pairs, several at a time, and prints what became of each.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
 use frontier_e2e::player::Kind;

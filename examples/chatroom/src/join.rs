@@ -1,17 +1,16 @@
 //! A member: shows what is said, says what is typed.
 
-use std::io::BufRead;
-use std::thread;
+use std::{io::BufRead, thread};
 
 use anyhow::Context;
 use frontier::{Edge, Error, ErrorCode, State, StateWatch};
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
-use crate::name::Name;
-use crate::out::say;
-use crate::{META, SAY, WHO, printable};
+use crate::{META, SAY, WHO, name::Name, out::say, printable};
 
 /// Lines typed ahead; more wait in the terminal.
 const TYPED: usize = 16;

@@ -1,7 +1,6 @@
 //! Names of members.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use frontier::EdgeInfo;
 

@@ -1,24 +1,27 @@
 //! The room: hears who comes and goes, and passes on what members say.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use frontier::{EdgeId, EdgeInfo, Error, ErrorCode, Message, Request, Service, State};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::{
+    runtime::Handle,
+    select,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::sleep,
+};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::members::{Changes, Members};
-use crate::name::Name;
-use crate::out::say;
-use crate::{HEAR, SAY, WHO, printable};
+use crate::{
+    HEAR, SAY, WHO,
+    members::{Changes, Members},
+    name::Name,
+    out::say,
+    printable,
+};
 
 /// Lines that wait for a member. One who does not keep up misses what comes beyond.
 const BACKLOG: usize = 64;

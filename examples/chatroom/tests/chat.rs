@@ -1,9 +1,11 @@
 //! The chat with the real gateway, as people at terminals see it.
 
 use anyhow::ensure;
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::program::Program;
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    program::Program,
+    wait::{SOON, until},
+};
 
 const CHATROOM: &str = env!("CARGO_BIN_EXE_chatroom");
 

@@ -1,20 +1,28 @@
 //! The edges of the demo.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use aws_lc_rs::digest::{self, SHA256};
 use frontier::{Edge, Request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+    time::sleep,
+};
 
-use crate::counters::Counters;
-use crate::out::say;
-use crate::service::{AFTER_MISTAKE, META};
+use crate::{
+    counters::Counters,
+    out::say,
+    service::{AFTER_MISTAKE, META},
+};
 
 /// Calls of one edge under way.
 const IN_FLIGHT: usize = 8;

@@ -1,13 +1,17 @@
 //! The gateway as a child process.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow, bail};
-use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
 
 /// How long it may take to listen.
 const START: Duration = Duration::from_secs(15);

@@ -6,19 +6,27 @@ mod gateway;
 mod out;
 mod service;
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::Parser;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
-use self::counters::Counters;
-use self::gateway::{Gateway, memory_kib};
-use self::out::say;
+use self::{
+    counters::Counters,
+    gateway::{Gateway, memory_kib},
+    out::say,
+};
 
 /// Edges of the show.
 const EDGES: usize = 3;

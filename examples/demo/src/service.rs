@@ -1,18 +1,16 @@
 //! The service of the demo.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use anyhow::Context;
 use aws_lc_rs::digest::{self, SHA256};
 use frontier::{Error, ErrorCode, Request, Service};
-use tokio::io::AsyncWriteExt;
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::{io::AsyncWriteExt, task::JoinSet, time::sleep};
 
-use crate::counters::Counters;
-use crate::out::say;
+use crate::{counters::Counters, out::say};
 
 /// How the meta of the show's own edges begins.
 pub(crate) const META: &str = "demo edge ";

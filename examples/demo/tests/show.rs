@@ -1,15 +1,14 @@
 //! The show with somebody in it who spoils it: it must say so and fail.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::binary;
-use frontier_e2e::peer::{Dial, Incoming, Worker};
-use frontier_e2e::program::Program;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::FrameType;
+use frontier_e2e::{
+    gateway::binary,
+    peer::{Dial, Incoming, Worker},
+    program::Program,
+};
+use frontier_wire::{error::ErrorCode, native::frame::FrameType};
 use tempfile::TempDir;
 
 const DEMO: &str = env!("CARGO_BIN_EXE_frontier-demo");

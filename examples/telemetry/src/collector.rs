@@ -4,15 +4,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use frontier::{EdgeId, ErrorCode, Message, Service};
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
 
-use crate::out::say;
-use crate::reading::{LOAD, METRICS, Reading};
-use crate::window::{Span, Summary, Windows};
-use crate::{READINGS, SET_INTERVAL};
+use crate::{
+    READINGS, SET_INTERVAL,
+    out::say,
+    reading::{LOAD, METRICS, Reading},
+    window::{Span, Summary, Windows},
+};
 
 /// How long an edge may take to be tuned.
 const TUNING: Duration = Duration::from_secs(3);

@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use frontier::{Edge, Error, ErrorCode, Request};
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::timeout,
+};
 
-use crate::machine::Machine;
-use crate::out::say;
-use crate::reading::{Reading, one_word};
-use crate::{READINGS, SET_INTERVAL};
+use crate::{
+    READINGS, SET_INTERVAL,
+    machine::Machine,
+    out::say,
+    reading::{Reading, one_word},
+};
 
 /// How often the machine is read until a service says otherwise.
 const START: Duration = Duration::from_secs(1);

@@ -1,7 +1,9 @@
 //! What `/proc` says of this machine.
 
-use std::fs;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 

@@ -1,7 +1,9 @@
 //! The readings of the last while, by edge.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use frontier::EdgeId;
 

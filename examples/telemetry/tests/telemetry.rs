@@ -1,9 +1,11 @@
 //! Telemetry with the real gateway: what the collector's table shows, and that edges are tuned by their load.
 
 use anyhow::{Context, ensure};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::program::Program;
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    program::Program,
+    wait::{SOON, until},
+};
 
 const TELEMETRY: &str = env!("CARGO_BIN_EXE_telemetry");
 const METRICS: [&str; 5] = ["load", "cpu %", "memory %", "in KiB/s", "out KiB/s"];

@@ -1,21 +1,24 @@
 //! The edge: dials what it may for those who open streams to it.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use frontier::{Edge, Error, ErrorCode, IncomingStream};
-use tokio::net::TcpStream;
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::{
+    net::TcpStream,
+    select,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::carry::{Carried, carry};
-use crate::out::say;
-use crate::target::{Pattern, Target};
-use crate::{META, STREAM};
+use crate::{
+    META, STREAM,
+    carry::{Carried, carry},
+    out::say,
+    target::{Pattern, Target},
+};
 
 /// How long dialling a target may take: shorter than a listener waits, so that it hears why.
 const DIAL: Duration = Duration::from_secs(10);

@@ -4,10 +4,11 @@ use std::io;
 
 use anyhow::{Context, anyhow, bail};
 use frontier::Stream;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
-use tokio::select;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest},
+    net::{TcpStream, tcp::ReadHalf},
+    select,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that one connection holds per direction. Beyond these, who reads slowly slows who writes: TCP's windows on either side and the

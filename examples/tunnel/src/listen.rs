@@ -1,22 +1,24 @@
 //! The service: takes TCP connections and carries each to the agent's target.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use frontier::{EdgeId, EdgeInfo, Service, Stream};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::select;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    select,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::carry::{Carried, carry};
-use crate::out::say;
-use crate::target::Target;
-use crate::{META, STREAM};
+use crate::{
+    META, STREAM,
+    carry::{Carried, carry},
+    out::say,
+    target::Target,
+};
 
 /// When no connection can be accepted, such as without a free descriptor: time for others to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,7 +1,6 @@
 //! What is dialled behind an agent, and what the agent allows.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 /// A host, by name or address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

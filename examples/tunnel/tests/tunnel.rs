@@ -1,16 +1,20 @@
 //! The tunnel with the real gateway: real programs through it, and everything TCP can say.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
-use frontier_e2e::gateway::{Config, Gateway};
-use frontier_e2e::program::Program;
-use frontier_e2e::wait::{SOON, until};
+use frontier_e2e::{
+    gateway::{Config, Gateway},
+    program::Program,
+    wait::{SOON, until},
+};
 
 const TUNNEL: &str = env!("CARGO_BIN_EXE_tunnel");
 

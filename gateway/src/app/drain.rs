@@ -5,15 +5,15 @@
 //!         ─▶ what is in flight finishes ─▶ edges that are left are cut ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
 //! ```
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::App;
-use crate::core::Bound;
-use crate::core::message::Msg;
-use crate::driver::Parcel;
+use crate::{
+    core::{Bound, message::Msg},
+    driver::Parcel,
+};
 
 /// How often it is looked whether sessions are gone.
 const LOOK: Duration = Duration::from_millis(50);

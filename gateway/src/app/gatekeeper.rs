@@ -1,21 +1,26 @@
 //! The authority that answers the core's questions about identities.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::Failures;
-use crate::config::Config;
-use crate::identity::SeededRandom;
-use crate::identity::authority::Authority;
-use crate::identity::ticket::{DEFAULT_LIFE, TicketKey};
-use crate::readiness::Readiness;
-use crate::tokens::{TokenFile, watch};
+use crate::{
+    config::Config,
+    identity::{
+        SeededRandom,
+        authority::Authority,
+        ticket::{DEFAULT_LIFE, TicketKey},
+    },
+    readiness::Readiness,
+    tokens::{TokenFile, watch},
+};
 
 /// How often the tokens file is looked at.
 const LOOK: Duration = Duration::from_secs(5);

@@ -1,26 +1,28 @@
 //! Connections that do not go straight to a shard: TLS handshakes first, and other protocols on the edge port for good.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::parts::Failures;
-use super::settings;
-use crate::bypass::{Bypass, Bypassed};
-use crate::config::{Config, Listen};
-use crate::core::Bound;
-use crate::core::message::Msg;
-use crate::core::shard::Handover;
-use crate::driver::{Accept, Foreign, Hub, Parcel};
-use crate::identity::SeededRandom;
-use crate::readiness::Readiness;
-use crate::tls::handshake::{Established, HandshakeStats, Handshakes, Incoming};
-use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
+use super::{parts::Failures, settings};
+use crate::{
+    bypass::{Bypass, Bypassed},
+    config::{Config, Listen},
+    core::{Bound, message::Msg, shard::Handover},
+    driver::{Accept, Foreign, Hub, Parcel},
+    identity::SeededRandom,
+    readiness::Readiness,
+    tls::{
+        handshake::{Established, HandshakeStats, Handshakes, Incoming},
+        reload::{CertStore, DEFAULT_INTERVAL, watch},
+    },
+};
 
 /// What handshakes and pipes get to end in.
 const PATIENCE: Duration = Duration::from_secs(1);

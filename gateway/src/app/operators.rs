@@ -1,29 +1,36 @@
 //! The ports of operators: the control plane, and health and metrics.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::guests::Guests;
-use super::parts::Failures;
-use crate::admin::Admin;
-use crate::bypass::Bypass;
-use crate::config::Config;
-use crate::control::serve::{TlsSource, serve};
-use crate::control::{self, KickRule};
-use crate::identity::authority::Authority;
-use crate::identity::ticket::TicketError;
-use crate::metrics::{Family, Metrics};
-use crate::plane::Plane;
-use crate::readiness::Readiness;
-use crate::telemetry::Telemetry;
-use crate::tls::handshake::{HandshakeStats, Outcome};
-use crate::tls::reload::{CertStore, DEFAULT_INTERVAL, watch};
+use super::{guests::Guests, parts::Failures};
+use crate::{
+    admin::Admin,
+    bypass::Bypass,
+    config::Config,
+    control::{
+        self, KickRule,
+        serve::{TlsSource, serve},
+    },
+    identity::{authority::Authority, ticket::TicketError},
+    metrics::{Family, Metrics},
+    plane::Plane,
+    readiness::Readiness,
+    telemetry::Telemetry,
+    tls::{
+        handshake::{HandshakeStats, Outcome},
+        reload::{CertStore, DEFAULT_INTERVAL, watch},
+    },
+};
 
 /// See the module documentation.
 pub(super) struct Operators {

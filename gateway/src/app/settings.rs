@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::bypass::BypassSettings;
-use crate::config::{Config, HashBy, Listen, Protocol};
-use crate::core::exchange::Policy;
-use crate::core::{Protocols, Settings};
-use crate::tls::handshake::HandshakeSettings;
+use crate::{
+    bypass::BypassSettings,
+    config::{Config, HashBy, Listen, Protocol},
+    core::{Protocols, Settings, exchange::Policy},
+    tls::handshake::HandshakeSettings,
+};
 
 /// The services that admit an edge have so many tenths of `limits.handshake`.
 const ADMISSION_OF_TEN: u64 = 8;

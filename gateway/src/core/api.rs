@@ -1,11 +1,8 @@
 //! What the control plane sees of sessions. A shard only hands out what it has anyway; whoever asked reads, filters and copies.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use crate::core::card::EdgeCard;
-use crate::core::names::NameSet;
-use crate::core::table::SessionRef;
+use crate::core::{card::EdgeCard, names::NameSet, table::SessionRef};
 
 /// An edge that is online.
 #[derive(Clone, Debug)]

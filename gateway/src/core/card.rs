@@ -1,9 +1,11 @@
 //! What is known of an edge. A million of these are held, so a card is packed: an address without what only local links need, a short
 //! meta in place, and labels only where there are any.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use smallvec::SmallVec;
 

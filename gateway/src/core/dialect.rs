@@ -6,12 +6,11 @@
 use std::io::IoSlice;
 
 use bytes::Bytes;
-use frontier_wire::geminio::connection::Connection as Geminio;
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::native::connection::Connection;
-use frontier_wire::native::frame::FrameHeader;
-use frontier_wire::native::outbox::FlowKey;
-use frontier_wire::yamux::StreamId;
+use frontier_wire::{
+    geminio::{connection::Connection as Geminio, dialogue::DialogueId},
+    native::{connection::Connection, frame::FrameHeader, outbox::FlowKey},
+    yamux::StreamId,
+};
 use smallvec::SmallVec;
 
 use crate::core::message::LegId;

@@ -2,23 +2,19 @@
 //!
 //! Everything owns its bytes: large bodies travel by reference, small ones are copied into the batch's arena by the sender.
 
-use std::any::Any;
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use bytes::Bytes;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::time::Time;
-use frontier_wire::native::frame::Flags;
-use frontier_wire::native::head::Sender;
-use frontier_wire::yamux::StreamId;
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::time::Time,
+    native::{frame::Flags, head::Sender},
+    yamux::StreamId,
+};
 
-use crate::core::Bound;
-use crate::core::api::Page;
-use crate::core::card::EdgeCard;
-use crate::core::dialect::Protocol;
-use crate::core::shard::Moved;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use crate::core::{
+    Bound, api::Page, card::EdgeCard, dialect::Protocol, shard::Moved, stats::OpKind, table::SessionRef,
+};
 
 /// The origin of operations whose answer nobody waits for, such as `edge_offline`.
 pub const NOBODY: SessionRef = SessionRef { shard: u16::MAX, generation: 0, slot: 0 };

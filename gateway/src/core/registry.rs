@@ -4,18 +4,24 @@
 //! shard in its own [`NameCache`]; only a miss after a change takes the lock. A session and its routes are one object with one life:
 //! whoever owns the session adds and removes them, and a removal names the session it belongs to.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
 
 use hashbrown::HashMap;
 use papaya::{Compute, Operation};
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 
-use crate::core::card::EdgeCard;
-use crate::core::exchange::{Instance, Targets};
-use crate::core::table::SessionRef;
+use crate::core::{
+    card::EdgeCard,
+    exchange::{Instance, Targets},
+    table::SessionRef,
+};
 
 /// Names a shard remembers before it starts anew: bounds what edges that ask for random names can make it hold.
 const CACHE_NAMES: usize = 8_192;

@@ -2,31 +2,34 @@
 //!
 //! What an idle edge does not use is an `Option<Box<…>>`, interned or absent; a test below keeps the struct small.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU32},
+};
 
-use frontier_wire::geminio::packet::MAX_BODY;
-use frontier_wire::native::head::Sender;
-use frontier_wire::native::hello::Hello;
-use frontier_wire::native::reader::FrameReader;
+use frontier_wire::{
+    geminio::packet::MAX_BODY,
+    native::{head::Sender, hello::Hello, reader::FrameReader},
+};
 use hashbrown::HashMap;
 
-use crate::core::Bound;
-use crate::core::card::EdgeCard;
-use crate::core::deadlines::{Deadlines, tick};
-use crate::core::dialect::Dialect;
-use crate::core::exchange::Policy;
-use crate::core::footprint::block;
-use crate::core::identity::Subject;
-use crate::core::message::{LegId, LegRef};
-use crate::core::names::NameSet;
-use crate::core::registry::{InstanceRef, Latecomers, NameKind};
-use crate::core::shard::{Bodies, Dialogue};
-use crate::core::shared::Settings;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use crate::core::{
+    Bound,
+    card::EdgeCard,
+    deadlines::{Deadlines, tick},
+    dialect::Dialect,
+    exchange::Policy,
+    footprint::block,
+    identity::Subject,
+    message::{LegId, LegRef},
+    names::NameSet,
+    registry::{InstanceRef, Latecomers, NameKind},
+    shard::{Bodies, Dialogue},
+    shared::Settings,
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// What a name of a service takes in the registry beside its own copy there: the entry, the list of instances and one of them.
 pub const REGISTERED: usize = 256;

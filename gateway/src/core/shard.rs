@@ -33,42 +33,46 @@ mod presence;
 mod soon;
 pub mod walks;
 
-pub use self::geminio::Dialogue;
-pub use self::log::Stranger;
-pub(in crate::core) use self::ops::Bodies;
+use std::{
+    any::Any,
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
-use std::any::Any;
-use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use frontier_wire::geminio::connection::Connection as Geminio;
-use frontier_wire::geminio::limits::Limits as GeminioLimits;
-use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::HeadError;
-use frontier_wire::native::hello::Hello;
-use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::native::reader::{Frame, Piece};
-use frontier_wire::sniff::{Sniff, sniff};
-use frontier_wire::yamux::Config;
+use frontier_wire::{
+    geminio::{connection::Connection as Geminio, limits::Limits as GeminioLimits},
+    native::{
+        connection::{Connection, ConnectionError, Event, Input},
+        frame::{FrameHeader, FrameType},
+        head::HeadError,
+        hello::Hello,
+        limits::FrameLimits,
+        reader::{Frame, Piece},
+    },
+    sniff::{Sniff, sniff},
+    yamux::Config,
+};
 use hashbrown::HashMap;
 
 use self::log::Because;
-use crate::core::complaints::Complaints;
-use crate::core::dialect::Dialect;
-use crate::core::exchange::mix;
-use crate::core::identity::Subject;
-use crate::core::message::{Adopt, Batch, Body, Msg};
-use crate::core::names::Interner;
-use crate::core::registry::NameCache;
-use crate::core::session::{Greeting, Phase, Session, Step};
-use crate::core::shared::Shared;
-use crate::core::stats::{Refusal, Stats};
-use crate::core::table::{SessionRef, Table};
-use crate::core::timer::Wheel;
-use crate::core::{Bound, Now};
+pub(in crate::core) use self::ops::Bodies;
+pub use self::{geminio::Dialogue, log::Stranger};
+use crate::core::{
+    Bound, Now,
+    complaints::Complaints,
+    dialect::Dialect,
+    exchange::mix,
+    identity::Subject,
+    message::{Adopt, Batch, Body, Msg},
+    names::Interner,
+    registry::NameCache,
+    session::{Greeting, Phase, Session, Step},
+    shared::Shared,
+    stats::{Refusal, Stats},
+    table::{SessionRef, Table},
+    timer::Wheel,
+};
 
 /// Bytes handed to the transport at a time: beyond it a frame that arrives later could no longer overtake.
 pub const WRITE_BUDGET: usize = 128 << 10;

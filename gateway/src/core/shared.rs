@@ -1,15 +1,13 @@
 //! What the shards of a gateway have in common, and the settings they run by.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use frontier_wire::sniff::Sniff;
 
-use crate::core::Bound;
-use crate::core::exchange::Policy;
-use crate::core::identity::Gatekeeper;
-use crate::core::registry::Registry;
-use crate::core::stats::Stats;
+use crate::core::{Bound, exchange::Policy, identity::Gatekeeper, registry::Registry, stats::Stats};
 
 /// Operations of at most so many bytes are small: a command that would free a device, or end what fills the memory, is one of them.
 const SMALL: usize = 4 << 10;

@@ -2,8 +2,7 @@
 //!
 //! Slots live in chunks that never move: growing a flat vector would copy every session of a large fleet within one turn.
 
-use std::collections::VecDeque;
-use std::fmt;
+use std::{collections::VecDeque, fmt};
 
 /// Slots per chunk; with sessions of some 240 bytes the values of a chunk take 60 KiB.
 const CHUNK: usize = 256;

@@ -2,13 +2,13 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
-use mio::Interest;
-use mio::net::TcpStream;
+use mio::{Interest, net::TcpStream};
 use smallvec::SmallVec;
 
-use crate::core::shard::Shard;
-use crate::core::table::SessionRef;
-use crate::tls::io::{ReadState, TlsIo, TlsScratch};
+use crate::{
+    core::{shard::Shard, table::SessionRef},
+    tls::io::{ReadState, TlsIo, TlsScratch},
+};
 
 /// Slices per write: what `writev` takes without splitting on any system.
 const SLICES: usize = 64;

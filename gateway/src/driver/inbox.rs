@@ -5,15 +5,21 @@
 //! they refuse operations towards it (`overloaded`); what always goes is small, or bounded by the windows of streams. Nothing is
 //! dropped. The bytes count in the memory budget.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
-use crate::core::Shared;
-use crate::core::message::{Batch, Msg};
+use crate::core::{
+    Shared,
+    message::{Batch, Msg},
+};
 
 /// Messages in an inbox from which on the other shards stop reading.
 const CONGESTED: usize = 16_384;

@@ -1,16 +1,14 @@
 //! A listening socket in a poll set: accepts in bounded steps, and backs off when the process is out of descriptors.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc};
 
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry, Token, event::Source};
 use rustix::process::{Resource, getrlimit};
 
-use crate::config::{ListenAddr, canonical};
-use crate::core::Bound;
+use crate::{
+    config::{ListenAddr, canonical},
+    core::Bound,
+};
 
 /// Connections taken per turn: sessions that are there go on meanwhile.
 const STEP: usize = 64;

@@ -1,24 +1,34 @@
 //! The rules of the module documentation, one test each, with room for 2 events per wait and budgets of 1 read.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::hello::{Hello, InstanceId, Role};
+use frontier_wire::native::{
+    frame::{FrameHeader, FrameType},
+    hello::{Hello, InstanceId, Role},
+};
 use mio::{Poll, Token};
 use parking_lot::Mutex;
 
 use super::{BUFFER, Driver, Foreign, Handover, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning, WAKE};
-use crate::config::ListenAddr;
-use crate::core::message::{Msg, ScanReply};
-use crate::core::shard::walks::SLOTS_PER_TURN;
-use crate::core::{Bound, Settings, Shard, Shared};
-use crate::sim::gate::Gate;
-use crate::tls::io::{TlsIo, TlsScratch};
-use crate::tls::server::{Files, server_config};
-use crate::tls::testing::{Ca, Dir, Pipe, block, connect};
+use crate::{
+    config::ListenAddr,
+    core::{
+        Bound, Settings, Shard, Shared,
+        message::{Msg, ScanReply},
+        shard::walks::SLOTS_PER_TURN,
+    },
+    sim::gate::Gate,
+    tls::{
+        io::{TlsIo, TlsScratch},
+        server::{Files, server_config},
+        testing::{Ca, Dir, Pipe, block, connect},
+    },
+};
 
 /// What the driver handed over as not the core's: the bytes it had read and the socket.
 type HandedOver = Arc<Mutex<Vec<(Vec<u8>, TcpStream)>>>;

@@ -3,12 +3,16 @@
 use std::io::IoSlice;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use frontier_wire::native::connection::{Connection, ConnectionError, Event, Input};
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, HEADER_LEN};
-use frontier_wire::native::hello::{DEFAULT_STREAM_WINDOW, Hello, Welcome};
-use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::native::reader::Frame;
-use frontier_wire::yamux::{Config, StreamId};
+use frontier_wire::{
+    native::{
+        connection::{Connection, ConnectionError, Event, Input},
+        frame::{Flags, FrameHeader, FrameType, HEADER_LEN},
+        hello::{DEFAULT_STREAM_WINDOW, Hello, Welcome},
+        limits::FrameLimits,
+        reader::Frame,
+    },
+    yamux::{Config, StreamId},
+};
 
 use super::stage::{LinkId, Path, Stage};
 use crate::core::Bound;

@@ -2,8 +2,10 @@
 
 use frontier_wire::error::ErrorCode;
 
-use crate::core::Bound;
-use crate::core::identity::{Claim, Denied, Gatekeeper, Grant, HOLDER_LEN, Holder};
+use crate::core::{
+    Bound,
+    identity::{Claim, Denied, Gatekeeper, Grant, HOLDER_LEN, Holder},
+};
 
 /// The token that is refused.
 pub const BAD_TOKEN: &[u8] = b"bad";

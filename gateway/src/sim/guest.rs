@@ -1,12 +1,12 @@
 //! A geminio peer without any behaviour: the wire crate's own connection in the client's role, on a link of the stage.
 
-use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::sync::Arc;
+use std::{collections::VecDeque, io::IoSlice, sync::Arc};
 
 use bytes::Bytes;
-use frontier_wire::geminio::connection::{Connection, Event, Fault};
-use frontier_wire::geminio::limits::Limits;
+use frontier_wire::geminio::{
+    connection::{Connection, Event, Fault},
+    limits::Limits,
+};
 
 use super::stage::{LinkId, Path, Stage};
 use crate::core::Bound;

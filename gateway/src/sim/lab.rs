@@ -1,22 +1,27 @@
 //! A bench for tests that say by hand what each peer does: no delay, no loss, and nothing happens unless it is asked for.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::Event;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME};
-use frontier_wire::native::head::{CallBuilder, CallHead, Credit, ReplyHead, encode_error_reply};
-use frontier_wire::native::hello::{Hello, InstanceId, Role, Welcome};
-use frontier_wire::yamux::StreamId;
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::connection::Event,
+    native::{
+        frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME},
+        head::{CallBuilder, CallHead, Credit, ReplyHead, encode_error_reply},
+        hello::{Hello, InstanceId, Role, Welcome},
+    },
+    yamux::StreamId,
+};
 
-use super::dialer::{Dialer, Heard, Note};
-use super::gate::Gate;
-use super::guest::Guest;
-use super::net::Ending;
-use super::rng::Rng;
-use super::stage::{Chaos, Notice, Path, Stage};
+use super::{
+    dialer::{Dialer, Heard, Note},
+    gate::Gate,
+    guest::Guest,
+    net::Ending,
+    rng::Rng,
+    stage::{Chaos, Notice, Path, Stage},
+};
 use crate::core::{Bound, Settings};
 
 /// Microseconds that bring everything under way to its end, and no deadline of a test.

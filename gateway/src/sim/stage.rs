@@ -5,21 +5,26 @@
 
 mod shard;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use self::shard::SimShard;
-use super::net::{Ending, Pipe, Quality};
-use super::rng::Rng;
-use crate::core::exchange::mix;
-use crate::core::identity::Gatekeeper;
-use crate::core::message::Msg;
-use crate::core::shard::audit::{Audit, Flights};
-use crate::core::table::SessionRef;
-use crate::core::{Bound, Now, Settings, Shared};
+use super::{
+    net::{Ending, Pipe, Quality},
+    rng::Rng,
+};
+use crate::core::{
+    Bound, Now, Settings, Shared,
+    exchange::mix,
+    identity::Gatekeeper,
+    message::Msg,
+    shard::audit::{Audit, Flights},
+    table::SessionRef,
+};
 
 /// Milliseconds since 1970 at the beginning of every simulation.
 pub const UNIX_MS: u64 = 1_700_000_000_000;

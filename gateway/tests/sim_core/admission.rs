@@ -2,18 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use frontier_gateway::core::exchange::Policy;
-use frontier_gateway::core::message::Msg;
-use frontier_gateway::core::{Bound, Settings};
-use frontier_gateway::sim::dialer::Note;
-use frontier_gateway::sim::gate::{BAD_TOKEN, TRUSTED_TOKEN};
-use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
-use frontier_gateway::sim::net::{Ending, Quality};
-use frontier_gateway::sim::stage::{Chaos, Path};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway, Locate};
-use frontier_wire::native::presence::{EdgeInfo, EdgeInfoBuilder, PresencePage};
+use frontier_gateway::{
+    core::{Bound, Settings, exchange::Policy, message::Msg},
+    sim::{
+        dialer::Note,
+        gate::{BAD_TOKEN, TRUSTED_TOKEN},
+        lab::{Lab, Peer, edge_hello, service_hello},
+        net::{Ending, Quality},
+        stage::{Chaos, Path},
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType},
+        head::{CallBuilder, ErrorRef, GoAway, Locate},
+        presence::{EdgeInfo, EdgeInfoBuilder, PresencePage},
+    },
+};
 
 use super::{MILLI, SECOND, head, held, kinds, names, settings};
 

@@ -2,15 +2,23 @@
 
 use std::sync::atomic::Ordering;
 
-use frontier_gateway::core::{Bound, Settings};
-use frontier_gateway::sim::dialer::Heard;
-use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
-use frontier_gateway::sim::net::{Ending, Quality};
-use frontier_gateway::sim::stage::Path;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT};
-use frontier_wire::native::head::{CallBuilder, ReplyBuilder};
-use frontier_wire::yamux::StreamId;
+use frontier_gateway::{
+    core::{Bound, Settings},
+    sim::{
+        dialer::Heard,
+        lab::{Lab, Peer, edge_hello, service_hello},
+        net::{Ending, Quality},
+        stage::Path,
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT},
+        head::{CallBuilder, ReplyBuilder},
+    },
+    yamux::StreamId,
+};
 
 use super::{SECOND, head, held, names, settings};
 

@@ -1,14 +1,21 @@
 //! Calls: routes, deadlines, cancellation, fragments and credit, and exactly one answer whatever happens.
 
-use frontier_gateway::core::exchange::Policy;
-use frontier_gateway::core::{Bound, Settings};
-use frontier_gateway::sim::dialer::Note;
-use frontier_gateway::sim::lab::{Lab, Peer, service_hello};
-use frontier_gateway::sim::net::{Ending, Quality};
-use frontier_gateway::sim::stage::{Chaos, Path};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT};
-use frontier_wire::native::head::{CallBuilder, ErrorRef, ReplyBuilder, Sender};
+use frontier_gateway::{
+    core::{Bound, Settings, exchange::Policy},
+    sim::{
+        dialer::Note,
+        lab::{Lab, Peer, service_hello},
+        net::{Ending, Quality},
+        stage::{Chaos, Path},
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT},
+        head::{CallBuilder, ErrorRef, ReplyBuilder, Sender},
+    },
+};
 
 use super::{MILLI, SECOND, credit, error_head, head, kinds, settings};
 

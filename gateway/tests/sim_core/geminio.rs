@@ -1,23 +1,31 @@
 //! Geminio peers, among themselves and with native ones: identity, calls, messages, streams, and how each of them ends.
 
 use bytes::Bytes;
-use frontier_gateway::core::message::Msg;
-use frontier_gateway::core::{Bound, Protocols, Settings};
-use frontier_gateway::sim::lab::{GuestId, Lab, Peer, edge_hello};
-use frontier_gateway::sim::net::Ending as LinkEnding;
-use frontier_gateway::sim::stage::Chaos;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::{Answered, Event, Operation};
-use frontier_wire::geminio::data::{Content, Data, Object, append_tail, decode, split_tail};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::geminio::packet::{PacketHeader, PacketType};
-use frontier_wire::geminio::time::Time;
-use frontier_wire::native::frame::{FrameHeader, FrameType, INITIAL_CREDIT};
-use frontier_wire::native::head::{CallBuilder, CallHead, ReplyBuilder, Sender};
-use frontier_wire::native::presence::EdgeInfoBuilder;
+use frontier_gateway::{
+    core::{Bound, Protocols, Settings, message::Msg},
+    sim::{
+        lab::{GuestId, Lab, Peer, edge_hello},
+        net::Ending as LinkEnding,
+        stage::Chaos,
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{
+        connection::{Answered, Event, Operation},
+        data::{Content, Data, Object, append_tail, decode, split_tail},
+        dialogue::DialogueId,
+        packet::{PacketHeader, PacketType},
+        time::Time,
+    },
+    native::{
+        frame::{FrameHeader, FrameType, INITIAL_CREDIT},
+        head::{CallBuilder, CallHead, ReplyBuilder, Sender},
+        presence::EdgeInfoBuilder,
+    },
+};
 
-use super::budget::with_used;
-use super::{MILLI, SECOND, head, kinds, settings};
+use super::{MILLI, SECOND, budget::with_used, head, kinds, settings};
 
 const FIRST: DialogueId = DialogueId::FIRST;
 

@@ -1,13 +1,17 @@
 //! Messages: acknowledgements, order, and who gets them.
 
-use frontier_gateway::core::exchange::Policy;
-use frontier_gateway::core::{Bound, Settings};
-use frontier_gateway::sim::lab::{Lab, Peer, service_hello};
-use frontier_gateway::sim::net::{Ending, Quality};
-use frontier_gateway::sim::stage::Path;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::FrameType;
-use frontier_wire::native::head::CallBuilder;
+use frontier_gateway::{
+    core::{Bound, Settings, exchange::Policy},
+    sim::{
+        lab::{Lab, Peer, service_hello},
+        net::{Ending, Quality},
+        stage::Path,
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{frame::FrameType, head::CallBuilder},
+};
 
 use super::{MILLI, head, kinds, names, settings};
 

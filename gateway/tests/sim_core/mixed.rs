@@ -4,16 +4,23 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use frontier_gateway::core::Bound;
-use frontier_gateway::sim::lab::{GuestId, Lab, Peer};
-use frontier_gateway::sim::net::Ending;
-use frontier_gateway::sim::rng::Rng;
-use frontier_gateway::sim::stage::Chaos;
-use frontier_wire::geminio::connection::Event;
-use frontier_wire::geminio::data::{Content, Object, append_tail};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::native::frame::FrameType;
-use frontier_wire::native::head::CallBuilder;
+use frontier_gateway::{
+    core::Bound,
+    sim::{
+        lab::{GuestId, Lab, Peer},
+        net::Ending,
+        rng::Rng,
+        stage::Chaos,
+    },
+};
+use frontier_wire::{
+    geminio::{
+        connection::Event,
+        data::{Content, Object, append_tail},
+        dialogue::DialogueId,
+    },
+    native::{frame::FrameType, head::CallBuilder},
+};
 
 use super::{MILLI, SECOND, head, settings};
 

@@ -2,15 +2,18 @@
 
 use std::sync::atomic::Ordering;
 
-use frontier_gateway::core::stats::Refusal;
-use frontier_gateway::core::{Bound, Settings};
-use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
-use frontier_gateway::sim::net::Ending;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::Event;
-use frontier_wire::native::frame::FrameType;
-use frontier_wire::native::head::ErrorRef;
-use frontier_wire::native::presence::EdgeInfoBuilder;
+use frontier_gateway::{
+    core::{Bound, Settings, stats::Refusal},
+    sim::{
+        lab::{Lab, Peer, edge_hello, service_hello},
+        net::Ending,
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::connection::Event,
+    native::{frame::FrameType, head::ErrorRef, presence::EdgeInfoBuilder},
+};
 
 use super::{MILLI, SECOND, settings};
 

@@ -1,11 +1,19 @@
 //! Several connections that are one instance of a service.
 
-use frontier_gateway::core::Bound;
-use frontier_gateway::sim::lab::{Lab, Peer, service_hello};
-use frontier_gateway::sim::net::Ending;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::FrameType;
-use frontier_wire::native::head::{ErrorRef, GoAway};
+use frontier_gateway::{
+    core::Bound,
+    sim::{
+        lab::{Lab, Peer, service_hello},
+        net::Ending,
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::FrameType,
+        head::{ErrorRef, GoAway},
+    },
+};
 
 use super::settings;
 

@@ -1,16 +1,26 @@
 //! The life of a session: its handshake, its silence, its floods and its end.
 
-use frontier_gateway::core::message::{Msg, ScanReply};
-use frontier_gateway::core::shard::walks::SLOTS_PER_TURN;
-use frontier_gateway::core::{Bound, Protocols, Settings};
-use frontier_gateway::sim::dialer::Heard;
-use frontier_gateway::sim::lab::{Lab, Peer, edge_hello, service_hello};
-use frontier_gateway::sim::net::{Ending, Quality};
-use frontier_gateway::sim::stage::Path;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway};
-use frontier_wire::native::presence::{EdgeInfo, PresencePage};
+use frontier_gateway::{
+    core::{
+        Bound, Protocols, Settings,
+        message::{Msg, ScanReply},
+        shard::walks::SLOTS_PER_TURN,
+    },
+    sim::{
+        dialer::Heard,
+        lab::{Lab, Peer, edge_hello, service_hello},
+        net::{Ending, Quality},
+        stage::Path,
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType},
+        head::{CallBuilder, ErrorRef, GoAway},
+        presence::{EdgeInfo, PresencePage},
+    },
+};
 
 use super::{MILLI, SECOND, head, held, kinds, names, settings};
 

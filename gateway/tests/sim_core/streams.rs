@@ -1,17 +1,23 @@
 //! User streams: opening, refusing, bytes, windows, half-close and reset.
 
 use bytes::Bytes;
-use frontier_gateway::core::{Bound, Settings};
-use frontier_gateway::sim::dialer::Heard;
-use frontier_gateway::sim::lab::{Lab, Peer, edge_hello};
-use frontier_gateway::sim::net::Ending;
-use frontier_gateway::sim::stage::Chaos;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::{
-    CallBuilder, CallHead, ReplyBuilder, ReplyHead, Sender, encode_error_reply,
+use frontier_gateway::{
+    core::{Bound, Settings},
+    sim::{
+        dialer::Heard,
+        lab::{Lab, Peer, edge_hello},
+        net::Ending,
+        stage::Chaos,
+    },
 };
-use frontier_wire::yamux::StreamId;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{FrameHeader, FrameType},
+        head::{CallBuilder, CallHead, ReplyBuilder, ReplyHead, Sender, encode_error_reply},
+    },
+    yamux::StreamId,
+};
 
 use super::{MILLI, SECOND, head, held, settings};
 

@@ -3,16 +3,23 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use frontier_gateway::core::Bound;
-use frontier_gateway::core::stats::OpKind;
-use frontier_gateway::sim::dialer::Dialer;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME};
-use frontier_wire::native::hello::Hello;
-use frontier_wire::yamux::StreamId;
+use frontier_gateway::{
+    core::{Bound, stats::OpKind},
+    sim::dialer::Dialer,
+};
+use frontier_wire::{
+    native::{
+        frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME},
+        hello::Hello,
+    },
+    yamux::StreamId,
+};
 
-use super::ledger::Content;
-use super::plan::{Answer, Reading};
-use super::streams::Line;
+use super::{
+    ledger::Content,
+    plan::{Answer, Reading},
+    streams::Line,
+};
 
 /// IDs of peers' operations begin here.
 pub(crate) const FIRST_ID: u64 = 10;

@@ -4,25 +4,29 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use frontier_gateway::core::Bound;
-use frontier_gateway::core::message::Msg;
-use frontier_gateway::core::stats::OpKind;
-use frontier_gateway::sim::guest::Guest;
-use frontier_gateway::sim::net::Ending;
-use frontier_gateway::sim::stage::Path;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::{Event, Operation};
-use frontier_wire::geminio::data::{Content, Data, Object, decode, split_tail};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::geminio::packet::{FIRST_SESSION, PacketHeader, PacketType};
-use frontier_wire::geminio::text as texts;
+use frontier_gateway::{
+    core::{Bound, message::Msg, stats::OpKind},
+    sim::{guest::Guest, net::Ending, stage::Path},
+};
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{
+        connection::{Event, Operation},
+        data::{Content, Data, Object, decode, split_tail},
+        dialogue::DialogueId,
+        packet::{FIRST_SESSION, PacketHeader, PacketType},
+        text as texts,
+    },
+};
 
-use super::agent::Phase;
-use super::ledger::{Op, Verdict, Wire};
-use super::operations::REPLY_SALT;
-use super::plan::{ANSWERS, Act, Answer, GRANTS, Grant};
-use super::streams::SIDE_SALT;
-use super::world::{CALLBACKS, GUESTS, Later, METHODS, NOBODYS, SERVICES, TOPICS, World};
+use super::{
+    agent::Phase,
+    ledger::{Op, Verdict, Wire},
+    operations::REPLY_SALT,
+    plan::{ANSWERS, Act, Answer, GRANTS, Grant},
+    streams::SIDE_SALT,
+    world::{CALLBACKS, GUESTS, Later, METHODS, NOBODYS, SERVICES, TOPICS, World},
+};
 
 const FIRST: DialogueId = DialogueId::FIRST;
 

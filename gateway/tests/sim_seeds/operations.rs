@@ -1,19 +1,26 @@
 //! Frames of the session stream: calls, messages, what the gateway asks, and what each peer makes of the answers.
 
 use bytes::Bytes;
-use frontier_gateway::core::Bound;
-use frontier_gateway::core::stats::OpKind;
-use frontier_gateway::sim::dialer::Note;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::head::{CallBuilder, CallHead, Credit, ErrorRef, ReplyBuilder, ReplyHead};
-use frontier_wire::native::hello::Welcome;
-use frontier_wire::native::presence::{EdgeInfo, EdgeInfoBuilder};
+use frontier_gateway::{
+    core::{Bound, stats::OpKind},
+    sim::dialer::Note,
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType},
+        head::{CallBuilder, CallHead, Credit, ErrorRef, ReplyBuilder, ReplyHead},
+        hello::Welcome,
+        presence::{EdgeInfo, EdgeInfoBuilder},
+    },
+};
 
-use super::agent::{Done, Phase, Task, Upload};
-use super::ledger::{Op, Verdict};
-use super::plan::{ANSWERS, Answer, GRANTS, Grant};
-use super::world::{CALLBACKS, GUESTS, Later, METHODS, NOBODYS, SERVICES, TOPICS, World};
+use super::{
+    agent::{Done, Phase, Task, Upload},
+    ledger::{Op, Verdict},
+    plan::{ANSWERS, Answer, GRANTS, Grant},
+    world::{CALLBACKS, GUESTS, Later, METHODS, NOBODYS, SERVICES, TOPICS, World},
+};
 
 /// What answers consist of, apart from what operations do.
 pub(crate) const REPLY_SALT: usize = 7;

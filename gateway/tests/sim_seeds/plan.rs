@@ -1,10 +1,13 @@
 //! What a seed draws before anything happens: the gateway's limits, the network and how often peers do what.
 
-use frontier_gateway::core::Settings;
-use frontier_gateway::core::exchange::Policy;
-use frontier_gateway::sim::net::Quality;
-use frontier_gateway::sim::rng::Rng;
-use frontier_gateway::sim::stage::{Chaos, Path};
+use frontier_gateway::{
+    core::{Settings, exchange::Policy},
+    sim::{
+        net::Quality,
+        rng::Rng,
+        stage::{Chaos, Path},
+    },
+};
 
 const MILLI: u64 = 1_000;
 const SECOND: u64 = 1_000_000;

@@ -3,18 +3,25 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use frontier_gateway::core::Bound;
-use frontier_gateway::core::stats::OpKind;
-use frontier_gateway::sim::dialer::Dialer;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{FrameHeader, FrameType, HEADER_LEN};
-use frontier_wire::native::head::{CallBuilder, CallHead, ErrorRef, ReplyBuilder, ReplyHead};
-use frontier_wire::yamux::StreamId;
+use frontier_gateway::{
+    core::{Bound, stats::OpKind},
+    sim::dialer::Dialer,
+};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{FrameHeader, FrameType, HEADER_LEN},
+        head::{CallBuilder, CallHead, ErrorRef, ReplyBuilder, ReplyHead},
+    },
+    yamux::StreamId,
+};
 
-use super::agent::Phase;
-use super::ledger::{Content, Wire};
-use super::plan::{GRANTS, Grant};
-use super::world::{GUESTS, Later, SERVICES, World};
+use super::{
+    agent::Phase,
+    ledger::{Content, Wire},
+    plan::{GRANTS, Grant},
+    world::{GUESTS, Later, SERVICES, World},
+};
 
 /// What the two ends send starts at different places of the same content.
 pub(crate) const SIDE_SALT: usize = 100;

@@ -7,32 +7,43 @@
 //! A run has three parts: acts at random times; then nobody does anything new, everybody reads and what is due must come; then all
 //! leave, and nothing may be left of anybody.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use frontier_gateway::core::Bound;
-use frontier_gateway::core::exchange::Policy;
-use frontier_gateway::core::identity::{Gatekeeper, Holder};
-use frontier_gateway::core::message::Msg;
-use frontier_gateway::core::shard::PANIC;
-use frontier_gateway::core::stats::{OpKind, Outcomes, Refusal};
-use frontier_gateway::sim::dialer::{Dialer, Heard};
-use frontier_gateway::sim::gate::{BAD_TOKEN, Gate};
-use frontier_gateway::sim::lab::{edge_hello, service_hello};
-use frontier_gateway::sim::net::Ending;
-use frontier_gateway::sim::rng::Rng;
-use frontier_gateway::sim::stage::{LinkId, Notice, Path, Stage};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::native::frame::{Flags, FrameType};
-use frontier_wire::native::head::{CallBuilder, ErrorRef, GoAway, Locate, Names};
-use frontier_wire::native::hello::Hello;
-use frontier_wire::yamux::StreamId;
+use frontier_gateway::{
+    core::{
+        Bound,
+        exchange::Policy,
+        identity::{Gatekeeper, Holder},
+        message::Msg,
+        shard::PANIC,
+        stats::{OpKind, Outcomes, Refusal},
+    },
+    sim::{
+        dialer::{Dialer, Heard},
+        gate::{BAD_TOKEN, Gate},
+        lab::{edge_hello, service_hello},
+        net::Ending,
+        rng::Rng,
+        stage::{LinkId, Notice, Path, Stage},
+    },
+};
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::dialogue::DialogueId,
+    native::{
+        frame::{Flags, FrameType},
+        head::{CallBuilder, ErrorRef, GoAway, Locate, Names},
+        hello::Hello,
+    },
+    yamux::StreamId,
+};
 
-use super::agent::{Agent, FIRST_ID, Phase};
-use super::guests::GuestAgent;
-use super::ledger::{Content, Ledger};
-use super::plan::{ACTS, Act, Plan, Reading};
+use super::{
+    agent::{Agent, FIRST_ID, Phase},
+    guests::GuestAgent,
+    ledger::{Content, Ledger},
+    plan::{ACTS, Act, Plan, Reading},
+};
 
 /// What services and edges offer.
 pub(crate) const METHODS: [&str; 3] = ["m0", "m1", "m2"];

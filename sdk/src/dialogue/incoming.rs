@@ -1,5 +1,7 @@
 //! The peer's operations: how they come in, and how they are answered.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use frontier_wire::native::{
     frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME},
@@ -7,7 +9,6 @@ use frontier_wire::native::{
     limits::MAX_HEAD,
     reader::Frame,
 };
-use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

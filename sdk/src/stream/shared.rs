@@ -15,8 +15,8 @@ use frontier_wire::yamux::StreamId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::dialogue::{Delivery, Host};
 use crate::{
+    dialogue::{Delivery, Host},
     error::{Error, ErrorCode, Result},
     handler::{Dispatcher, Handlers, Job},
     headers::Headers,

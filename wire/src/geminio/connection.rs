@@ -17,19 +17,20 @@
 mod receive;
 mod send;
 
-use std::io::IoSlice;
-use std::sync::Arc;
-
-use super::data::{Data, DataError};
-use super::dialogue::{DialogueId, Dialogues, State};
-use super::limits::{Limits, Micros, PacketError};
-use super::operations::Operations;
-use super::outbox::Outbox;
-use super::packet::{FIRST_SESSION, PacketHeader, PacketType};
-use super::reader::PacketReader;
-use crate::chunk::Piece;
+use std::{io::IoSlice, sync::Arc};
 
 pub use send::{Answered, OpenError, SendError, Sent};
+
+use super::{
+    data::{Data, DataError},
+    dialogue::{DialogueId, Dialogues, State},
+    limits::{Limits, Micros, PacketError},
+    operations::Operations,
+    outbox::Outbox,
+    packet::{FIRST_SESSION, PacketHeader, PacketType},
+    reader::PacketReader,
+};
+use crate::chunk::Piece;
 
 /// Bytes of answers that a peer may leave unread before it is cut: nobody else bounds them.
 const MAX_REPLIES: usize = 256 << 10;

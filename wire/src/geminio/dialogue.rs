@@ -13,9 +13,11 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::limits::{Limits, Micros};
-use super::packet::FIRST_SESSION;
-use super::window::Window;
+use super::{
+    limits::{Limits, Micros},
+    packet::FIRST_SESSION,
+    window::Window,
+};
 
 /// The ID of a dialogue on its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,14 +9,14 @@
 //! ```
 //! The outbox exists only while there is something to send.
 
-use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::mem;
+use std::{collections::VecDeque, io::IoSlice, mem};
 
 use bytes::Bytes;
 
-use super::data::{Content, Object};
-use super::packet::{HEADER_LEN, MAX_BODY, PacketHeader, PacketType};
+use super::{
+    data::{Content, Object},
+    packet::{HEADER_LEN, MAX_BODY, PacketHeader, PacketType},
+};
 
 /// From this size on a block is closed and the next one begun.
 const BLOCK: usize = 65_536;

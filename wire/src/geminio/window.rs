@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 
 use hashbrown::HashMap;
 
-use super::limits::{Limits, Micros};
-use super::outbox::Encoded;
+use super::{
+    limits::{Limits, Micros},
+    outbox::Encoded,
+};
 
 /// See the module documentation.
 #[derive(Debug, Default)]

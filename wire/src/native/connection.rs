@@ -15,12 +15,16 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use super::frame::{FrameHeader, FrameType};
-use super::limits::{DecodeError, FrameLimits};
-use super::outbox::{FlowKey, Outbox};
-use super::reader::{Frame, FrameReader, Piece};
-use crate::chunk::Chunk;
-use crate::yamux::{self, Config, Engine, OpenError, Role, StreamId};
+use super::{
+    frame::{FrameHeader, FrameType},
+    limits::{DecodeError, FrameLimits},
+    outbox::{FlowKey, Outbox},
+    reader::{Frame, FrameReader, Piece},
+};
+use crate::{
+    chunk::Chunk,
+    yamux::{self, Config, Engine, OpenError, Role, StreamId},
+};
 
 /// A data frame of a user stream of which more than this many bytes are still to come is read straight into a buffer of its own.
 const DIRECT_MIN: u32 = 16_384;

@@ -17,8 +17,7 @@
 //!
 //! The outbox exists only while there is something to send. [`Outbox::held`] is the memory it takes, entries and spare room included.
 
-use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, Bytes};
 use hashbrown::HashMap;

@@ -22,7 +22,6 @@ use super::{
     limits::{DecodeError, FrameLimits},
 };
 use crate::chunk::Chunk;
-
 pub use crate::chunk::Piece;
 
 /// From this length in bytes on, a body that is not whole in the input gets a buffer of its own, which a driver may fill

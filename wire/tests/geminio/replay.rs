@@ -1,18 +1,20 @@
 //! A transcript once more, with one of its two sides played by our connection: it gets the packets of the other, recorded side, its user
 //! does what the recorded user did, and everything it sends is checked against what peers of every generation take.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use frontier_wire::geminio::connection::{Connection, Event, Fault, Role};
-use frontier_wire::geminio::data::{Content, Data, Object, decode};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::geminio::limits::{Limits, Micros, PacketLimits};
-use frontier_wire::geminio::packet::{
-    ACQUIRE, FIRST_SESSION, HEADER_LEN, PacketHeader, PacketType, number_at,
+use frontier_wire::geminio::{
+    connection::{Connection, Event, Fault, Role},
+    data::{Content, Data, Object, decode},
+    dialogue::DialogueId,
+    limits::{Limits, Micros, PacketLimits},
+    packet::{ACQUIRE, FIRST_SESSION, HEADER_LEN, PacketHeader, PacketType, number_at},
+    reader::{Item, Packet, PacketReader},
 };
-use frontier_wire::geminio::reader::{Item, Packet, PacketReader};
 
 use super::transcript::Line;
 

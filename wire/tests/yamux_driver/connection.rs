@@ -1,11 +1,12 @@
 //! Our side of the interop tests: the engine with the writer that the native protocol sends with, and no frames of that protocol on it.
 
-use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::{collections::BTreeMap, io::IoSlice};
 
 use bytes::Bytes;
-use frontier_wire::native::outbox::{FlowKey, Outbox};
-use frontier_wire::yamux::{Config, Engine, Error, Event, OpenError, Role, SendError, StreamId};
+use frontier_wire::{
+    native::outbox::{FlowKey, Outbox},
+    yamux::{Config, Engine, Error, Event, OpenError, Role, SendError, StreamId},
+};
 
 /// Payload that may wait on one stream, unless a test says otherwise: twice what one turn of it sends.
 const SEND_BUFFER: usize = 128 * 1024;

@@ -3,13 +3,15 @@
 
 use anyhow::Result;
 
-use super::super::{
-    measure::{Bench, Job, Results, Trial, number},
-    syscalls,
-    system::System,
-    table::{Column, Line, Table},
+use super::{
+    super::{
+        measure::{Bench, Job, Results, Trial, number},
+        syscalls,
+        system::System,
+        table::{Column, Line, Table},
+    },
+    edges::OPEN,
 };
-use super::edges::OPEN;
 use crate::sample::Sample;
 
 const RELAY: &str = "relay";

@@ -5,37 +5,42 @@
 //! ```
 //! The two steps in brackets are calls to a service like any other; the edge's own session waits for their answers.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::text::ILLEGAL_EDGE_ID;
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::{
-    CallBuilder, Names, ReplyHead, Sender, encode_error_reply, error_reply_len,
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::text::ILLEGAL_EDGE_ID,
+    native::{
+        frame::{FrameHeader, FrameType},
+        head::{CallBuilder, Names, ReplyHead, Sender, encode_error_reply, error_reply_len},
+        hello::{Hello, Role, is_reserved},
+        limits::HelloLimits,
+        presence::EdgeInfoBuilder,
+        proto,
+        reader::Frame,
+    },
 };
-use frontier_wire::native::hello::{Hello, Role, is_reserved};
-use frontier_wire::native::limits::HelloLimits;
-use frontier_wire::native::presence::EdgeInfoBuilder;
-use frontier_wire::native::proto;
-use frontier_wire::native::reader::Frame;
 use prost::Message;
 
-use super::awaiting::GET_EDGE_ID;
-use super::geminio::answered_id;
-use super::ops::{INBOX_FULL, OpKey, PlaceError};
-use super::{Fault, Shard, WRITE_BUDGET};
-use crate::core::Bound;
-use crate::core::card::EdgeCard;
-use crate::core::dialect::{Dialect, Protocol};
-use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
-use crate::core::identity::Claim;
-use crate::core::message::{Body, Destination, Form, Msg, NOBODY, Place};
-use crate::core::names::NameSet;
-use crate::core::registry::{InstanceRef, NameKind};
-use crate::core::session::{Asked, Phase, ServiceSide, Session, Step};
-use crate::core::stats::{OpKind, Refusal};
-use crate::core::table::SessionRef;
+use super::{
+    Fault, Shard, WRITE_BUDGET,
+    awaiting::GET_EDGE_ID,
+    geminio::answered_id,
+    ops::{INBOX_FULL, OpKey, PlaceError},
+};
+use crate::core::{
+    Bound,
+    card::EdgeCard,
+    dialect::{Dialect, Protocol},
+    exchange::{Choice, Policy, Targets, connection, mix, pick},
+    identity::Claim,
+    message::{Body, Destination, Form, Msg, NOBODY, Place},
+    names::NameSet,
+    registry::{InstanceRef, NameKind},
+    session::{Asked, Phase, ServiceSide, Session, Step},
+    stats::{OpKind, Refusal},
+    table::SessionRef,
+};
 
 /// IDs under which an edge in its admission waits for answers.
 const ASK_ID: u64 = 1;

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::Shard;
-use crate::core::Bound;
-use crate::core::footprint::shared_str;
-use crate::core::message::{LegRef, NOBODY};
-use crate::core::names::NameSet;
-use crate::core::session::{LegState, Ops, Phase, REGISTERED, Session};
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
-use crate::core::timer::TICK_MICROS;
+use crate::core::{
+    Bound,
+    footprint::shared_str,
+    message::{LegRef, NOBODY},
+    names::NameSet,
+    session::{LegState, Ops, Phase, REGISTERED, Session},
+    stats::OpKind,
+    table::SessionRef,
+    timer::TICK_MICROS,
+};
 
 /// Sums over the sessions of a shard.
 #[derive(Clone, Debug, Default)]

@@ -5,9 +5,11 @@
 use std::collections::VecDeque;
 
 use super::Shard;
-use crate::core::message::Msg;
-use crate::core::session::{Phase, Session, Step};
-use crate::core::table::SessionRef;
+use crate::core::{
+    message::Msg,
+    session::{Phase, Session, Step},
+    table::SessionRef,
+};
 
 /// The method by which a service is asked for the ID of an edge.
 pub(super) const GET_EDGE_ID: &str = "get_edge_id";

@@ -1,17 +1,20 @@
 //! Messages from other shards and from the async world.
 
-use frontier_wire::error::ErrorCode;
+use frontier_wire::{error::ErrorCode, native::head::CallHead};
 
-use super::Shard;
-use super::ops::{OpKey, Refused};
-use super::walks::Walk;
-use crate::core::Bound;
-use crate::core::exchange::{Choice, connection, pick};
-use crate::core::message::{Body, Msg};
-use crate::core::session::Phase;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
-use frontier_wire::native::head::CallHead;
+use super::{
+    Shard,
+    ops::{OpKey, Refused},
+    walks::Walk,
+};
+use crate::core::{
+    Bound,
+    exchange::{Choice, connection, pick},
+    message::{Body, Msg},
+    session::Phase,
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// A kicked peer may come again after so many milliseconds: long enough to be seen gone, short enough to be no ban.
 const BACK_AFTER_KICK: u32 = 3_000;

@@ -2,16 +2,21 @@
 
 use std::sync::atomic::Ordering;
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::{ErrorRef, GoAway};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{FrameHeader, FrameType},
+        head::{ErrorRef, GoAway},
+    },
+};
 
-use super::log::Because;
-use super::{Action, Fault, PROTOCOL_ERROR, Shard, Stranger, geminio};
-use crate::core::dialect::Protocol;
-use crate::core::session::{Phase, Stay};
-use crate::core::stats::Refusal;
-use crate::core::table::SessionRef;
+use super::{Action, Fault, PROTOCOL_ERROR, Shard, Stranger, geminio, log::Because};
+use crate::core::{
+    dialect::Protocol,
+    session::{Phase, Stay},
+    stats::Refusal,
+    table::SessionRef,
+};
 
 impl Shard {
     pub(super) fn refused(&self, why: Refusal) {

@@ -16,28 +16,35 @@ mod translate;
 
 use std::borrow::Cow;
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::{Ending, Event};
-use frontier_wire::geminio::data::{self, Data};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::geminio::limits::{Limits, PacketLimits};
-use frontier_wire::geminio::text as texts;
-use frontier_wire::native::head::{ErrorRef, Names};
-use frontier_wire::native::hello::{Hello, InstanceId, Role};
-use frontier_wire::native::presence::EdgeInfo;
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{
+        connection::{Ending, Event},
+        data::{self, Data},
+        dialogue::DialogueId,
+        limits::{Limits, PacketLimits},
+        text as texts,
+    },
+    native::{
+        head::{ErrorRef, Names},
+        hello::{Hello, InstanceId, Role},
+        presence::EdgeInfo,
+    },
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::legs::Dialogue;
 pub(super) use self::ops::Scratch;
-
 use super::Shard;
-use crate::core::Bound;
-use crate::core::message::Form;
-use crate::core::session::{Phase, Stay};
-use crate::core::shared::Settings;
-use crate::core::stats::{OpKind, Refusal};
-use crate::core::table::SessionRef;
-use crate::core::timer::TICK_MICROS;
+use crate::core::{
+    Bound,
+    message::Form,
+    session::{Phase, Stay},
+    shared::Settings,
+    stats::{OpKind, Refusal},
+    table::SessionRef,
+    timer::TICK_MICROS,
+};
 
 /// What a service says of itself when it connects.
 #[derive(Deserialize)]
@@ -285,8 +292,7 @@ pub(super) fn answered_id(body: &[u8], form: Form) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use frontier_wire::error::ErrorCode;
-    use frontier_wire::native::presence::EdgeInfoBuilder;
+    use frontier_wire::{error::ErrorCode, native::presence::EdgeInfoBuilder};
 
     use super::{answered_id, edge_value, text};
     use crate::core::message::Form;

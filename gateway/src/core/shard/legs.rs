@@ -4,25 +4,31 @@
 //! their writer when they were written to the reader's socket, so the gateway holds at most a window per direction.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use frontier_wire::chunk::Chunk;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{FrameHeader, FrameType, HEADER_LEN};
-use frontier_wire::native::head::{
-    CallHead, ReplyHead, Sender, append_forwarded, encode_error_reply, error_reply_len, forwarded_len,
+use frontier_wire::{
+    chunk::Chunk,
+    error::ErrorCode,
+    native::{
+        frame::{FrameHeader, FrameType, HEADER_LEN},
+        head::{
+            CallHead, ReplyHead, Sender, append_forwarded, encode_error_reply, error_reply_len, forwarded_len,
+        },
+        limits::FrameLimits,
+        reader::{Frame, FrameReader, Piece},
+    },
+    yamux::StreamId,
 };
-use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::native::reader::{Frame, FrameReader, Piece};
-use frontier_wire::yamux::StreamId;
 
-use super::ops::{
-    HEAD_TOO_LONG, INBOX_FULL, META_TOO_LONG, OUT_OF_BUDGET, PlaceError, Refused, TRIES, destination,
+use super::{
+    Fault, Shard,
+    ops::{HEAD_TOO_LONG, INBOX_FULL, META_TOO_LONG, OUT_OF_BUDGET, PlaceError, Refused, TRIES, destination},
 };
-use super::{Fault, Shard};
-use crate::core::dialect::Protocol;
-use crate::core::message::{LegId, LegMsg, LegRef, Msg, OpenLeg};
-use crate::core::session::{Leg, LegState, Phase, Session};
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use crate::core::{
+    dialect::Protocol,
+    message::{LegId, LegMsg, LegRef, Msg, OpenLeg},
+    session::{Leg, LegState, Phase, Session},
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// A refused opener has so long to close its end, in microseconds.
 const REFUSED_GRACE: u64 = 2_000_000;

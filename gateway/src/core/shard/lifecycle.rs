@@ -2,19 +2,21 @@
 
 use std::sync::atomic::Ordering;
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::head::GoAway;
-use frontier_wire::native::reader::Frame;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{head::GoAway, reader::Frame},
+};
 
-use super::log::Because;
-use super::{Action, Fault, Shard};
-use crate::core::Bound;
-use crate::core::dialect::{Dialect, Protocol};
-use crate::core::names::Interner;
-use crate::core::session::{Phase, Session, Stay, Step};
-use crate::core::stats::Refusal;
-use crate::core::table::SessionRef;
-use crate::core::timer::TICK_MICROS;
+use super::{Action, Fault, Shard, log::Because};
+use crate::core::{
+    Bound,
+    dialect::{Dialect, Protocol},
+    names::Interner,
+    session::{Phase, Session, Stay, Step},
+    stats::Refusal,
+    table::SessionRef,
+    timer::TICK_MICROS,
+};
 
 /// A session that has ended gets so long to take its last bytes, in microseconds: a peer cut by takeover is gone within a second.
 pub(super) const LAST_BYTES: u64 = 900_000;

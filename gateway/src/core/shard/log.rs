@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use frontier_wire::error::ErrorCode;
 
 use super::Shard;
-use crate::core::Bound;
-use crate::core::dialect::Protocol;
-use crate::core::session::{Phase, Session};
-use crate::core::table::SessionRef;
+use crate::core::{
+    Bound,
+    dialect::Protocol,
+    session::{Phase, Session},
+    table::SessionRef,
+};
 
 /// A connection without a session, or not yet with one.
 #[derive(Clone, Copy, Debug)]

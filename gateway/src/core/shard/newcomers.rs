@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 
-use super::Shard;
-use super::log::Because;
-use crate::core::session::{Phase, Session};
-use crate::core::stats::Refusal;
-use crate::core::table::SessionRef;
+use super::{Shard, log::Because};
+use crate::core::{
+    session::{Phase, Session},
+    stats::Refusal,
+    table::SessionRef,
+};
 
 /// So long a connection may take to say Hello before it gives way when there are too many of them, in microseconds: several round
 /// trips of a slow network, as for a TLS handshake.

@@ -14,36 +14,43 @@ mod route;
 mod transfer;
 mod whole;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::data::decode;
-use frontier_wire::native::connection::Connection;
-use frontier_wire::native::frame::{
-    Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT, MAX_BODY_FRAME,
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::data::decode,
+    native::{
+        connection::Connection,
+        frame::{Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT, MAX_BODY_FRAME},
+        head::{CallHead, Sender, append_forwarded, forwarded_len},
+        outbox::FlowKey,
+        reader::Frame,
+    },
 };
-use frontier_wire::native::head::{CallHead, Sender, append_forwarded, forwarded_len};
-use frontier_wire::native::outbox::FlowKey;
-use frontier_wire::native::reader::Frame;
 use smallvec::SmallVec;
 
-pub(in crate::core) use self::whole::Bodies;
-
-pub(super) use self::detours::Detours;
-pub(super) use self::finish::ANSWER_ALWAYS;
-pub(super) use self::route::{destination, hash_name};
 use self::route::{nobody, nobody_there};
-pub(super) use self::whole::LONGEST;
+pub(in crate::core) use self::whole::Bodies;
+pub(super) use self::{
+    detours::Detours,
+    finish::ANSWER_ALWAYS,
+    route::{destination, hash_name},
+    whole::LONGEST,
+};
 use super::{Fault, Shard, body};
-use crate::core::dialect::Dialect;
-use crate::core::exchange::mix;
-use crate::core::message::{Body, Destination, Form, Msg, NOBODY, Place, PlaceOwned};
-use crate::core::session::{Outgoing, Pending, Phase, Session, Stay};
-use crate::core::shared::Settings;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use crate::core::{
+    dialect::Dialect,
+    exchange::mix,
+    message::{Body, Destination, Form, Msg, NOBODY, Place, PlaceOwned},
+    session::{Outgoing, Pending, Phase, Session, Stay},
+    shared::Settings,
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// From this size on a body is sent by reference, in turn with other large ones, instead of being copied into a block.
 pub(super) const BULK: usize = 16 << 10;
@@ -576,14 +583,16 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use frontier_wire::native::connection::Connection;
-    use frontier_wire::native::frame::{FrameHeader, FrameType};
-    use frontier_wire::yamux::Config;
+    use frontier_wire::{
+        native::{
+            connection::Connection,
+            frame::{FrameHeader, FrameType},
+        },
+        yamux::Config,
+    };
 
     use super::{BULK, SHARED_COPY, append};
-    use crate::core::identity::OpenHouse;
-    use crate::core::message::Body;
-    use crate::core::{Now, Settings, Shard, Shared};
+    use crate::core::{Now, Settings, Shard, Shared, identity::OpenHouse, message::Body};
 
     #[test]
     fn small_copies_share_a_block_and_others_have_their_own() {

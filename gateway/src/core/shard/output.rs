@@ -5,10 +5,7 @@ use std::io::IoSlice;
 use frontier_wire::yamux::StreamId;
 
 use super::{Shard, WRITE_BUDGET, account};
-use crate::core::dialect::Dialect;
-use crate::core::session::Phase;
-use crate::core::stats::Refusal;
-use crate::core::table::SessionRef;
+use crate::core::{dialect::Dialect, session::Phase, stats::Refusal, table::SessionRef};
 
 impl Shard {
     /// The next session with something to send.

@@ -9,21 +9,20 @@
 //! So a list holds no more than one step of a walk, however many edges there are. An edge that is online from its begin to its end is on
 //! it; one that reconnects meanwhile may be on it twice, the newer session last.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::head::{Locate, encode_error_reply, error_reply_len};
-use frontier_wire::native::presence::EdgeInfoBuilder;
-use frontier_wire::native::reader::Frame;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType},
+        head::{Locate, encode_error_reply, error_reply_len},
+        presence::EdgeInfoBuilder,
+        reader::Frame,
+    },
+};
 
-use super::walks::Walk;
-use super::{Fault, Shard, account};
-use crate::core::card::EdgeCard;
-use crate::core::message::Msg;
-use crate::core::session::Snapshot;
-use crate::core::table::SessionRef;
+use super::{Fault, Shard, account, walks::Walk};
+use crate::core::{card::EdgeCard, message::Msg, session::Snapshot, table::SessionRef};
 
 /// Bytes of a page: small calls must not wait long behind one.
 const PAGE: usize = 12 << 10;

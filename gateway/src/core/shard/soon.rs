@@ -1,8 +1,7 @@
 //! Sessions to be looked at sooner than the timer wheel is accurate: geminio holds answers back for 2 ms and paces streams by the
 //! millisecond. There are few of them at a time, each with one entry that counts.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use hashbrown::HashMap;
 

@@ -3,16 +3,17 @@
 //! A fleet is never walked at once: however many want to know how much, a turn looks at [`SLOTS_PER_TURN`] slots and the rest waits
 //! for the next. What is found is handed out by reference; whoever wanted it filters, copies and encodes elsewhere.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use super::Shard;
-use crate::core::Bound;
-use crate::core::api::{EdgeView, Page, ServiceView, View};
-use crate::core::card::EdgeCard;
-use crate::core::message::{Msg, ScanReply};
-use crate::core::session::{Phase, Session};
-use crate::core::table::SessionRef;
+use crate::core::{
+    Bound,
+    api::{EdgeView, Page, ServiceView, View},
+    card::EdgeCard,
+    message::{Msg, ScanReply},
+    session::{Phase, Session},
+    table::SessionRef,
+};
 
 /// Slots looked at in a turn by all walks together: some 50 ns each, most of which is waiting for memory.
 pub const SLOTS_PER_TURN: u32 = 1_024;

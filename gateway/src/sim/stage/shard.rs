@@ -1,17 +1,22 @@
 //! One turn of a simulated shard: the same calls in the same order as the mio driver's, but for the choices of the seed.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::IoSlice;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::IoSlice,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use super::{Event, LinkId, Stage, UNIX_MS};
-use crate::core::message::{Adopt, Msg};
-use crate::core::shard::audit::Audit;
-use crate::core::shard::{Action, Handover, Moved, Shard};
-use crate::core::table::SessionRef;
-use crate::core::{Now, Shared};
-use crate::sim::net::Ending;
+use crate::{
+    core::{
+        Now, Shared,
+        message::{Adopt, Msg},
+        shard::{Action, Handover, Moved, Shard, audit::Audit},
+        table::SessionRef,
+    },
+    sim::net::Ending,
+};
 
 /// Writes per turn, as in the mio driver.
 const WRITES: usize = 4_096;

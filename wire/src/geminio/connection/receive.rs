@@ -3,14 +3,18 @@
 use std::mem;
 
 use super::{Connection, Ending, Event, Fault, Micros, Operation, Phase, Role};
-use crate::chunk::{Chunk, Piece};
-use crate::error::ErrorCode;
-use crate::geminio::data::{Data, Object};
-use crate::geminio::dialogue::{Dialogue, DialogueId, State};
-use crate::geminio::operations::Unanswered;
-use crate::geminio::packet::{ACQUIRE, FIRST_SESSION, PacketHeader, PacketType};
-use crate::geminio::reader::{Item, Packet};
-use crate::geminio::text;
+use crate::{
+    chunk::{Chunk, Piece},
+    error::ErrorCode,
+    geminio::{
+        data::{Data, Object},
+        dialogue::{Dialogue, DialogueId, State},
+        operations::Unanswered,
+        packet::{ACQUIRE, FIRST_SESSION, PacketHeader, PacketType},
+        reader::{Item, Packet},
+        text,
+    },
+};
 
 pub(super) const FORCE_CLOSED: &str = text::of(ErrorCode::SessionClosed);
 const TOO_LARGE: &str = text::of(ErrorCode::PayloadTooLarge);

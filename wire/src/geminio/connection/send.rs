@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::receive::FORCE_CLOSED;
-use super::{Connection, EMPTY, Ending, Event, Micros, Phase, Role};
-use crate::error::ErrorCode;
-use crate::geminio::data::{Content, Object};
-use crate::geminio::dialogue::{Dialogue, DialogueId, Dialogues, State};
-use crate::geminio::limits::Limits;
-use crate::geminio::outbox::{Encoded, TooLarge};
-use crate::geminio::packet::{ACQUIRE, CLIENT_FLAGS, FIRST_SESSION, PacketHeader, PacketType};
-use crate::geminio::text;
-use crate::geminio::window::Offer;
+use super::{Connection, EMPTY, Ending, Event, Micros, Phase, Role, receive::FORCE_CLOSED};
+use crate::{
+    error::ErrorCode,
+    geminio::{
+        data::{Content, Object},
+        dialogue::{Dialogue, DialogueId, Dialogues, State},
+        limits::Limits,
+        outbox::{Encoded, TooLarge},
+        packet::{ACQUIRE, CLIENT_FLAGS, FIRST_SESSION, PacketHeader, PacketType},
+        text,
+        window::Offer,
+    },
+};
 
 /// Why nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

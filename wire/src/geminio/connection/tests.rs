@@ -1,8 +1,10 @@
 use super::*;
-use crate::geminio::data::{Content, Object, decode};
-use crate::geminio::limits::PacketLimits;
-use crate::geminio::packet::number_at;
-use crate::geminio::reader::{Item, Packet};
+use crate::geminio::{
+    data::{Content, Object, decode},
+    limits::PacketLimits,
+    packet::number_at,
+    reader::{Item, Packet},
+};
 
 const MS: Micros = 1_000;
 const SECOND: Micros = 1_000_000;

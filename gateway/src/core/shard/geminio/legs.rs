@@ -5,27 +5,36 @@
 //! read. It has no halves either: when the far end half-closes, ours is dismissed, and what its peer has under way is still taken.
 
 use bytes::{Bytes, BytesMut};
-use frontier_wire::chunk::Piece;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::{OpenError, Operation, SendError};
-use frontier_wire::geminio::data::{self, Content, Data, Object};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::native::frame::{FrameHeader, FrameType};
-use frontier_wire::native::head::{CallBuilder, CallHead, Sender};
-use frontier_wire::native::reader::FrameReader;
+use frontier_wire::{
+    chunk::Piece,
+    error::ErrorCode,
+    geminio::{
+        connection::{OpenError, Operation, SendError},
+        data::{self, Content, Data, Object},
+        dialogue::DialogueId,
+    },
+    native::{
+        frame::{FrameHeader, FrameType},
+        head::{CallBuilder, CallHead, Sender},
+        reader::FrameReader,
+    },
+};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::text;
-use super::translate::Translator;
-use crate::core::deadlines::Deadlines;
-use crate::core::dialect::Protocol;
-use crate::core::message::{DialogueAnswer, DialogueOperation, LegId, LegMsg, LegRef, OpenLeg};
-use crate::core::session::{Leg, LegState, Phase};
-use crate::core::shard::Shard;
-use crate::core::shard::ops::{HEAD_TOO_LONG, META_TOO_LONG, Refused, destination};
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use super::{text, translate::Translator};
+use crate::core::{
+    deadlines::Deadlines,
+    dialect::Protocol,
+    message::{DialogueAnswer, DialogueOperation, LegId, LegMsg, LegRef, OpenLeg},
+    session::{Leg, LegState, Phase},
+    shard::{
+        Shard,
+        ops::{HEAD_TOO_LONG, META_TOO_LONG, Refused, destination},
+    },
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// What only a stream of a geminio session has.
 #[derive(Debug)]

@@ -3,28 +3,36 @@
 
 use std::borrow::Cow;
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::base64;
-use frontier_wire::geminio::connection::{Answered, Operation, SendError};
-use frontier_wire::geminio::data::{self, Content, Data, Object, split_tail_into};
-use frontier_wire::geminio::dialogue::DialogueId;
-use frontier_wire::geminio::text as texts;
-use frontier_wire::geminio::time::Time;
-use frontier_wire::native::frame::Flags;
-use frontier_wire::native::head::{
-    CallBuilder, CallHead, ErrorRef, Sender, encode_error_reply, error_reply_len,
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{
+        base64,
+        connection::{Answered, Operation, SendError},
+        data::{self, Content, Data, Object, split_tail_into},
+        dialogue::DialogueId,
+        text as texts,
+        time::Time,
+    },
+    native::{
+        frame::Flags,
+        head::{CallBuilder, CallHead, ErrorRef, Sender, encode_error_reply, error_reply_len},
+    },
 };
 use smallvec::SmallVec;
 
 use super::{answer_text, edge_value, text};
-use crate::core::message::{Body, Form, NOBODY, Place};
-use crate::core::session::{Outgoing, Phase};
-use crate::core::shard::Shard;
-use crate::core::shard::ops::{
-    BULK, HEAD_TOO_LONG, OUT_OF_BUDGET, OpKey, PlaceError, Refused, flow, hash_name, room_in_flight,
+use crate::core::{
+    message::{Body, Form, NOBODY, Place},
+    session::{Outgoing, Phase},
+    shard::{
+        Shard,
+        ops::{
+            BULK, HEAD_TOO_LONG, OUT_OF_BUDGET, OpKey, PlaceError, Refused, flow, hash_name, room_in_flight,
+        },
+    },
+    stats::OpKind,
+    table::SessionRef,
 };
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
 
 /// Bytes of buffers that are kept for the next operation.
 const KEPT: usize = 16 << 10;

@@ -4,24 +4,30 @@
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::connection::Operation;
-use frontier_wire::geminio::data::{self, Content, Object};
-use frontier_wire::geminio::text as texts;
-use frontier_wire::native::frame::{
-    Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT, MAX_BODY_FRAME,
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{
+        connection::Operation,
+        data::{self, Content, Object},
+        text as texts,
+    },
+    native::{
+        frame::{Flags, FrameHeader, FrameType, HEADER_LEN, INITIAL_CREDIT, MAX_BODY_FRAME},
+        head::{CallBuilder, CallHead, Credit, ErrorRef, ReplyBuilder, ReplyHead, encode_error_reply},
+        limits::FrameLimits,
+        reader::{Frame, FrameReader},
+    },
 };
-use frontier_wire::native::head::{
-    CallBuilder, CallHead, Credit, ErrorRef, ReplyBuilder, ReplyHead, encode_error_reply,
-};
-use frontier_wire::native::limits::FrameLimits;
-use frontier_wire::native::reader::{Frame, FrameReader};
 
 use super::text;
-use crate::core::message::{Body, DialogueAnswer, Form, LegMsg, LegRef};
-use crate::core::shard::Shard;
-use crate::core::shard::ops::{BULK, LONGEST};
-use crate::core::stats::OpKind;
+use crate::core::{
+    message::{Body, DialogueAnswer, Form, LegMsg, LegRef},
+    shard::{
+        Shard,
+        ops::{BULK, LONGEST},
+    },
+    stats::OpKind,
+};
 
 /// Which body: of an operation or of an answer, by ID.
 type Key = (bool, u64);

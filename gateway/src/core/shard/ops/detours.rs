@@ -8,15 +8,16 @@
 //! A fragment that took another way than those before it could overtake them, so all of one body take the same: a source that is told
 //! of the new target sends to it what comes behind the body, and the rest of the body by the detour.
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::Flags;
+use frontier_wire::{error::ErrorCode, native::frame::Flags};
 use hashbrown::HashMap;
 
 use super::{INBOX_FULL, OpKey};
-use crate::core::message::{Body, Msg, PlaceOwned};
-use crate::core::shard::Shard;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use crate::core::{
+    message::{Body, Msg, PlaceOwned},
+    shard::Shard,
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// Detours of operations that are over are forgotten when there are so many, and twice as many the next time.
 const SWEEP: usize = 64;

@@ -1,20 +1,25 @@
 //! How an operation ends: its answer, its cancel, its deadline, the end of a session.
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::geminio::data::decode;
-use frontier_wire::geminio::text::CONTEXT_DEADLINE;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME};
-use frontier_wire::native::head::{ErrorRef, ReplyHead, encode_error_reply, error_reply_len};
-use frontier_wire::native::reader::Frame;
+use frontier_wire::{
+    error::ErrorCode,
+    geminio::{data::decode, text::CONTEXT_DEADLINE},
+    native::{
+        frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME},
+        head::{ErrorRef, ReplyHead, encode_error_reply, error_reply_len},
+        reader::Frame,
+    },
+};
 
 use super::{OpKey, append, flow, uncount};
-use crate::core::dialect::Protocol;
-use crate::core::message::{Body, Form, Msg, NOBODY};
-use crate::core::session::{Outgoing, Pending, Phase};
-use crate::core::shard::{Fault, Shard, body};
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
-use crate::core::timer::TICK_MICROS;
+use crate::core::{
+    dialect::Protocol,
+    message::{Body, Form, Msg, NOBODY},
+    session::{Outgoing, Pending, Phase},
+    shard::{Fault, Shard, body},
+    stats::OpKind,
+    table::SessionRef,
+    timer::TICK_MICROS,
+};
 
 /// Room for the answer of an admitted operation is never refused up to this size.
 pub(in crate::core::shard) const ANSWER_ALWAYS: usize = 64;

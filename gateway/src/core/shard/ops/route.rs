@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::head::{CallHead, Sender};
+use frontier_wire::{
+    error::ErrorCode,
+    native::head::{CallHead, Sender},
+};
 use smallvec::SmallVec;
 
 use super::{RESERVED, Refused, Route};
-use crate::core::exchange::{Choice, Policy, Targets, connection, mix, pick};
-use crate::core::message::{Destination, Form};
-use crate::core::registry::NameKind;
-use crate::core::session::Sticky;
-use crate::core::shard::Shard;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
+use crate::core::{
+    exchange::{Choice, Policy, Targets, connection, mix, pick},
+    message::{Destination, Form},
+    registry::NameKind,
+    session::Sticky,
+    shard::Shard,
+    stats::OpKind,
+    table::SessionRef,
+};
 
 /// Topics a session remembers the receiver of: what a hash map of 512 places takes, 13 KiB. The receiver of a topic beyond them is
 /// computed, so it stays while the instances do, but a new instance takes its share of them.

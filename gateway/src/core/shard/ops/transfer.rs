@@ -1,15 +1,20 @@
 //! The bodies of operations, fragment by fragment, and the credit they take.
 
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType};
-use frontier_wire::native::head::{CallHead, Credit};
-use frontier_wire::native::reader::Frame;
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType},
+        head::{CallHead, Credit},
+        reader::Frame,
+    },
+};
 
-use super::whole::JOINING;
-use super::{INBOX_FULL, OpKey, append};
-use crate::core::message::{Body, Msg};
-use crate::core::shard::{Fault, Shard, body};
-use crate::core::table::SessionRef;
+use super::{INBOX_FULL, OpKey, append, whole::JOINING};
+use crate::core::{
+    message::{Body, Msg},
+    shard::{Fault, Shard, body},
+    table::SessionRef,
+};
 
 impl Shard {
     /// A continuing fragment of an operation's body, from its source.

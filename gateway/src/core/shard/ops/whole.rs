@@ -8,20 +8,25 @@
 //! ```
 
 use bytes::Bytes;
-use frontier_wire::error::ErrorCode;
-use frontier_wire::native::frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME};
-use frontier_wire::native::head::{CallBuilder, CallHead, ReplyBuilder, ReplyHead, Sender};
+use frontier_wire::{
+    error::ErrorCode,
+    native::{
+        frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT, MAX_BODY_FRAME},
+        head::{CallBuilder, CallHead, ReplyBuilder, ReplyHead, Sender},
+    },
+};
 use hashbrown::HashMap;
 
-use super::finish::EXPIRE_STEP;
-use super::{OUT_OF_BUDGET, OpKey, PlaceError, append};
-use crate::core::deadlines::{Deadlines, tick};
-use crate::core::dialect::Dialect;
-use crate::core::message::{Body, Destination, Form, Msg, Place, PlaceOwned};
-use crate::core::shard::Shard;
-use crate::core::stats::OpKind;
-use crate::core::table::SessionRef;
-use crate::core::timer::TICK_MICROS;
+use super::{OUT_OF_BUDGET, OpKey, PlaceError, append, finish::EXPIRE_STEP};
+use crate::core::{
+    deadlines::{Deadlines, tick},
+    dialect::Dialect,
+    message::{Body, Destination, Form, Msg, Place, PlaceOwned},
+    shard::Shard,
+    stats::OpKind,
+    table::SessionRef,
+    timer::TICK_MICROS,
+};
 
 /// The longest body that fits a geminio packet, with room for the rest of it.
 pub(in crate::core::shard) const LONGEST: usize = (10 << 20) / 4 * 3 - (32 << 10);
