@@ -2,7 +2,8 @@
 //!
 //! The gateway may report that one session of an edge went and another came in one breath, and a pool brings such events by several
 //! connections. Handlers of a user must not see them overtake each other, so events about one edge run one after the other in the order
-//! in which they came, and an `offline` of an older epoch than the `online` seen last is dropped.
+//! in which they came, and an `offline` of an older epoch than the `online` seen last is dropped. When sessions replace each other within
+//! moments, the end of one may be told before its beginning: then the beginning is dropped.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// How many edges per generation the newest epoch is remembered of. What is guarded against is a race of moments, in which not many
-/// more edges take part; 2 × 65,536 × 16 bytes is what it costs at most.
+/// more edges take part; twice (of the sessions that began, and of those that ended) 2 × 65,536 × 16 bytes is what it costs at most.
 const REMEMBERED: usize = 65_536;
 
 /// An edge as services see it.
@@ -49,6 +50,7 @@ pub(crate) struct Events {
     /// Edges with an event being handled, and what waits behind it.
     busy: Mutex<HashMap<u64, VecDeque<Job>>>,
     seen: Mutex<Epochs>,
+    ended: Mutex<Epochs>,
 }
 
 /// An event about an edge is being handled; dropped, the next one begins.
@@ -167,6 +169,17 @@ impl Events {
         self.seen.lock().put(edge, epoch);
     }
 
+    /// The session of this epoch is over.
+    pub(crate) fn saw_offline(&self, edge: u64, epoch: u64) {
+        self.ended.lock().put(edge, epoch);
+    }
+
+    /// Whether an `online` is about the very session that was told to be over last. Not about any older one: the gateways that a service
+    /// is connected to may have clocks that differ.
+    pub(crate) fn is_over(&self, edge: u64, epoch: u64) -> bool {
+        self.ended.lock().get(edge) == Some(epoch)
+    }
+
     /// Whether an `offline` of this epoch is about a session older than the one seen online.
     pub(crate) fn is_stale(&self, edge: u64, epoch: u64) -> bool {
         self.seen.lock().get(edge).is_some_and(|seen| epoch < seen)
@@ -219,6 +232,14 @@ mod tests {
         assert!(!events.is_stale(7, 20));
         assert!(!events.is_stale(7, 21));
         assert!(!events.is_stale(8, 1), "of an edge never seen nothing is known");
+    }
+
+    #[test]
+    fn an_online_behind_its_own_offline_is_over_and_no_other_is() {
+        let events = Events::default();
+        events.saw_offline(7, 20);
+        assert!(events.is_over(7, 20));
+        assert!(!events.is_over(7, 19) && !events.is_over(7, 21) && !events.is_over(8, 20));
     }
 
     #[test]

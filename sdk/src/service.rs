@@ -153,7 +153,7 @@ impl Service {
 
     /// Called when an edge has come online, before it can do anything. An error refuses it with that text.
     ///
-    /// Events about one edge run one after the other, in the order of its sessions.
+    /// Events about one edge run one after the other. A session that was told to be over already is left out.
     ///
     /// # Errors
     /// As [`register`](Self::register).
@@ -177,10 +177,16 @@ impl Service {
         let events = self.client.shared.events.clone();
         let answer = move |request: Request| {
             let outcome = edge_info(&request).map(|edge| {
-                events.saw_online(edge.id().get(), edge.epoch());
-                handler(edge)
+                let (id, epoch) = (edge.id().get(), edge.epoch());
+                events.saw_online(id, epoch);
+                (!events.is_over(id, epoch)).then(|| handler(edge))
             });
-            async move { outcome?.await }
+            async move {
+                match outcome? {
+                    Some(handling) => handling.await,
+                    None => Err(Error::session_closed("the session is over")),
+                }
+            }
         };
         self.client.register("edge_online", Handler::new(answer)).await
     }
@@ -205,6 +211,7 @@ impl Service {
         let answer = move |request: Request| {
             let outcome = edge_info(&request).map(|edge| {
                 let stale = events.is_stale(edge.id().get(), edge.epoch());
+                events.saw_offline(edge.id().get(), edge.epoch());
                 (!stale).then(|| handler(edge))
             });
             async move {

@@ -721,6 +721,26 @@ fn stream(lab: &mut Lab, from: GuestId, to: GuestId, peer: &str, opener: &str) -
     (opened(lab, from), dialogue)
 }
 
+/// A flood of openings is a flood of control frames; one peer's is nobody else's.
+#[test]
+fn openings_and_heartbeats_count_as_control_frames() {
+    let mut lab = Lab::new(Settings { control_frames: 50, ..settings() });
+    let (loud, calm) = (lab.guest_edge(0, 5), lab.guest_edge(0, 6));
+    for round in 0..60 {
+        if lab.guest_ended(loud).is_some() {
+            break;
+        }
+        open(&mut lab, loud, "nobody");
+        if round % 4 == 0 {
+            open(&mut lab, calm, "nobody");
+        }
+        lab.advance(MILLI);
+    }
+    lab.advance(10 * MILLI);
+    assert!(lab.guest_ended(loud).is_some() && lab.guest_ended(calm).is_none());
+    lab.close();
+}
+
 #[test]
 fn a_stream_with_meta_longer_than_the_limit_is_refused_and_nothing_else_ends() {
     let mut lab = Lab::new(Settings { meta: 3, ..settings() });

@@ -244,6 +244,8 @@ pub struct Connection {
     wake: Micros,
     /// Slots of messages reopened because no acknowledgement came.
     reopened: u32,
+    /// See [`Connection::take_control`].
+    control: u16,
     role: Role,
     phase: Phase,
     goodbye: Goodbye,
@@ -296,6 +298,7 @@ impl Connection {
             heartbeat: limits.heartbeat,
             wake: deadline,
             reopened: 0,
+            control: 0,
             role,
             phase: Phase::Greeting,
             goodbye: Goodbye::default(),
@@ -325,6 +328,14 @@ impl Connection {
     #[must_use]
     pub const fn poll_timeout(&self) -> Micros {
         self.wake
+    }
+
+    /// Packets since the last time that carry nothing for anybody: heartbeats, openings and ends of streams, answers that nobody waits
+    /// for, unknown types.
+    pub const fn take_control(&mut self) -> u16 {
+        let count = self.control;
+        self.control = 0;
+        count
     }
 
     /// Slots of messages that were reopened because a peer that reads has acknowledged nothing for long.

@@ -346,6 +346,12 @@ impl Connection {
         self.outbox.as_ref().map_or(0, |outbox| outbox.operation_bytes())
     }
 
+    /// Whether operations wait that were not handed to the transport yet.
+    #[must_use]
+    pub fn has_unsent_operations(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.has_unsent_operations())
+    }
+
     /// Bytes waiting to be sent, all lanes.
     #[must_use]
     pub fn outbox_bytes(&self) -> usize {

@@ -84,6 +84,8 @@ struct Segment {
     data: Data,
     /// The stream to report, see [`Outbox::written`].
     report: Option<StreamId>,
+    /// Whether it is part of a user stream.
+    of_stream: bool,
 }
 
 #[derive(Debug)]
@@ -111,7 +113,10 @@ pub struct Outbox {
     bytes: usize,
     /// Of those, bytes of user streams: windows bound them, so they do not count against an operation's room.
     stream_bytes: usize,
+    /// Bytes handed to the transport and not yet written.
     sending: usize,
+    /// Of those, the ones of user streams.
+    sending_of_streams: usize,
     /// Entries of flows and spare room of buffers, in bytes: what `bytes` takes beyond itself.
     overhead: usize,
 }
@@ -128,7 +133,13 @@ impl Outbox {
     /// Bytes of operations waiting for the peer: what a limit on new ones looks at.
     #[must_use]
     pub fn operation_bytes(&self) -> usize {
-        self.queued().saturating_sub(self.stream_bytes)
+        self.queued().saturating_sub(self.stream_bytes).saturating_sub(self.sending_of_streams)
+    }
+
+    /// Whether operations wait that were not handed to the transport yet.
+    #[must_use]
+    pub fn has_unsent_operations(&self) -> bool {
+        self.bytes > self.stream_bytes
     }
 
     /// Whether nothing is left, not even a half-close.
@@ -279,7 +290,7 @@ impl Outbox {
         if engine.has_control() {
             let mut control = Vec::new();
             engine.take_control(&mut control);
-            self.segment(Data::Own(control), None);
+            self.segment(Data::Own(control));
         }
         while self.sending < budget && self.fill_block(engine, session) {}
         // Small frames that wait for the window of the session stream must not be overtaken by later fragments of the same stream.
@@ -309,7 +320,7 @@ impl Outbox {
                     *space = header;
                 }
                 self.bytes = self.bytes.saturating_sub(len);
-                self.segment(Data::Own(block), None);
+                self.segment(Data::Own(block));
                 return window > len;
             }
             // yamux borders mean nothing to frames: what fits is sent, the rest stays where it is.
@@ -320,8 +331,8 @@ impl Outbox {
         let Some(header) = begin(engine, session, len) else { return false };
         let piece = self.cut.split_to(len);
         self.bytes = self.bytes.saturating_sub(len);
-        self.segment(Data::Header(header), None);
-        self.segment(Data::Shared(piece), None);
+        self.segment(Data::Header(header));
+        self.segment(Data::Shared(piece));
         window > len
     }
 
@@ -376,14 +387,14 @@ impl Outbox {
         self.overhead = self.overhead.saturating_sub(item.slack);
         let mut body = item.body.into_bytes();
         let tail = body.split_off(first.saturating_sub(item.lead.len()).min(body.len()));
-        self.segment(Data::Header(header), None);
-        self.segment(Data::Shared(item.lead), None);
-        self.segment(Data::Shared(body), None);
+        self.segment(Data::Header(header));
+        self.segment(Data::Shared(item.lead));
+        self.segment(Data::Shared(body));
         if !tail.is_empty()
             && let Some(header) = begin(engine, session, tail.len())
         {
-            self.segment(Data::Header(header), None);
-            self.segment(Data::Shared(tail), None);
+            self.segment(Data::Header(header));
+            self.segment(Data::Shared(tail));
         }
         if flow.items.is_empty() { Turn::Done } else { Turn::More }
     }
@@ -413,13 +424,22 @@ impl Outbox {
             // Reset while bytes waited: whoever reset it drops the flow.
             return Turn::Done;
         };
-        self.segment(Data::Header(header), None);
-        self.segment(Data::Shared(piece), report);
+        self.stream_segment(Data::Header(header), None);
+        self.stream_segment(Data::Shared(piece), report);
         if last { Turn::Done } else { Turn::More }
     }
 
-    fn segment(&mut self, data: Data, report: Option<StreamId>) {
-        let segment = Segment { data, report };
+    fn segment(&mut self, data: Data) {
+        self.hand_over(Segment { data, report: None, of_stream: false });
+    }
+
+    fn stream_segment(&mut self, data: Data, report: Option<StreamId>) {
+        let segment = Segment { data, report, of_stream: true };
+        self.sending_of_streams = self.sending_of_streams.saturating_add(segment.as_slice().len());
+        self.hand_over(segment);
+    }
+
+    fn hand_over(&mut self, segment: Segment) {
         if segment.as_slice().is_empty() {
             return;
         }
@@ -449,6 +469,9 @@ impl Outbox {
         self.sending = self.sending.saturating_sub(n);
         while let Some(front) = self.front.as_ref() {
             let left = front.as_slice().len().saturating_sub(self.front_written);
+            if front.of_stream {
+                self.sending_of_streams = self.sending_of_streams.saturating_sub(n.min(left));
+            }
             if n < left {
                 if let Some(stream) = front.report.filter(|_| n > 0) {
                     report(stream, u32::try_from(n).unwrap_or(u32::MAX));

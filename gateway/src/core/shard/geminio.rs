@@ -117,10 +117,15 @@ impl Shard {
             let Some(conn) = session.conn.geminio() else { return };
             match conn.receive(&mut input, now) {
                 Ok(Some(event)) => self.on_packet(me, event),
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(_) if closing => return self.remove(me),
                 Err(fault) => return self.fault(me, fault.into()),
             }
+        }
+        if let Some(conn) = self.sessions.get_mut(me).and_then(|session| session.conn.geminio()) {
+            let control = u32::from(conn.take_control());
+            let outcome = self.control_frames(me, control);
+            self.outcome(me, outcome);
         }
     }
 

@@ -42,7 +42,7 @@ impl Shard {
         conn.fill(WRITE_BUDGET);
         let filled = conn.sending();
         // A peer may keep its socket empty and yet take nothing: it has to grant window on the session stream, always.
-        let starved = filled < WRITE_BUDGET && conn.operation_bytes() > filled;
+        let starved = filled < WRITE_BUDGET && conn.has_unsent_operations();
         if !starved {
             session.starved = 0;
         } else if session.starved == 0 || conn.engine().send_window(StreamId::FIRST) < before {

@@ -82,7 +82,13 @@ impl Connection {
             (Phase::Ready | Phase::Closing, PacketType::DisConn) => self.on_dis_conn(&packet, now),
             (Phase::Closing, PacketType::DisConnAck) => self.on_dis_conn_ack(),
             (Phase::Closing, _) => self.on_late(&packet),
-            (Phase::Ready, _) => self.on_packet(packet, now),
+            (Phase::Ready, _) => {
+                let step = self.on_packet(packet, now);
+                if kind == PacketType::Session || kind != PacketType::Stream && matches!(step, Ok(None)) {
+                    self.control = self.control.saturating_add(1);
+                }
+                step
+            }
         }
     }
 

@@ -92,6 +92,29 @@ fn count(outbox: &Outbox) -> usize {
         + outbox.flows.as_ref().map_or(0, |flows| flows.held())
 }
 
+/// They are bounded by windows: counted as operations, a peer that reads its streams slowly would be refused calls, or cut.
+#[test]
+fn bytes_of_streams_that_the_transport_has_are_no_operations() {
+    let mut bench = Bench::new();
+    bench.grant(bench.stream, 100_000);
+    bench.outbox.push_stream(bench.stream, Bytes::from(vec![7; 100_000]), true);
+    assert_eq!(bench.outbox.operation_bytes(), 0);
+    bench.outbox.fill(&mut bench.engine, StreamId::FIRST, 128 << 10);
+    let sending = bench.outbox.sending();
+    assert!(sending > 100_000);
+    for taken in [0, 5, 50_000, sending - 50_005] {
+        bench.outbox.written(taken, |_, _| {});
+        assert_eq!((bench.outbox.operation_bytes(), bench.outbox.has_unsent_operations()), (0, false));
+    }
+    bench.outbox.push_frame(1, Bytes::from_static(b"lead"), Bytes::from_static(b"body"));
+    assert_eq!((bench.outbox.operation_bytes(), bench.outbox.has_unsent_operations()), (8, true));
+    bench.grant(StreamId::FIRST, 100);
+    bench.outbox.fill(&mut bench.engine, StreamId::FIRST, 128 << 10);
+    assert_eq!((bench.outbox.operation_bytes(), bench.outbox.has_unsent_operations()), (8 + 12, false));
+    bench.outbox.written(20, |_, _| {});
+    assert_eq!(bench.outbox.operation_bytes(), 0);
+}
+
 #[test]
 fn single_bytes_of_a_stream_share_blocks() {
     let mut bench = Bench::new();
