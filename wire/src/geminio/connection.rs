@@ -256,7 +256,7 @@ pub struct Connection {
 // === impl Fault ===
 
 impl Fault {
-    /// The name used in metric labels.
+    /// Its name, from a closed set, for logs and tests.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -169,7 +169,7 @@ impl Default for Limits {
 // === impl PacketError ===
 
 impl PacketError {
-    /// The name used in metric labels.
+    /// Its name, from a closed set, for logs and tests.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -62,7 +62,7 @@ impl HeadError {
         crate::error::ErrorCode::InvalidArgument
     }
 
-    /// The name used in metric labels.
+    /// Its name, from a closed set, for logs and tests.
     #[must_use]
     pub const fn kind(self) -> &'static str {
         match self {

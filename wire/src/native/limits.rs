@@ -170,7 +170,7 @@ impl Default for HelloLimits {
 // === impl DecodeError ===
 
 impl DecodeError {
-    /// The name used in metric labels.
+    /// Its name, from a closed set, for logs and tests.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -142,7 +142,7 @@ impl HelloError {
         }
     }
 
-    /// The name used in metric labels.
+    /// Its name, from a closed set, for logs and tests.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
