@@ -58,6 +58,12 @@ impl Program {
         lines.iter().map(|line| line.message().to_owned()).collect()
     }
 
+    /// The last it printed, for an error.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        self.output.tail()
+    }
+
     /// Types a line.
     ///
     /// # Errors

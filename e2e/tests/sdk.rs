@@ -124,3 +124,20 @@ async fn the_newest_client_with_an_id_has_it_and_the_older_one_closes() -> anyho
     until(new.watch(), State::is_connected).await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_ask_at_once_who_is_online() -> anyhow::Result<()> {
+    let gateway = Gateway::start(&config())?;
+    let service = Service::builder(gateway.services().to_string()).connect().await?;
+    let edge = Edge::builder(gateway.edges().to_string()).connect().await?;
+    let mut asked = JoinSet::new();
+    for _ in 0..50 {
+        let service = service.clone();
+        asked.spawn(async move { service.presence().await });
+    }
+    for online in asked.join_all().await {
+        let ids: Vec<_> = online?.iter().map(frontier::EdgeInfo::id).collect();
+        ensure!(ids == [edge.id()], "{ids:?}");
+    }
+    Ok(())
+}

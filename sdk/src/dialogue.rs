@@ -14,6 +14,7 @@
 
 mod assembly;
 mod incoming;
+mod lists;
 mod outgoing;
 mod transfer;
 
@@ -30,7 +31,7 @@ use frontier_wire::native::{
 };
 use tokio::time::Instant;
 
-use self::{incoming::Incoming, outgoing::Pending, transfer::Transfers};
+use self::{incoming::Incoming, lists::Lists, outgoing::Pending, transfer::Transfers};
 pub(crate) use self::{
     incoming::{Delivery, Host},
     outgoing::HEAD_MAX,
@@ -87,6 +88,7 @@ pub(crate) struct Dialogue {
     /// The highest id the peer has used.
     last_in: u64,
     pending: HashMap<u64, Pending>,
+    lists: Lists,
     incoming: HashMap<u64, Incoming>,
     transfers: Transfers,
     /// For each order with a message under way in fragments: the messages behind it.
@@ -113,6 +115,7 @@ impl Dialogue {
             last_out: 0,
             last_in: 0,
             pending: HashMap::new(),
+            lists: Lists::default(),
             incoming: HashMap::new(),
             transfers: Transfers::default(),
             order: HashMap::new(),
@@ -137,7 +140,7 @@ impl Dialogue {
             FrameType::Response => self.on_response(frame, sink),
             FrameType::Ack => self.on_ack(&frame, sink),
             FrameType::Locate => self.on_locate(&frame),
-            FrameType::Presence => self.on_presence(&frame),
+            FrameType::Presence => self.on_presence(&frame, sink),
             FrameType::Cancel => self.on_cancel(frame.header.id, sink),
             FrameType::Credit => {
                 // One that grants nothing readable grants nothing: its body waits until its deadline.
@@ -174,12 +177,14 @@ impl Dialogue {
 
     /// Operations of ours that are unanswered.
     pub(crate) fn outgoing(&self) -> usize {
-        self.pending.len().saturating_add(self.order.values().map(VecDeque::len).sum())
+        let waiting: usize = self.order.values().map(VecDeque::len).sum();
+        self.pending.len() + self.lists.asked() + waiting
     }
 
     /// Whether nothing is unanswered in either direction.
     pub(crate) fn is_idle(&self) -> bool {
         self.pending.is_empty()
+            && self.lists.is_idle()
             && self.incoming.is_empty()
             && self.order.is_empty()
             && self.transfers.is_empty()
@@ -199,6 +204,7 @@ impl Dialogue {
         for (_, pending) in self.pending.drain() {
             pending.fail(error.clone());
         }
+        self.lists.fail(error);
         for send in self.order.drain().flat_map(|(_, waiting)| waiting) {
             send.promise.fulfil(Err(error.clone()));
         }

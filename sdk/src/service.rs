@@ -226,8 +226,10 @@ impl Service {
 
     /// Who is online now. After registering for events: an edge may be in both, and its epoch tells which is newer.
     ///
+    /// The gateway makes one list at a time for a service: calls that come while one is made wait and share the next.
+    ///
     /// # Errors
-    /// When the gateway does not answer within the `call_timeout`, or a snapshot of this service is already under way.
+    /// When the gateway does not answer within the `call_timeout`.
     ///
     /// ```
     /// # frontier::testing::scene::play(async |svc: frontier::Service| {

@@ -35,7 +35,15 @@ fn files_of_a_web_server_come_through_unharmed() -> anyhow::Result<()> {
     let downloads = [0, 1, 2].map(|_| curl(&url));
     for download in downloads {
         let output = download?.wait_with_output()?;
-        ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "curl: {}{} bytes of {}\nlistener: {}\nagent: {}",
+            String::from_utf8_lossy(&output.stderr),
+            output.stdout.len(),
+            file.len(),
+            tunnel.listener.printed(),
+            tunnel.agent.printed(),
+        );
         assert_eq!(output.stdout.len(), file.len());
         assert_eq!(digest(&SHA256, &output.stdout).as_ref(), digest(&SHA256, &file).as_ref());
     }

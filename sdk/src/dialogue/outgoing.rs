@@ -6,7 +6,6 @@ use bytes::Bytes;
 use frontier_wire::native::{
     frame::{Flags, FrameHeader, FrameType, MAX_BODY_FRAME},
     head::{self, CallBuilder, Credit, HeadError, ReplyHead},
-    presence::PresencePage,
     reader::Frame,
 };
 use tokio::time::Instant;
@@ -21,16 +20,12 @@ use crate::{
     error::{Error, ErrorCode, Result, millis},
     headers::Headers,
     op::{NameLists, Names, Outgoing, SendKind},
-    presence::EdgeInfo,
     promise::Promise,
     reply::Reply,
 };
 
 /// Bytes of deadline and length behind a head: two tags and two varints.
 const TRAILER: usize = 24;
-
-/// Edges in one snapshot, at most: beyond what one gateway holds.
-const PRESENCE_MAX: usize = 8_000_000;
 
 /// Flows of messages, which are shared by all of the same order, are told from those of calls by this bit.
 const ORDERED: u64 = 1 << 63;
@@ -49,10 +44,6 @@ pub(super) enum Pending {
     },
     Names(Promise<Reply>),
     Locate(Promise<u64>),
-    Presence {
-        promise: Promise<Vec<EdgeInfo>>,
-        edges: Vec<EdgeInfo>,
-    },
 }
 
 /// An answer whose last fragment has not come yet.
@@ -155,13 +146,6 @@ impl Dialogue {
         self.pending.insert(id, Pending::Locate(promise));
     }
 
-    /// Asks who is online.
-    pub(crate) fn start_presence(&mut self, promise: Promise<Vec<EdgeInfo>>, sink: &mut impl Sink) {
-        let Some(id) = self.next_id(&promise) else { return };
-        put(sink, id << 1, FrameHeader::new(FrameType::Presence, id), [&[], &[]], Bytes::new());
-        self.pending.insert(id, Pending::Presence { promise, edges: Vec::new() });
-    }
-
     fn next_id<T>(&mut self, promise: &Promise<T>) -> Option<u64> {
         let id = self.last_out + 1;
         if !promise.sent(&self.mailbox, self.id, id) {
@@ -177,7 +161,7 @@ impl Dialogue {
         let flow = match pending {
             Pending::Call { .. } => id << 1,
             Pending::Publish { order, .. } => order | ORDERED,
-            Pending::Names(_) | Pending::Locate(_) | Pending::Presence { .. } => return,
+            Pending::Names(_) | Pending::Locate(_) => return,
         };
         let error = Error::cancelled();
         match self.transfers.remove(false, id) {
@@ -254,23 +238,6 @@ impl Dialogue {
             promise.fulfil(head::Locate::parse(&frame.head).map(|head| head.epoch).map_err(unreadable));
         }
     }
-
-    pub(super) fn on_presence(&mut self, frame: &Frame<Bytes>) {
-        let id = frame.header.id;
-        let Some(Pending::Presence { edges, .. }) = self.pending.get_mut(&id) else { return };
-        // Refused as a whole, for example from an edge: the head says why.
-        let page = success(&frame.head).and_then(|_| PresencePage::parse(&frame.body).map_err(unreadable));
-        let outcome = page.and_then(|page| {
-            edges.extend(page.map(|info| EdgeInfo::from_wire(&info)));
-            if edges.len() > PRESENCE_MAX { Err(Error::overloaded("more edges than fit")) } else { Ok(()) }
-        });
-        if frame.header.flags.more() && outcome.is_ok() {
-            return;
-        }
-        if let Some(Pending::Presence { promise, edges }) = self.pending.remove(&id) {
-            promise.fulfil(outcome.map(|()| edges));
-        }
-    }
 }
 
 /// What a frame of an answer came to.
@@ -290,7 +257,7 @@ impl ReplyStep {
 }
 
 /// The head of an answer, unless it says why there is none or cannot be read.
-fn success(head: &[u8]) -> Result<ReplyHead<'_>> {
+pub(super) fn success(head: &[u8]) -> Result<ReplyHead<'_>> {
     let head = ReplyHead::parse(head).map_err(unreadable)?;
     match head.error {
         Some(error) => Err(Error::from_wire(error)),
@@ -298,7 +265,7 @@ fn success(head: &[u8]) -> Result<ReplyHead<'_>> {
     }
 }
 
-fn unreadable(error: HeadError) -> Error {
+pub(super) fn unreadable(error: HeadError) -> Error {
     Error::new(ErrorCode::Internal, format!("the answer cannot be read: {error}"))
 }
 
@@ -346,7 +313,6 @@ impl Pending {
                 promise.fulfil(Err(error));
             }
             Self::Locate(promise) => promise.fulfil(Err(error)),
-            Self::Presence { promise, .. } => promise.fulfil(Err(error)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Two dialogues and a link between them that delivers frames one at a time, in any order the flows allow.
 
+mod lists;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
