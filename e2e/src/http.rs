@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 
 /// Longest time for a whole answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Clone, Debug)]

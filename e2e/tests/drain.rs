@@ -96,7 +96,7 @@ fn a_part_that_fails_during_a_drain_is_an_error_at_its_end() -> anyhow::Result<(
 
 #[test]
 fn an_unused_gateway_still_takes_whom_a_load_balancer_sends() -> anyhow::Result<()> {
-    let mut gateway = Gateway::start(&draining(30).set("drain.accept_for", "3s"))?;
+    let mut gateway = Gateway::start(&draining(90).set("drain.accept_for", "3s"))?;
     gateway.signal(Signal::TERM)?;
     until("not ready", SOON, || {
         http::get(gateway.admin().ok()?, "/readyz").is_ok_and(|answer| answer.status == 503).then_some(())

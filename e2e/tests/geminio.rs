@@ -308,8 +308,8 @@ fn a_drain_ends_geminio_peers_in_good_order() -> anyhow::Result<()> {
     let mut service = Client::service(gateway.services(), "s", &["m"], &[], SOON)?;
     let mut edge = edge(&gateway)?;
     gateway.signal(Signal::TERM)?;
-    edge.take(Duration::from_secs(10), |event| matches!(event, Event::Leaving | Event::Over(_)))?;
-    service.take(Duration::from_secs(10), |event| matches!(event, Event::Leaving | Event::Over(_)))?;
+    edge.take(SOON, |event| matches!(event, Event::Leaving | Event::Over(_)))?;
+    service.take(SOON, |event| matches!(event, Event::Leaving | Event::Over(_)))?;
     ensure!(gateway.wait_exit(Duration::from_secs(15))?.success());
     Ok(())
 }
@@ -320,7 +320,7 @@ fn a_drain_leaves_a_young_connection_its_two_seconds() -> anyhow::Result<()> {
     let before = Instant::now();
     let mut service = Client::service(gateway.services(), "s", &[], &[], SOON)?;
     gateway.signal(Signal::TERM)?;
-    service.closed(Duration::from_secs(10))?;
+    service.closed(SOON)?;
     let lived = before.elapsed();
     ensure!(lived >= Duration::from_secs(2), "closed after {lived:?}");
     ensure!(gateway.wait_exit(Duration::from_secs(15))?.success());
@@ -343,8 +343,7 @@ fn the_newest_edge_of_an_id_has_it() -> anyhow::Result<()> {
     for _ in 0..3 {
         let new = edge(&gateway)?;
         // Its predecessor is closed when its two seconds are over.
-        let leaving =
-            thread::spawn(move || old.take(Duration::from_secs(10), |event| matches!(event, Event::Leaving)));
+        let leaving = thread::spawn(move || old.take(SOON, |event| matches!(event, Event::Leaving)));
         let answering = echo(new);
         assert_eq!(caller.call(Some(77), "who", b"me", SOON)?, Ok(b"me".to_vec()));
         leaving.join().map_err(|_| anyhow::anyhow!("panicked"))??;

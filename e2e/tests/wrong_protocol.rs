@@ -184,6 +184,31 @@ fn other_protocols_are_closed_at_once() -> anyhow::Result<()> {
 }
 
 #[test]
+fn the_ports_of_operators_tell_what_is_not_http() -> anyhow::Result<()> {
+    let scene = Scene::start(&patient())?;
+    let gateway = &scene.gateway;
+    let native = FrameHeader::new(FrameType::Hello, 0).encode();
+    let client_hello = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &noise(1, 500)].concat();
+    let foreign: [&[u8]; 5] =
+        [&native, &client_hello, b"SSH-2.0-OpenSSH_9.2\r\n", b"*1\r\n$4\r\nPING\r\n", b"\xff\xff\xff\xff"];
+    for (port, addr) in [("control", gateway.control()?), ("admin", gateway.admin()?)] {
+        for bytes in foreign {
+            let answer = say(addr, bytes)?;
+            ensure!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{port}: {answer:02x?}");
+        }
+        drop(TcpStream::connect(addr)?);
+        let (name, port_label) = ("frontier_operator_connections_total", format!("port=\"{port}\""));
+        gateway.metric_reaches(name, &[&port_label, "outcome=\"invalid\""], 5.0)?;
+        gateway.metric_reaches(name, &[&port_label, "outcome=\"empty\""], 1.0)?;
+        let of_port = |line: &Line| line.text_of("port") == port && line.message().contains("is not HTTP");
+        gateway.log().wait(SOON, of_port)?;
+        let lines = gateway.log().find(of_port).len();
+        ensure!(lines == foreign.len(), "{lines} lines about {} clients", foreign.len());
+    }
+    scene.end(8)
+}
+
+#[test]
 fn a_listener_refuses_what_its_protocols_do_not_name() -> anyhow::Result<()> {
     let named = serde_json::json!(["native", "http"]);
     let scene = Scene::start(&patient().set("edgebound.listen.protocols", named))?;

@@ -11,7 +11,6 @@ mod parts;
 mod settings;
 
 use std::{
-    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::JoinHandle,
@@ -34,10 +33,6 @@ use crate::{
 
 /// A running gateway.
 pub struct App {
-    /// Where edges connect.
-    pub edge_addr: SocketAddr,
-    /// Where services connect.
-    pub service_addr: SocketAddr,
     hub: Arc<Hub>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -94,8 +89,6 @@ impl App {
         tracing::info!(control, %admin, "operators' ports listening");
         tracing::info!(edges = %edge_addr, services = %service_addr, shards, "gateway listening");
         Ok(Self {
-            edge_addr,
-            service_addr,
             hub,
             shared,
             threads,
@@ -106,24 +99,6 @@ impl App {
             readiness,
             _follow: follow,
         })
-    }
-
-    /// Where the control plane listens, if it is enabled.
-    #[must_use]
-    pub fn control_addr(&self) -> Option<SocketAddr> {
-        self.operators.control
-    }
-
-    /// Where health and metrics are.
-    #[must_use]
-    pub fn admin_addr(&self) -> SocketAddr {
-        self.operators.admin
-    }
-
-    /// What all shards share.
-    #[must_use]
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 
     /// A part that has failed by now, and was not told of before.

@@ -18,10 +18,7 @@ use prometheus_client::{
 
 pub use self::{
     process::Process,
-    shards::{
-        DataPlaneSnapshot, DataPlaneStats, Latency, OperationKind, OperationSnapshot, SessionCount,
-        ShardSnapshot,
-    },
+    shards::{DataPlaneSnapshot, DataPlaneStats, Latency, OperationSnapshot, SessionCount, ShardSnapshot},
 };
 
 /// The format of [`Metrics::encode`].

@@ -20,10 +20,7 @@ use crate::{
         stats::{OpKind, Outcomes, Refusal, Stats, Times},
     },
     driver::Hub,
-    metrics::{
-        DataPlaneSnapshot, DataPlaneStats, Latency, OperationKind, OperationSnapshot, SessionCount,
-        ShardSnapshot,
-    },
+    metrics::{DataPlaneSnapshot, DataPlaneStats, Latency, OperationSnapshot, SessionCount, ShardSnapshot},
 };
 
 /// See the module documentation.
@@ -221,11 +218,7 @@ fn latency(times: &Times) -> Latency {
 fn operation(kind: OpKind, outcomes: &Outcomes) -> OperationSnapshot {
     let codes = std::iter::once(None).chain(ErrorCode::ALL.map(Some));
     OperationSnapshot {
-        kind: match kind {
-            OpKind::Call => OperationKind::Call,
-            OpKind::Message => OperationKind::Message,
-            OpKind::Stream => OperationKind::Stream,
-        },
+        kind,
         outcomes: codes.map(|code| (code, outcomes.count(code))).collect(),
         latency: latency(&outcomes.latency),
     }

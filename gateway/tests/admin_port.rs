@@ -2,12 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails by panicking")]
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use frontier_gateway::{
     admin::Admin,
     config::{Config, ListenAddr, Log, LogFile, LogOutput},
-    control::serve::serve,
+    control::serve::{OperatorPort, serve},
     metrics::Metrics,
     readiness::Readiness,
     telemetry,
@@ -46,7 +49,8 @@ async fn the_port_answers_and_the_level_changes_what_is_logged() {
     let admin = Admin::new(Metrics::new(), readiness.clone(), log.level(), &Config::default());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(TcpListener::from_std(listener).unwrap(), None, admin.router(), stop.clone()));
+    let (listener, name) = (TcpListener::from_std(listener).unwrap(), Arc::new(OperatorPort::new("admin")));
+    tasks.spawn(serve(listener, name, None, admin.router(), stop.clone()));
 
     assert!(get(addr, "/healthz").await.ends_with("\r\n\r\nok"));
     assert!(get(addr, "/readyz").await.ends_with("\r\n\r\nready"));

@@ -13,7 +13,7 @@ use frontier_gateway::{
     config::SecretSource,
     control::{
         DataPlane, EdgeRow, KickRule, NotOnline, Scan, ServiceRow, router,
-        serve::{TlsSource, serve},
+        serve::{OperatorPort, TlsSource, serve},
     },
     core::names::NameSet,
     readiness::Readiness,
@@ -108,7 +108,8 @@ impl Port {
             (Arc::new(Fixture::default()), Readiness::default(), CancellationToken::new());
         let app = router(Arc::clone(&data), kicks, &readiness);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, tls, app, stop.clone()));
+        let port = Arc::new(OperatorPort::new("control"));
+        tasks.spawn(serve(listener, port, tls, app, stop.clone()));
         Self { addr, data, readiness, stop, tasks }
     }
 

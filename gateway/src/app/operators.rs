@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     control::{
         self, KickRule,
-        serve::{TlsSource, serve},
+        serve::{OperatorPort, TlsSource, serve},
     },
     identity::{authority::Authority, ticket::TicketError},
     metrics::{Family, Metrics},
@@ -55,6 +55,14 @@ impl Operators {
         failed: &Failures,
     ) -> anyhow::Result<Self> {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (control_port, admin_port) =
+            (Arc::new(OperatorPort::new("control")), Arc::new(OperatorPort::new("admin")));
+        let ports = [Arc::clone(&control_port), Arc::clone(&admin_port)];
+        metrics.register(move || {
+            let help = "Connections of operators that have ended, by port and by how";
+            let family = Family::counter("frontier_operator_connections", help);
+            vec![ports.iter().fold(family, |family, port| port.rows(family))]
+        });
         let mut control = None;
         if config.controlplane.enable {
             let listener = listen(&config.controlplane.listen.addr).context("controlplane.listen")?;
@@ -69,13 +77,13 @@ impl Operators {
                 register_certificates(&metrics, vec![Arc::clone(store)]);
             }
             let tls = certificates.map(|store| Arc::new(move || store.current()) as TlsSource);
-            let part = serve(listener, tls, router, stop.clone());
+            let part = serve(listener, control_port, tls, router, stop.clone());
             tasks.spawn(failed.clone().watch("control plane", stop.clone(), part));
         }
         let listener = listen(&config.observability.addr).context("observability.addr")?;
         let admin = listener.local_addr()?;
         let router = Admin::new(metrics, readiness.clone(), telemetry.level(), config).router();
-        let part = serve(listener, None, router, stop.clone());
+        let part = serve(listener, admin_port, None, router, stop.clone());
         tasks.spawn(failed.clone().watch("admin port", stop.clone(), part));
         tasks.close();
         Ok(Self { control, admin, tasks, stop })

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -34,6 +35,8 @@ use tracing::{debug, warn};
 
 use crate::{
     config::canonical,
+    core::complaints::Complaints,
+    metrics::Family,
     places::{Place, Places},
 };
 
@@ -52,9 +55,6 @@ const STREAMS: u32 = 64;
 /// What is in flight when the gateway stops gets this long.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
-/// Between two lines about connections that cannot be taken.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-
 /// After a failed accept: too many open files does not pass within microseconds.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,37 +65,75 @@ pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
+/// How a connection of an operator ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Requests were answered.
+    Served,
+    /// It asked nothing, as the probes of load balancers do.
+    Empty,
+    /// What it said is not HTTP.
+    Invalid,
+    /// The TLS handshake failed or took too long.
+    Handshake,
+    /// It was idle, and another one needed its place.
+    GaveWay,
+    /// There was no place.
+    Refused,
+    /// The system could not accept it.
+    Accept,
+    /// It broke off.
+    Broken,
+}
+
+/// What is known of a port of operators.
+#[derive(Debug)]
+pub struct OperatorPort {
+    name: &'static str,
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    complaints: Mutex<Complaints>,
+    started: Instant,
+}
+
 /// Serves `app` until `stop`, then lets running requests end.
 ///
 /// # Cancel safety
 /// Dropping the future ends the listener; connections end with their current request.
-pub async fn serve(listener: TcpListener, tls: Option<TlsSource>, app: Router, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    port: Arc<OperatorPort>,
+    tls: Option<TlsSource>,
+    app: Router,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Places::new(CONNECTIONS, GRACE));
     let connections = TaskTracker::new();
-    let (mut refused, mut complained) = (0_u64, None::<Instant>);
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((socket, addr)) => {
                 let (now, give_way) = (Instant::now(), CancellationToken::new());
+                let peer = Peer(canonical(addr));
                 let Some(place) = Places::enter(&places, now, give_way.clone()) else {
                     // Dropping the socket tells the newcomer at once; those inside are being served.
-                    refused += 1;
-                    if complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
-                        complained = Some(now);
-                        warn!(refused, client.addr = %addr, "no place for a connection");
-                    }
+                    port.count(Outcome::Refused);
+                    port.complain(
+                        || warn!(port = port.name, client.addr = %peer.0, "no place for a connection"),
+                    );
                     continue;
                 };
-                let peer = Peer(canonical(addr));
-                let connection =
-                    Connection { tls: tls.clone(), app: app.clone(), peer, place: Arc::new(place), give_way };
+                let connection = Connection {
+                    port: Arc::clone(&port),
+                    tls: tls.clone(),
+                    app: app.clone(),
+                    peer,
+                    place: Arc::new(place),
+                    give_way,
+                };
                 connections.spawn(connection.run(socket, stop.clone()));
             }
             Err(error) => {
-                if complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
-                    complained = Some(Instant::now());
-                    warn!(%error, "cannot accept");
-                }
+                port.count(Outcome::Accept);
+                port.complain(|| warn!(port = port.name, %error, "cannot accept"));
                 stop.run_until_cancelled(sleep(ACCEPT_PAUSE)).await;
             }
         }
@@ -108,6 +146,7 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsSource>, app: Router, s
 }
 
 struct Connection {
+    port: Arc<OperatorPort>,
     tls: Option<TlsSource>,
     app: Router,
     peer: Peer,
@@ -122,28 +161,30 @@ impl Connection {
     async fn run(self, socket: TcpStream, stop: CancellationToken) {
         // Answers are small; waiting for more of them helps nobody.
         let _ = socket.set_nodelay(true);
+        let asked = AtomicBool::new(false);
         let served = async {
-            match &self.tls {
-                None => self.serve(socket, stop).await,
-                Some(source) => self.serve(handshake(source, socket).await?, stop).await,
+            let Some(source) = &self.tls else { return self.serve(socket, &asked, stop).await };
+            match handshake(source, socket).await {
+                Ok(socket) => self.serve(socket, &asked, stop).await,
+                Err(error) => {
+                    self.port.complain(|| {
+                        let port = self.port.name;
+                        warn!(port, client.addr = %self.peer.0, %error, "TLS handshake failed");
+                    });
+                    Outcome::Handshake
+                }
             }
         };
-        match self.give_way.run_until_cancelled(served).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => debug!(client.addr = %self.peer.0, %error, "connection ended"),
-            None => debug!(client.addr = %self.peer.0, "an idle connection gave way to another"),
-        }
+        let outcome = self.give_way.run_until_cancelled(served).await.unwrap_or(Outcome::GaveWay);
+        self.port.count(outcome);
+        debug!(port = self.port.name, client.addr = %self.peer.0, outcome = outcome.name(), "connection ended");
     }
 
-    async fn serve<S>(
-        &self,
-        stream: S,
-        stop: CancellationToken,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    /// Answers requests; `asked` as soon as there was one.
+    async fn serve<S>(&self, stream: S, asked: &AtomicBool, stop: CancellationToken) -> Outcome
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let asked = AtomicBool::new(false);
         let service = service_fn(|mut request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(self.peer);
@@ -170,7 +211,7 @@ impl Connection {
                 std::future::pending().await
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             // Requests that are there already are better answered than refused.
             biased;
             ended = connection.as_mut() => ended,
@@ -180,8 +221,88 @@ impl Connection {
             }
             () = silent => {
                 connection.as_mut().graceful_shutdown();
-                timeout(PATIENCE, connection).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+                timeout(PATIENCE, connection).await.unwrap_or(Ok(()))
             }
+        };
+        match ended {
+            Ok(()) if asked.load(Ordering::Relaxed) => Outcome::Served,
+            Ok(()) => Outcome::Empty,
+            Err(error) => self.broken(&*error),
+        }
+    }
+
+    fn broken(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Outcome {
+        let http = error.downcast_ref::<hyper::Error>();
+        if http.is_some_and(hyper::Error::is_timeout) {
+            Outcome::Empty
+        } else if http.is_some_and(hyper::Error::is_parse) {
+            self.port.complain(|| {
+                warn!(port = self.port.name, client.addr = %self.peer.0, %error, "what a client says is not HTTP");
+            });
+            Outcome::Invalid
+        } else {
+            Outcome::Broken
+        }
+    }
+}
+
+// === impl OperatorPort ===
+
+impl OperatorPort {
+    /// A port nobody has come to yet, by its name in logs and metrics.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        let outcomes = [const { AtomicU64::new(0) }; Outcome::ALL.len()];
+        Self { name, outcomes, complaints: Mutex::default(), started: Instant::now() }
+    }
+
+    /// Adds what was counted to a metric of all ports.
+    #[must_use]
+    pub fn rows(&self, family: Family) -> Family {
+        Outcome::ALL.into_iter().zip(&self.outcomes).fold(family, |family, (outcome, count)| {
+            family.row(&[("port", self.name), ("outcome", outcome.name())], count.load(Ordering::Relaxed))
+        })
+    }
+
+    fn count(&self, outcome: Outcome) {
+        if let Some(counter) = self.outcomes.get(outcome as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a line unless there were too many.
+    fn complain(&self, line: impl FnOnce()) {
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if self.complaints.lock().admit(micros) {
+            line();
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const ALL: [Self; 8] = [
+        Self::Served,
+        Self::Empty,
+        Self::Invalid,
+        Self::Handshake,
+        Self::GaveWay,
+        Self::Refused,
+        Self::Accept,
+        Self::Broken,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Empty => "empty",
+            Self::Invalid => "invalid",
+            Self::Handshake => "handshake",
+            Self::GaveWay => "gave_way",
+            Self::Refused => "refused",
+            Self::Accept => "accept",
+            Self::Broken => "broken",
         }
     }
 }

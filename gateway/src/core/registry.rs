@@ -192,6 +192,7 @@ impl Registry {
     }
 
     /// Instances with a connection, for leak checks.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn pools(&self) -> usize {
         self.pools.lock().len()
@@ -256,12 +257,14 @@ impl Registry {
     }
 
     /// Names offered by anybody, for leak checks.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn names(&self) -> usize {
         self.names.lock().targets.len()
     }
 
     /// Names offered, each as often as a connection does, for leak checks.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn offers(&self) -> usize {
         let names = self.names.lock();
@@ -269,6 +272,7 @@ impl Registry {
     }
 
     /// Operations counted in flight to all instances, for leak checks.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         let names = self.names.lock();
@@ -276,6 +280,7 @@ impl Registry {
     }
 
     /// Instances that offer a name, for leak checks.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn instances(&self) -> usize {
         self.names.lock().in_flight.len()

@@ -176,6 +176,8 @@ pub struct Greeting {
     pub step: Step,
     /// The question whose answer that is.
     pub asked: Option<Asked>,
+    /// How often a service went away before it answered.
+    pub lost: u8,
 }
 
 /// What a service was asked about an edge in its admission.

@@ -351,6 +351,7 @@ impl Shard {
             grant: Default::default(),
             step: Step::None,
             asked: None,
+            lost: 0,
         };
         let mut session = Session::new(Dialect::Native(Connection::accept(&self.config)), bound, greeting);
         session.last_rx = self.now.micros;

@@ -202,7 +202,8 @@ impl OpKind {
     /// Every kind, in the order of [`Stats::operations`].
     pub const ALL: [Self; 3] = [Self::Call, Self::Message, Self::Stream];
 
-    /// The word used in metric labels.
+    /// Its word, in what simulations say.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -149,10 +149,4 @@ impl Hub {
     pub(super) fn connections(&self, shard: u16) -> usize {
         self.inboxes[usize::from(shard)].connections.load(Ordering::Relaxed)
     }
-
-    /// Messages waiting, by shard.
-    #[must_use]
-    pub fn depths(&self) -> Vec<usize> {
-        self.inboxes.iter().map(|inbox| inbox.depth.load(Ordering::Relaxed)).collect()
-    }
 }

@@ -3,6 +3,7 @@
 use frontier_wire::error::ErrorCode;
 
 use super::{Collect, Family};
+use crate::core::stats::OpKind;
 
 /// Whoever can look into the shards.
 pub trait DataPlaneStats: Send + Sync + 'static {
@@ -73,22 +74,11 @@ pub struct SessionCount {
     pub count: u64,
 }
 
-/// What kind of operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperationKind {
-    /// A request and its response.
-    Call,
-    /// A message and its acknowledgement.
-    Message,
-    /// A user stream; it ends well when it was accepted.
-    Stream,
-}
-
 /// How operations of one kind ended.
 #[derive(Clone, Debug)]
 pub struct OperationSnapshot {
     /// Which kind.
-    pub kind: OperationKind,
+    pub kind: OpKind,
     /// How many by outcome; `None` = it went well.
     pub outcomes: Vec<(Option<ErrorCode>, u64)>,
     /// From the first frame to the answer.
@@ -147,36 +137,6 @@ impl Latency {
     }
 }
 
-// === impl OperationKind ===
-
-impl OperationKind {
-    const ALL: [Self; 3] = [Self::Call, Self::Message, Self::Stream];
-
-    fn families(self) -> (Family, Family) {
-        let (count, count_help, time, time_help) = match self {
-            Self::Call => (
-                "frontier_calls",
-                "Calls by outcome",
-                "frontier_call_duration",
-                "Time from the first frame of a call to its answer",
-            ),
-            Self::Message => (
-                "frontier_messages",
-                "Messages by outcome",
-                "frontier_message_duration",
-                "Time from the first frame of a message to its acknowledgement",
-            ),
-            Self::Stream => (
-                "frontier_streams",
-                "Streams opened, by outcome",
-                "frontier_stream_open_duration",
-                "Time from the opening of a stream to its acceptance or refusal",
-            ),
-        };
-        (Family::counter(count, count_help), Family::histogram(time, time_help))
-    }
-}
-
 impl<D: DataPlaneStats> Collect for std::sync::Arc<D> {
     fn collect(&self) -> Vec<Family> {
         families(&self.snapshot())
@@ -194,7 +154,7 @@ fn families(snapshot: &DataPlaneSnapshot) -> Vec<Family> {
     ];
     families.extend(totals(&snapshot.shards));
     families.extend(per_shard(&snapshot.shards));
-    for kind in OperationKind::ALL {
+    for kind in OpKind::ALL {
         families.extend(operations(kind, &snapshot.shards));
     }
     families
@@ -277,8 +237,8 @@ fn per_shard(shards: &[ShardSnapshot]) -> [Family; 4] {
     })
 }
 
-fn operations(kind: OperationKind, shards: &[ShardSnapshot]) -> [Family; 2] {
-    let (mut count, time) = kind.families();
+fn operations(kind: OpKind, shards: &[ShardSnapshot]) -> [Family; 2] {
+    let (mut count, time) = families_of(kind);
     let mut latency = Latency::default();
     let of_kind: Vec<_> = shards
         .iter()
@@ -298,4 +258,28 @@ fn operations(kind: OperationKind, shards: &[ShardSnapshot]) -> [Family; 2] {
         latency.buckets.push((f64::INFINITY, 0));
     }
     [count, time.times(latency)]
+}
+
+fn families_of(kind: OpKind) -> (Family, Family) {
+    let (count, count_help, time, time_help) = match kind {
+        OpKind::Call => (
+            "frontier_calls",
+            "Calls by outcome",
+            "frontier_call_duration",
+            "Time from the first frame of a call to its answer",
+        ),
+        OpKind::Message => (
+            "frontier_messages",
+            "Messages by outcome",
+            "frontier_message_duration",
+            "Time from the first frame of a message to its acknowledgement",
+        ),
+        OpKind::Stream => (
+            "frontier_streams",
+            "Streams opened, by outcome",
+            "frontier_stream_open_duration",
+            "Time from the opening of a stream to its acceptance or refusal",
+        ),
+    };
+    (Family::counter(count, count_help), Family::histogram(time, time_help))
 }

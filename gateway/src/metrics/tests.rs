@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use frontier_wire::error::ErrorCode;
 
 use super::*;
+use crate::core::stats::OpKind;
 
 /// Two shards with a bit of everything.
 struct Fixture;
@@ -27,7 +28,7 @@ impl DataPlaneStats for Fixture {
             inbox_bytes: 9,
             stream_ends: 4,
             operations: vec![OperationSnapshot {
-                kind: OperationKind::Call,
+                kind: OpKind::Call,
                 outcomes: vec![(None, 14), (Some(ErrorCode::Overloaded), 1)],
                 latency: Latency::of_powers_of_two(&latency, 1_500_000),
             }],

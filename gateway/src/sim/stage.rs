@@ -18,11 +18,7 @@ use super::{
     rng::Rng,
 };
 use crate::core::{
-    Bound, Now, Settings, Shared,
-    exchange::mix,
-    identity::Gatekeeper,
-    message::Msg,
-    shard::audit::{Audit, Flights},
+    Bound, Now, Settings, Shared, exchange::mix, identity::Gatekeeper, message::Msg, shard::audit::Flights,
     table::SessionRef,
 };
 
@@ -372,12 +368,6 @@ impl Stage {
     }
 
     // --- what must hold
-
-    /// Counts of each shard, as of its last turn.
-    #[must_use]
-    pub fn audits(&self) -> Vec<&Audit> {
-        self.shards.iter().map(|shard| &shard.audit).collect()
-    }
 
     /// Every operation and stream of all shards.
     #[must_use]

@@ -1,5 +1,8 @@
 //! Who may come in, under which ID, who is told, and who has to go.
 
+mod lists;
+mod takeover;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use frontier_gateway::{
@@ -91,6 +94,60 @@ fn an_id_service_may_leave_the_choice_to_the_gateway_or_refuse() {
     assert_eq!(answers[0].header.kind, FrameType::Welcome);
     assert_eq!(reject(&answers[1]), (ErrorCode::Application, "unknown device".to_owned()));
     assert_eq!(reject(&answers[2]).0, ErrorCode::Internal);
+    lab.close();
+}
+
+#[test]
+fn when_a_service_goes_before_it_answers_another_is_asked() {
+    for (method, shard) in [("get_edge_id", 0), ("get_edge_id", 1), ("edge_online", 0), ("edge_online", 1)] {
+        let mut lab = Lab::new(settings());
+        let services = [("one", 0), ("two", 1), ("three", shard)];
+        let mut services = services.map(|(name, shard)| lab.service(shard, name, &[method], &[])).to_vec();
+        let edge = knock(&mut lab, 0, 0);
+        for left in [2, 1, 0] {
+            let asked = services.iter().position(|service| !lab.is_quiet(*service)).unwrap();
+            let service = services.remove(asked);
+            let question = lab.expect(service);
+            assert_eq!(question.call().name, method);
+            assert!(services.iter().all(|service| lab.is_quiet(*service)), "one at a time");
+            if left > 0 {
+                assert!(lab.is_quiet(edge));
+                lab.hang_up(service, Ending::Closed);
+            } else {
+                lab.answer_error(service, &question, ErrorCode::Application, "no");
+            }
+            lab.run();
+        }
+        assert_eq!(reject(&lab.expect(edge)), (ErrorCode::Application, "no".to_owned()));
+        lab.close();
+    }
+}
+
+#[test]
+fn when_all_services_go_before_they_answer_it_is_as_if_there_were_none() {
+    for method in ["get_edge_id", "edge_online"] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(1, "only", &[method], &[]);
+        let edge = knock(&mut lab, 0, 0);
+        assert_eq!(lab.expect(service).call().name, method);
+        lab.hang_up(service, Ending::Closed);
+        lab.run();
+        assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome, "{method}");
+        lab.close();
+    }
+}
+
+#[test]
+fn a_service_that_says_of_every_edge_that_its_session_is_closed_does_not_keep_it_for_ever() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(1, "odd", &["edge_online"], &[]);
+    let edge = knock(&mut lab, 0, 0);
+    for _ in 0..4 {
+        let question = lab.expect(service);
+        lab.answer_error(service, &question, ErrorCode::SessionClosed, "odd");
+        lab.run();
+    }
+    assert_eq!(reject(&lab.expect(edge)), (ErrorCode::SessionClosed, "odd".to_owned()));
     lab.close();
 }
 
@@ -383,251 +440,6 @@ fn nothing_is_taken_back_that_was_answered() {
     }
 }
 
-/// A pool has two connections in a shard, an edge moves from one address to another, and instances are chosen by address.
-#[test]
-fn both_events_of_a_takeover_come_by_one_connection() {
-    let mut used = BTreeSet::new();
-    for seed in 0..20 {
-        let mut lab = Lab::with(Settings { policy: Policy::SourceIp, ..settings() }, Chaos::NONE, seed);
-        let mut hello = service_hello(1, "presence", &PRESENCE, &[]);
-        let pool = [1, 3].map(|index| {
-            hello.pool_index = index;
-            let peer = lab.dial(Bound::Service, 1);
-            lab.join(peer, &hello);
-            peer
-        });
-        for _ in 0..5 {
-            let edge = knock(&mut lab, 0, 5);
-            let heard = pool.map(|peer| lab.frames(peer));
-            for (at, notes) in heard.iter().enumerate().filter(|(_, notes)| !notes.is_empty()) {
-                let methods: Vec<String> = notes.iter().map(|note| event(note).0).collect();
-                assert_eq!(methods.last().map(String::as_str), Some("edge_online"), "{methods:?}");
-                used.insert(at);
-                notes.iter().for_each(|note| lab.answer(pool[at], note, &[]));
-            }
-            assert_eq!(heard.iter().filter(|notes| !notes.is_empty()).count(), 1, "seed {seed}");
-            lab.run();
-            assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome);
-        }
-        lab.close();
-    }
-    assert_eq!(used.len(), 2, "either connection is used");
-}
-
-#[test]
-fn the_newest_connection_takes_the_id() {
-    for (old_shard, new_shard, service_shard) in [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 0)] {
-        let mut lab = Lab::new(settings());
-        let service = lab.service(service_shard, "svc", &["echo"], &[]);
-        let old = lab.edge(old_shard, 5);
-        lab.call(old, 1, "echo", 0, b"");
-        lab.run();
-        lab.expect(service);
-        let new = lab.edge(new_shard, 5);
-        let heard = lab.frames(old);
-        let away = GoAway::parse(&heard.last().unwrap().head).unwrap();
-        assert_eq!(away.reason.unwrap().code, ErrorCode::SessionClosed);
-        assert!(lab.ended(old).is_some());
-        assert_eq!(lab.expect(service).header.kind, FrameType::Cancel);
-        lab.call_edge(service, 1, 5, "m", b"");
-        lab.run();
-        assert_eq!(lab.expect(new).call().name, "m");
-        lab.close();
-    }
-}
-
-#[test]
-fn a_takeover_is_reported_in_order_to_one_instance() {
-    for seed in 0..20 {
-        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
-        let services: Vec<Peer> = (0..3).map(|n| lab.service(n % 2, "presence", &PRESENCE, &[])).collect();
-        let mut told = None;
-        let mut epochs = Vec::new();
-        for round in 0..3 {
-            let edge = knock(&mut lab, round % 2, seed + 1);
-            for service in &services {
-                let mut heard = lab.frames(*service);
-                heard.retain(|note| note.header.kind == FrameType::Request);
-                if heard.is_empty() {
-                    continue;
-                }
-                assert_eq!(*told.get_or_insert(*service), *service, "always the same instance");
-                let methods: Vec<String> = heard.iter().map(|note| event(note).0).collect();
-                if round == 0 {
-                    assert_eq!(methods, ["edge_online"]);
-                } else {
-                    assert_eq!(methods, ["edge_offline", "edge_online"]);
-                    assert_eq!(event(&heard[0]).2, *epochs.last().unwrap());
-                }
-                epochs.push(event(heard.last().unwrap()).2);
-                for note in &heard {
-                    lab.answer(*service, note, &[]);
-                }
-            }
-            lab.run();
-            assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome);
-        }
-        assert!(epochs.len() == 3 && epochs.is_sorted());
-        lab.close();
-    }
-}
-
-#[test]
-fn a_session_cut_by_takeover_is_gone_within_a_second_whatever_it_does() {
-    for new_shard in [0, 1] {
-        let mut lab = Lab::new(settings());
-        let down = Quality { capacity: 500, ..Quality::PERFECT };
-        let old = lab.dial_by(Bound::Edge, 0, Path { up: Quality::PERFECT, down });
-        lab.join(old, &edge_hello(5));
-        lab.freeze(old, true);
-        let service = lab.service(1, "svc", &[], &[]);
-        lab.call_edge(service, 1, 5, "m", &[0; 50_000]);
-        lab.run();
-        lab.edge(new_shard, 5);
-        assert_eq!(lab.expect_error(service, 1), ErrorCode::SessionClosed, "at once");
-        let link = lab.dialer(old).link;
-        lab.advance(SECOND - 2 * 20 * MILLI);
-        assert_eq!(lab.stage.session(link), None);
-        lab.close();
-    }
-}
-
-#[test]
-fn many_connections_with_one_id_leave_one() {
-    for seed in 0..30 {
-        let mut lab = Lab::with(settings(), Chaos::NONE, seed);
-        let service = lab.service(1, "presence", &PRESENCE, &[]);
-        let peers: Vec<Peer> = (0..8)
-            .map(|n| {
-                let peer = lab.dial(Bound::Edge, n % 2);
-                lab.dialer(peer).hello(&edge_hello(5));
-                peer
-            })
-            .collect();
-        for _ in 0..3 {
-            lab.run();
-            for note in lab.frames(service) {
-                if note.header.kind == FrameType::Request {
-                    lab.answer(service, &note, &[]);
-                }
-            }
-        }
-        lab.run();
-        let alive = peers.iter().filter(|peer| lab.ended(**peer).is_none()).count();
-        assert_eq!(alive, 1, "seed {seed}");
-        lab.close();
-    }
-}
-
-#[test]
-fn a_snapshot_comes_as_the_service_keeps_up_and_one_at_a_time() {
-    let mut lab = Lab::new(settings());
-    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
-    let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
-    lab.join(service, &service_hello(1, "svc", &[], &[]));
-    for id in 1..=60 {
-        let peer = lab.dial(Bound::Edge, 0);
-        let mut hello = edge_hello(id);
-        hello.meta = vec![7; 10_000];
-        lab.join(peer, &hello);
-    }
-    let cards = held(&lab);
-    lab.freeze(service, true);
-    lab.send(service, FrameType::Presence, 1, &[], &[]);
-    lab.send(service, FrameType::Presence, 2, &[], &[]);
-    lab.run();
-    let held = held(&lab) - cards;
-    assert!(held < 100_000, "{held} of 600,000");
-    lab.freeze(service, false);
-    lab.advance(200 * MILLI);
-    let pages = lab.frames(service);
-    let refused: Vec<&Note> = pages.iter().filter(|page| page.header.id == 2).collect();
-    assert_eq!(refused[0].error(), Some(ErrorCode::Overloaded));
-    let listed: usize = pages
-        .iter()
-        .filter(|p| p.header.id == 1)
-        .map(|p| PresencePage::parse(&p.body).unwrap().count())
-        .sum();
-    assert_eq!(listed, 60);
-    lab.close();
-}
-
-/// A service reads its list slowly; meanwhile edges move to where the walk over the sessions has been already.
-#[test]
-fn an_edge_that_reconnects_while_a_list_is_made_is_on_it() {
-    let mut lab = Lab::new(settings());
-    let down = Quality { capacity: 2_000, ..Quality::PERFECT };
-    let service = lab.dial_by(Bound::Service, 0, Path { up: Quality::PERFECT, down });
-    lab.join(service, &service_hello(1, "svc", &[], &[]));
-    let come = |lab: &mut Lab, shard: u16, id: u64| {
-        let peer = lab.dial(Bound::Edge, shard);
-        let mut hello = edge_hello(id);
-        hello.meta = vec![7; 2_000];
-        (peer, lab.join(peer, &hello).epoch)
-    };
-    let mut newest: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut peers = Vec::new();
-    for id in 1..=100 {
-        let (peer, epoch) = come(&mut lab, u16::from(id > 60), id);
-        newest.insert(id, epoch);
-        peers.push(peer);
-    }
-    lab.freeze(service, true);
-    lab.send(service, FrameType::Presence, 1, &[], &[]);
-    lab.run();
-    // Some go for good, some come again at the other shard.
-    lab.hang_up(peers[98], Ending::Closed);
-    lab.hang_up(peers[99], Ending::Closed);
-    for id in 70..=99 {
-        newest.insert(id, come(&mut lab, 0, id).1);
-    }
-    newest.remove(&100);
-    lab.freeze(service, false);
-    lab.advance(SECOND);
-    let pages = lab.frames(service);
-    let (last, rest) = pages.split_last().unwrap();
-    assert!(!last.header.flags.more() && rest.iter().all(|page| page.header.flags.more()));
-    let mut listed: BTreeMap<u64, u64> = BTreeMap::new();
-    for page in &pages {
-        for info in PresencePage::parse(&page.body).unwrap() {
-            assert!(listed.insert(info.edge, info.epoch).is_none_or(|before| before < info.epoch));
-        }
-    }
-    assert_eq!(listed, newest);
-    lab.close();
-}
-
-#[test]
-fn an_empty_snapshot_is_one_empty_page() {
-    let mut lab = Lab::new(settings());
-    let service = lab.service(0, "svc", &[], &[]);
-    lab.send(service, FrameType::Presence, 1, &[], &[]);
-    lab.run();
-    let page = lab.expect(service);
-    assert!(!page.header.flags.more() && page.body.is_empty() && page.error().is_none());
-    lab.close();
-}
-
-#[test]
-fn locate_tells_the_epoch_of_an_edge_that_is_here() {
-    let mut lab = Lab::new(settings());
-    let service = lab.service(0, "svc", &[], &[]);
-    let peer = lab.dial(Bound::Edge, 1);
-    let epoch = lab.join(peer, &edge_hello(5)).epoch;
-    let ask = |lab: &mut Lab, asker: Peer, edge: u64| {
-        let mut head = Vec::new();
-        Locate { edge, epoch: 0 }.encode(&mut head);
-        lab.send(asker, FrameType::Locate, edge, &head, &[]);
-        lab.run();
-        let answer = lab.expect(asker);
-        assert_eq!((answer.header.kind, answer.header.id), (FrameType::Locate, edge));
-        Locate::parse(&answer.head).unwrap()
-    };
-    assert_eq!(ask(&mut lab, service, 5), Locate { edge: 5, epoch });
-    assert_eq!(ask(&mut lab, service, 7), Locate { edge: 7, epoch: 0 });
-    lab.close();
-}
-
 #[test]
 fn a_kicked_session_is_told_when_it_may_come_again_and_a_replaced_one_that_it_may_not() {
     let mut lab = Lab::new(settings());
@@ -814,68 +626,6 @@ fn an_answer_in_fragments_is_no_answer_about_an_edge() {
         assert_eq!(reject(&lab.expect(edge)).0, ErrorCode::Internal);
         lab.send_flagged(service, FrameType::Response, id, Flags::NONE, &[], &[0; 95]);
         lab.run();
-        lab.close();
-    }
-}
-
-#[test]
-fn a_snapshot_lists_who_is_online_and_whoever_it_lists_is_reported_gone() {
-    let mut lab = Lab::new(settings());
-    let service = lab.service(0, "presence", &PRESENCE, &[]);
-    let (mut expected, mut waiting) = (Vec::new(), None);
-    for id in 1..=400 {
-        let peer = lab.dial(Bound::Edge, u16::from(id % 2 == 0));
-        let mut hello = edge_hello(id);
-        hello.meta = vec![7; 100];
-        hello.labels.insert("zone".to_owned(), "a".to_owned());
-        lab.dialer(peer).hello(&hello);
-        lab.run();
-        let online = lab.expect(service);
-        expected.push(id);
-        // The last one is still waiting when the list is asked for.
-        if id == 400 {
-            waiting = Some(online);
-        } else {
-            lab.answer(service, &online, &[]);
-        }
-    }
-    lab.run();
-    lab.send(service, FrameType::Presence, 9, &[], &[]);
-    lab.run();
-    let pages = lab.frames(service);
-    assert!(pages.len() > 3);
-    let (last, rest) = pages.split_last().unwrap();
-    assert!(!last.header.flags.more() && rest.iter().all(|page| page.header.flags.more()));
-    let mut listed = Vec::new();
-    for page in &pages {
-        assert_eq!((page.header.kind, page.header.id), (FrameType::Presence, 9));
-        listed.extend(PresencePage::parse(&page.body).unwrap().map(|info| {
-            assert_eq!((info.meta, info.labels().count()), (&[7; 100][..], 1));
-            info.edge
-        }));
-    }
-    listed.sort_unstable();
-    assert_eq!(listed, expected);
-    lab.answer_error(service, &waiting.unwrap(), ErrorCode::Application, "no");
-    lab.run();
-    assert_eq!(event(&lab.expect(service)).0, "edge_offline", "it was on the list");
-    lab.close();
-}
-
-#[test]
-fn an_edge_that_asks_for_others_breaks_the_protocol() {
-    let mut locate = Vec::new();
-    Locate { edge: 5, epoch: 0 }.encode(&mut locate);
-    for (kind, head) in [(FrameType::Presence, vec![]), (FrameType::Locate, locate)] {
-        let mut lab = Lab::new(settings());
-        let edge = lab.edge(0, 5);
-        lab.send(edge, kind, 3, &head, &[]);
-        lab.run();
-        let heard = lab.frames(edge);
-        assert_eq!(kinds(&heard), [FrameType::GoAway], "{kind:?}");
-        let away = GoAway::parse(&heard[0].head).unwrap();
-        assert_eq!(away.reason.unwrap().code, ErrorCode::InvalidArgument);
-        assert!(lab.ended(edge).is_some());
         lab.close();
     }
 }

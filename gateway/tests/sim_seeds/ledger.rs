@@ -69,8 +69,10 @@ pub(crate) struct Wire {
 /// What the keeper of presence events knows of one session of an edge.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
-    pub online: bool,
-    pub refused: bool,
+    /// Who heard last that it wants to come in.
+    pub asked: Option<usize>,
+    /// Who refused it.
+    pub refused: Option<usize>,
     pub offline: bool,
     /// The edge said itself that it has moved elsewhere.
     pub moved: bool,

@@ -268,8 +268,9 @@ impl World {
             if holder.1 < welcome.epoch {
                 *holder = (agent, welcome.epoch, now);
             }
-            let refused =
-                self.ledger.presence.get(&(welcome.id, welcome.epoch)).is_some_and(|seen| seen.refused);
+            let seen = self.ledger.presence.get(&(welcome.id, welcome.epoch));
+            // The answer of one that has gone may have gone with it.
+            let refused = seen.and_then(|seen| seen.refused).is_some_and(|service| self.is_here(service));
             assert!(!refused, "{agent} is welcome although a service refused it");
         }
         self.after(1_500_000, Later::Ping(agent));
@@ -379,6 +380,12 @@ impl World {
         }
     }
 
+    /// Whether the session of an agent has not ended, as the gateway sees it.
+    fn is_here(&self, agent: usize) -> bool {
+        let session = self.stage.session(self.agents[agent].dialer.link);
+        session.is_some_and(|session| self.stage.is_ready(session))
+    }
+
     fn hear_callback(
         &mut self,
         agent: usize,
@@ -395,8 +402,10 @@ impl World {
         let seen = self.ledger.presence.entry((info.edge, info.epoch)).or_default();
         match callback {
             "edge_online" => {
-                assert!(!seen.online, "two services are told that {info:?} is online");
-                seen.online = true;
+                let before = seen.asked.replace(agent);
+                // Another one is asked only if the one before has gone without an answer.
+                let both = before.is_some_and(|before| self.is_here(before) && self.is_here(agent));
+                assert!(!both, "{before:?} and {agent} are told that {info:?} is online");
             }
             "edge_offline" => {
                 assert!(!seen.offline, "two services are told that {info:?} is offline");
@@ -436,7 +445,7 @@ impl World {
         if errors {
             ReplyBuilder::error(ErrorRef::new(ErrorCode::Application, "no")).encode(&mut head);
             if let Some(("edge_online", edge, epoch)) = task.asked {
-                self.ledger.presence.entry((edge, epoch)).or_default().refused = true;
+                self.ledger.presence.entry((edge, epoch)).or_default().refused = Some(agent);
             }
         } else if let Some(("get_edge_id", ..)) = task.asked {
             return self.answer_id(agent, id);

@@ -362,7 +362,7 @@ impl World {
         for (edge, seen) in &self.ledger.presence {
             // Before any drain that is a farewell like any other, after which services are told.
             let moved = seen.moved && self.drained;
-            let told = seen.offline || seen.refused || moved || !seen.online;
+            let told = seen.offline || seen.refused.is_some() || moved || seen.asked.is_none();
             assert!(told, "service {keeper} was not told that {edge:?} is offline: {seen:?}");
         }
     }
@@ -416,7 +416,7 @@ impl World {
         let seen = self.ledger.presence.values();
         add(
             "edges that came and went".to_owned(),
-            seen.filter(|seen| seen.online && seen.offline).count() as u64,
+            seen.filter(|seen| seen.asked.is_some() && seen.offline).count() as u64,
         );
     }
 

@@ -256,7 +256,7 @@ pub struct Connection {
 // === impl Fault ===
 
 impl Fault {
-    /// Its name, from a closed set, for logs and tests.
+    /// Its name, from a closed set.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

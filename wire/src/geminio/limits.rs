@@ -169,7 +169,7 @@ impl Default for Limits {
 // === impl PacketError ===
 
 impl PacketError {
-    /// Its name, from a closed set, for logs and tests.
+    /// Its name, from a closed set.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -189,8 +189,8 @@ impl FrameType {
     }
 
     /// Whether the type may travel on a user stream.
-    #[must_use]
-    pub const fn travels_on_stream(self) -> bool {
+    #[cfg(test)]
+    const fn travels_on_stream(self) -> bool {
         matches!(
             self,
             Self::Open

@@ -62,7 +62,7 @@ impl HeadError {
         crate::error::ErrorCode::InvalidArgument
     }
 
-    /// Its name, from a closed set, for logs and tests.
+    /// Its name, from a closed set.
     #[must_use]
     pub const fn kind(self) -> &'static str {
         match self {

@@ -170,7 +170,7 @@ impl Default for HelloLimits {
 // === impl DecodeError ===
 
 impl DecodeError {
-    /// Its name, from a closed set, for logs and tests.
+    /// Its name: that of the golden vectors.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

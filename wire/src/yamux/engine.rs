@@ -399,8 +399,8 @@ impl Engine {
     }
 
     /// Sum of the windows granted, in bytes: what the peer may make the caller hold, counting what it holds already.
-    #[must_use]
-    pub fn granted_bytes(&self) -> u64 {
+    #[cfg(test)]
+    pub(super) fn granted_bytes(&self) -> u64 {
         let first = self.first.as_ref().map_or(0, Stream::granted);
         self.table.as_ref().map_or(0, |table| table.granted()).saturating_add(first.into())
     }

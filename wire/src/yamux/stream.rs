@@ -97,6 +97,7 @@ impl Stream {
     }
 
     /// Bytes that the peer may make us hold: the window, until it ends its half.
+    #[cfg(test)]
     pub(super) const fn granted(&self) -> u32 {
         if self.is(REMOTE_END) { 0 } else { self.window }
     }

@@ -24,8 +24,6 @@ pub(super) struct Table {
     pub(super) gaps: Gaps,
     /// How many of the streams the peer opened.
     remote: usize,
-    /// Sum of the windows granted.
-    granted: u64,
 }
 
 /// Hashes stream IDs, which a peer chooses, with a secret of the process.
@@ -54,8 +52,9 @@ impl Table {
     }
 
     /// Bytes the peer may make us hold, all streams together.
-    pub(super) const fn granted(&self) -> u64 {
-        self.granted
+    #[cfg(test)]
+    pub(super) fn granted(&self) -> u64 {
+        self.streams.values().map(|stream| u64::from(stream.granted())).sum()
     }
 
     /// Whether the table holds nothing worth keeping.
@@ -81,7 +80,7 @@ impl Table {
         self.streams.get(&id)
     }
 
-    /// For changes that make nothing due and leave the window as it is; else [`Table::update`].
+    /// For changes that make nothing due; else [`Table::update`].
     #[inline]
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Stream> {
         self.streams.get_mut(&id)
@@ -92,20 +91,15 @@ impl Table {
         if stream.list() {
             self.push_listed(id);
         }
-        self.granted = self.granted.saturating_add(stream.granted().into());
         self.remote = self.remote.saturating_add(remote.into());
         self.streams.insert(id, stream);
     }
 
-    /// Changes a stream and keeps list and sums true.
+    /// Changes a stream and keeps the list true.
     pub(super) fn update<R>(&mut self, id: u32, change: impl FnOnce(&mut Stream) -> R) -> Option<R> {
         let stream = self.streams.get_mut(&id)?;
-        let before = stream.granted();
         let result = change(stream);
-        let after = stream.granted();
-        let lists = stream.list();
-        self.granted = self.granted.saturating_sub(before.into()).saturating_add(after.into());
-        if lists {
+        if stream.list() {
             self.push_listed(id);
         }
         Some(result)
@@ -114,7 +108,6 @@ impl Table {
     /// Removes a stream and gives back memory that a larger number of streams needed.
     pub(super) fn remove(&mut self, id: u32, remote: bool) -> Option<Stream> {
         let stream = self.streams.remove(&id)?;
-        self.granted = self.granted.saturating_sub(stream.granted().into());
         self.remote = self.remote.saturating_sub(remote.into());
         let wanted = self.streams.len().saturating_mul(2).max(SLACK);
         if self.streams.capacity() > wanted.saturating_mul(4) {

@@ -45,8 +45,12 @@ use crate::core::{
 /// IDs under which an edge in its admission waits for answers.
 const ASK_ID: u64 = 1;
 const ASK_ONLINE: u64 = 2;
+/// The method by which services are told of an edge, and may refuse it.
+const EDGE_ONLINE: &str = "edge_online";
 /// Instances tried for one callback.
 const TRIES: usize = 3;
+/// Services that may go away over one edge before it is turned away.
+const LOST: u8 = 3;
 /// Names in a Register or Unregister that take about the time of one control frame: each is looked up and copied, and at a service
 /// changed in the registry that all shards share.
 const NAMES_PER_FRAME: usize = 4;
@@ -342,6 +346,15 @@ impl Shard {
                 None => self.deny(me, ErrorCode::Internal, ILLEGAL_EDGE_ID),
             },
             (Step::Online, ASK_ONLINE, Ok(None)) => self.welcome_edge(me),
+            // Who was asked went away: as if it had not been there.
+            (Step::EdgeId, ASK_ID, Ok(Some((ErrorCode::SessionClosed, ..)))) if greeting.lost < LOST => {
+                greeting.lost += 1;
+                self.ask_id(me);
+            }
+            (Step::Online, ASK_ONLINE, Ok(Some((ErrorCode::SessionClosed, ..)))) if greeting.lost < LOST => {
+                greeting.lost += 1;
+                self.ask_online(me);
+            }
             (Step::EdgeId, ASK_ID, Ok(Some((code, text, retry))))
             | (Step::Online, ASK_ONLINE, Ok(Some((code, text, retry)))) => {
                 self.deny_for(me, code, &text, retry);
@@ -399,10 +412,8 @@ impl Shard {
         };
         session.card = Some(Arc::clone(&card));
         self.touch(me);
-        let policy = self.shared.settings.policy;
-        let key = self.sessions.get(me).map_or(0, |session| session.choice_key(policy));
-        let choice = Choice { policy, key, random: self.random(), shard: self.id };
-        let targets = self.names.targets(&self.shared.registry, NameKind::Method, "edge_online");
+        let choice = self.choice_of(me);
+        let targets = self.names.targets(&self.shared.registry, NameKind::Method, EDGE_ONLINE);
         // One connection hears of both, or the events could come in another order than they were sent.
         let told = targets.as_ref().and_then(|targets| callee(targets, choice, &[]));
         if let Some((session, old)) = old {
@@ -420,10 +431,26 @@ impl Shard {
         }
         self.set_step(me, Step::Online);
         let asked =
-            targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, "edge_online", &targets, choice, told));
+            targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, EDGE_ONLINE, &targets, choice, told));
         if !asked {
             self.welcome_edge(me);
         }
+    }
+
+    /// Asks another service whether the edge may come in.
+    fn ask_online(&mut self, me: SessionRef) {
+        let choice = self.choice_of(me);
+        let targets = self.names.targets(&self.shared.registry, NameKind::Method, EDGE_ONLINE);
+        if !targets.is_some_and(|targets| self.ask(me, ASK_ONLINE, EDGE_ONLINE, &targets, choice, None)) {
+            self.welcome_edge(me);
+        }
+    }
+
+    /// By what a service is chosen that is asked about an edge.
+    fn choice_of(&mut self, me: SessionRef) -> Choice {
+        let policy = self.shared.settings.policy;
+        let key = self.sessions.get(me).map_or(0, |session| session.choice_key(policy));
+        Choice { policy, key, random: self.random(), shard: self.id }
     }
 
     /// Tells a service that an edge is gone: the one that will be told of its successor, if it wants to know.

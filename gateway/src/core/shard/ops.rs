@@ -133,10 +133,7 @@ impl Shard {
         let call = CallHead::parse(&frame.head)?;
         #[cfg(any(test, feature = "testing"))]
         {
-            assert!(call.name != super::PANIC, "fault point: frontier.fault.panic");
-            if call.name == super::PANIC_IN_TIMER {
-                self.faulty = Some(me);
-            }
+            fault_point(call.name, me, &mut self.faulty);
             self.doomed |= call.name == super::PANIC_IN_SHARD;
         }
         if let Err((code, text)) =
@@ -546,6 +543,15 @@ fn append(
     lead.put_slice(&body.as_slice()[..copied]);
     let body = if copied == body.len() { Bytes::new() } else { body.into_bytes() };
     outbox.push_frame(flow, lead.freeze(), body);
+}
+
+/// Fault points: what the names of operations of tests do to whoever handles them.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn fault_point(name: &str, me: SessionRef, faulty: &mut Option<SessionRef>) {
+    assert!(name != super::PANIC, "fault point: frontier.fault.panic");
+    if name == super::PANIC_IN_TIMER {
+        *faulty = Some(me);
+    }
 }
 
 /// Whether a peer may start one more.

@@ -2,13 +2,8 @@
 
 use std::fmt;
 
-use bytes::BufMut;
-
 use super::{MIN_STREAM_WINDOW, VERSION};
-use crate::{
-    error::ErrorCode,
-    native::head::{ErrorRef, HeadError},
-};
+use crate::{error::ErrorCode, native::head::HeadError};
 
 /// What a limit is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,7 +137,7 @@ impl HelloError {
         }
     }
 
-    /// Its name, from a closed set, for logs and tests.
+    /// Its name: that of the golden vectors.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -157,11 +152,6 @@ impl HelloError {
             Self::Reserved { .. } => "reserved",
             Self::StreamWindow { .. } => "stream_window",
         }
-    }
-
-    /// Appends the head of the Reject that tells the dialer. Coming again would not help, so it has no retry hint.
-    pub fn encode_reject(&self, out: &mut impl BufMut) {
-        ErrorRef::new(self.code(), &self.to_string()).encode(out);
     }
 }
 

@@ -22,8 +22,9 @@ use smallvec::SmallVec;
 
 use super::{answer_text, edge_value, text};
 use crate::core::{
+    Shared,
     message::{Body, Form, NOBODY, Place},
-    session::{Outgoing, Phase},
+    session::{Outgoing, Phase, Session},
     shard::{
         Shard,
         ops::{
@@ -53,6 +54,18 @@ impl Scratch {
     }
 }
 
+/// Whether an operation may start whose body is so long.
+fn room_for(shared: &Shared, session: &Session, kind: OpKind, len: usize) -> Result<(), Refused> {
+    if session.phase != Phase::Ready {
+        return Err((ErrorCode::SessionClosed, "session closed"));
+    }
+    room_in_flight(session, kind, &shared.settings)?;
+    if len as u64 > shared.settings.body {
+        return Err((ErrorCode::PayloadTooLarge, "body longer than limits.body"));
+    }
+    if shared.admits(session.held as usize, len) { Ok(()) } else { Err(OUT_OF_BUDGET) }
+}
+
 impl Shard {
     // --- what a geminio peer starts ---
 
@@ -77,20 +90,9 @@ impl Shard {
         kind: OpKind,
         Scratch { key, custom, head }: &mut Scratch,
     ) -> Result<(), Refused> {
-        let settings = &self.shared.settings;
-        let Some(session) = self.sessions.get(me) else { return Ok(()) };
-        if session.phase != Phase::Ready {
-            return Err((ErrorCode::SessionClosed, "session closed"));
-        }
-        room_in_flight(session, kind, settings)?;
         let data = &operation.data;
-        let len = base64::decoded_len(data.value());
-        if len as u64 > settings.body {
-            return Err((ErrorCode::PayloadTooLarge, "body longer than limits.body"));
-        }
-        if !self.shared.admits(session.held as usize, len) {
-            return Err(OUT_OF_BUDGET);
-        }
+        let Some(session) = self.sessions.get(me) else { return Ok(()) };
+        room_for(&self.shared, session, kind, base64::decoded_len(data.value()))?;
         data::decode_into(key, data.key());
         let name = match kind {
             OpKind::Message => data.topic(),
@@ -100,12 +102,7 @@ impl Shard {
             }
         };
         #[cfg(any(test, feature = "testing"))]
-        {
-            assert!(name != crate::core::shard::PANIC, "fault point: frontier.fault.panic");
-            if name == crate::core::shard::PANIC_IN_TIMER {
-                self.faulty = Some(me);
-            }
-        }
+        crate::core::shard::ops::fault_point(name, me, &mut self.faulty);
         let edge = if session.service.is_some() {
             let edge = split_tail_into(custom, data.custom());
             edge.ok_or((ErrorCode::InvalidArgument, "a service addresses an edge by its id"))?
@@ -115,7 +112,7 @@ impl Shard {
         };
         head.clear();
         CallBuilder::new(name).edge(edge).meta(custom).encode(head);
-        if head.len() > usize::from(settings.head) {
+        if head.len() > usize::from(self.shared.settings.head) {
             return Err(HEAD_TOO_LONG);
         }
         let mut call = CallHead::default();

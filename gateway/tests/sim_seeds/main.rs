@@ -11,19 +11,12 @@
 )]
 #![cfg(feature = "testing")]
 
-#[path = "sim_seeds/agent.rs"]
 mod agent;
-#[path = "sim_seeds/guests.rs"]
 mod guests;
-#[path = "sim_seeds/ledger.rs"]
 mod ledger;
-#[path = "sim_seeds/operations.rs"]
 mod operations;
-#[path = "sim_seeds/plan.rs"]
 mod plan;
-#[path = "sim_seeds/streams.rs"]
 mod streams;
-#[path = "sim_seeds/world.rs"]
 mod world;
 
 use std::{

@@ -3,25 +3,15 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![cfg(feature = "testing")]
 
-#[path = "sim_core/admission.rs"]
 mod admission;
-#[path = "sim_core/budget.rs"]
 mod budget;
-#[path = "sim_core/calls.rs"]
 mod calls;
-#[path = "sim_core/geminio.rs"]
 mod geminio;
-#[path = "sim_core/messages.rs"]
 mod messages;
-#[path = "sim_core/mixed.rs"]
 mod mixed;
-#[path = "sim_core/places.rs"]
 mod places;
-#[path = "sim_core/pools.rs"]
 mod pools;
-#[path = "sim_core/sessions.rs"]
 mod sessions;
-#[path = "sim_core/streams.rs"]
 mod streams;
 
 use frontier_gateway::core::Settings;
