@@ -160,7 +160,7 @@ async fn check_full(ours: Role, config: Config, window: &str) {
     let (peer, mut socket) = Peer::dialing(ours, &args).await;
     let mut connection = Connection::new(ours, &config);
     let until = Instant::now() + Duration::from_millis(2500);
-    let mut load = Load::new(4, 4, Quota::Until(until));
+    let mut load = Load::new(4, 4, Quota::Until(until, 4 * MIB));
     drive(&mut socket, &mut connection, &mut load).await;
     let (sent, received) = load.totals();
     let output = peer.end(socket);

@@ -148,11 +148,7 @@ async fn exchange(stream: Stream, quota: Quota) -> (usize, usize) {
     let write = async {
         let mut sent = 0;
         loop {
-            let left = match quota {
-                Quota::Bytes(total) => total - sent,
-                Quota::Until(end) if Instant::now() < end => usize::MAX,
-                Quota::Until(_) => 0,
-            };
+            let left = quota.left(sent);
             if left == 0 {
                 break;
             }
@@ -238,7 +234,7 @@ async fn both_sides_open_many_streams_at_once() {
 }
 
 fn for_two_seconds() -> Quota {
-    Quota::Until(Instant::now() + Duration::from_secs(2))
+    Quota::Until(Instant::now() + Duration::from_secs(2), MIB)
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ pub(crate) struct Agent {
     pub phase: Phase,
     pub id: u64,
     pub epoch: u64,
-    pub dialed_at: u64,
+    pub begun_at: u64,
     pub reading: Reading,
     /// A slow reader has a timer running.
     pub reads_later: bool,
@@ -128,7 +128,7 @@ impl Agent {
             phase: Phase::Silent,
             id: 0,
             epoch: 0,
-            dialed_at: 0,
+            begun_at: 0,
             reading,
             reads_later: false,
             good: false,

@@ -37,7 +37,7 @@ pub(crate) struct GuestAgent {
     pub phase: Phase,
     pub id: u64,
     pub epoch: u64,
-    pub dialed_at: u64,
+    pub begun_at: u64,
     /// Names it offers: it cannot take one back.
     pub offered: BTreeMap<&'static str, u64>,
     /// Unanswered, by packet: the number in the ledger.
@@ -111,7 +111,7 @@ impl World {
             phase: Phase::Greeted,
             id: 0,
             epoch: 0,
-            dialed_at: self.stage.now(),
+            begun_at: self.stage.now(),
             offered,
             ops: BTreeMap::new(),
             timer: self.later.len() as u64 - 1,
@@ -269,7 +269,7 @@ impl World {
             }
             Event::Open { dialogue, data } => self.guest_offered(at, dialogue, &data),
             Event::Opened { opening, dialogue } => self.guest_opened(at, opening, dialogue),
-            Event::OpenFailed { dialogue } => _ = self.guests[at].opening.remove(&dialogue),
+            Event::OpenFailed { dialogue } => self.guest_gives_up(at, dialogue),
             Event::Raw(dialogue, bytes) => self.guest_reads(at, dialogue, &bytes),
             Event::Closed { dialogue } => self.guest_line_over(at, dialogue),
             // An answer is due all the same.
@@ -293,7 +293,7 @@ impl World {
         let epoch = registry.card(id).filter(|_| own).map_or(0, |card| card.epoch);
         let state = &mut self.guests[at];
         assert_eq!(state.phase, Phase::Greeted, "guest {at} is welcomed twice");
-        (state.phase, state.id, state.epoch) = (Phase::Ready, id, epoch);
+        (state.phase, state.id, state.epoch, state.begun_at) = (Phase::Ready, id, epoch, now);
         self.note(|| format!("guest {at} is welcome as {id}, epoch {epoch}"));
         self.count("guests: welcome");
         if self.guests[at].bound == Bound::Service {
@@ -457,7 +457,7 @@ impl World {
         }
         let token = custom.try_into().map(u64::from_be_bytes).expect("every operation has its number");
         let token = usize::try_from(token).expect("small");
-        self.ledger.deliver(token, GUESTS + at, self.guests[at].dialed_at);
+        self.ledger.deliver(token, GUESTS + at, self.guests[at].begun_at);
         let op = &self.ledger.ops[token];
         let name = if kind == OpKind::Message { data.topic().as_bytes() } else { key };
         assert_eq!((op.kind, op.name.as_bytes()), (kind, name), "operation {token}");
@@ -532,6 +532,16 @@ impl World {
         let known = &mut self.ledger.wires[wire];
         (known.ends[0], known.heard) = (Some((GUESTS + at, dialogue.0)), Some(None));
         self.note(|| format!("guest {at} has stream {wire}"));
+    }
+
+    /// The time for an opening is over at the guest; whoever accepts later is told at once that it has ended.
+    fn guest_gives_up(&mut self, at: usize, dialogue: DialogueId) {
+        let Some(wire) = self.guests[at].opening.remove(&dialogue) else { return };
+        let known = &mut self.ledger.wires[wire];
+        if known.ends[0] == Some((GUESTS + at, dialogue.0)) {
+            (known.finished[0], known.reset[0]) = (true, true);
+            self.note(|| format!("guest {at} gives up stream {wire}"));
+        }
     }
 
     fn guest_offered(&mut self, at: usize, dialogue: DialogueId, data: &Data<Bytes>) {
@@ -651,7 +661,11 @@ impl World {
         let known = &self.ledger.wires[wire];
         self.note(|| format!("guest {at} hears the end of stream {wire}: {known:?}"));
         let there = known.ends[other].is_some_and(|(who, _)| self.is_there(who));
-        if line.closed || !known.finished[other] || known.reset.contains(&true) || !there {
+        // Of a refusal an opener of geminio hears that it has the stream and that it has ended. Here nobody refused in time, and
+        // whoever accepted did so too late.
+        let late = self.stage.now() >= known.sent_at + self.plan.settings.call_timeout;
+        let refused = line.side == 0 && known.got[other] == 0 && late;
+        if line.closed || !known.finished[other] || known.reset.contains(&true) || !there || refused {
             return;
         }
         assert_eq!(known.got[other], known.sent[other], "bytes of stream {wire} are lost");

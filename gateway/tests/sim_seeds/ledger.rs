@@ -37,6 +37,7 @@ pub(crate) struct Op {
     pub sent_at: u64,
     /// Its deadline in microseconds, counted from there.
     pub timeout: u64,
+    /// Its sender has cancelled it, or broken off its body.
     pub cancelled: bool,
     pub delivered: Option<usize>,
     pub verdict: Option<Verdict>,
@@ -87,6 +88,8 @@ pub(crate) struct Ledger {
     pub holders: BTreeMap<u64, (usize, u64, u64)>,
     /// The last message of (sender, name, edge) that a receiver got.
     pub order: BTreeMap<(usize, &'static str, u64, usize), usize>,
+    /// When the names that services offer changed last, and the version of them.
+    pub names: (u64, u64),
     /// By (edge, epoch).
     pub presence: BTreeMap<(u64, u64), Seen>,
     /// Answers heard: calls, messages, streams.
@@ -103,8 +106,8 @@ pub(crate) struct Content(Bytes);
 // === impl Ledger ===
 
 impl Ledger {
-    /// An operation reached a receiver that dialed at this time.
-    pub(crate) fn deliver(&mut self, token: usize, to: usize, dialed_at: u64) {
+    /// An operation reached a receiver whose session began at this time, as far as it knows.
+    pub(crate) fn deliver(&mut self, token: usize, to: usize, begun_at: u64) {
         let op = &mut self.ops[token];
         assert_eq!(op.delivered, None, "operation {token} was delivered twice, now to {to}");
         if let Some(Some(code)) = op.answer {
@@ -122,7 +125,8 @@ impl Ledger {
         if op.kind == OpKind::Message {
             let last = self.order.insert((op.from, op.name, op.edge, to), token);
             // One that was on its way to the session before this one has no order among those to this one.
-            let moved = op.sent_at < dialed_at;
+            // Nor has one on its way to an instance that was another's meanwhile.
+            let moved = op.sent_at < begun_at || op.edge == 0 && op.sent_at <= self.names.0;
             assert!(
                 last < Some(token) || moved,
                 "message {token} came to {to} after {last:?} of the same topic"

@@ -113,6 +113,7 @@ impl World {
         if let Some((id, upload)) = state.uploads.iter_mut().next() {
             let id = *id;
             upload.abort = Some(head);
+            self.ledger.ops[upload.salt].cancelled = true;
             self.note(|| format!("{agent} aborts the body of {id}"));
         }
     }
@@ -260,7 +261,7 @@ impl World {
         let state = &mut self.agents[agent];
         assert_eq!(state.phase, Phase::Greeted, "{agent} is welcomed twice");
         state.phase = Phase::Ready;
-        (state.id, state.epoch) = (welcome.id, welcome.epoch);
+        (state.id, state.epoch, state.begun_at) = (welcome.id, welcome.epoch, now);
         self.note(|| format!("{agent} is welcome as {}, epoch {}", welcome.id, welcome.epoch));
         if self.agents[agent].bound == Bound::Edge {
             let holder = self.ledger.holders.entry(welcome.id).or_insert((agent, 0, now));
@@ -339,7 +340,7 @@ impl World {
     }
 
     fn check_delivery(&mut self, agent: usize, token: usize, call: &CallHead<'_>) {
-        self.ledger.deliver(token, agent, self.agents[agent].dialed_at);
+        self.ledger.deliver(token, agent, self.agents[agent].begun_at);
         let (op, state) = (&self.ledger.ops[token], &self.agents[agent]);
         let from = self.id_of(op.from);
         let sender = if self.bound_of(op.from) == Bound::Edge { (from, 0) } else { (0, from) };

@@ -227,6 +227,10 @@ impl World {
     fn advance(&mut self, micros: u64) {
         let until = self.stage.now() + micros;
         while let Some(notice) = self.stage.step(until) {
+            let (version, now) = (self.stage.shared().registry.version(), self.stage.now());
+            if self.ledger.names.1 != version {
+                self.ledger.names = (now, version);
+            }
             match notice {
                 Notice::Readable(link) | Notice::Writable(link) => match self.links.get(&link).copied() {
                     Some(who) if who >= GUESTS => self.serve_guest(who - GUESTS),
@@ -254,7 +258,10 @@ impl World {
                 .guests
                 .iter()
                 .map(|at| self.stage.under_way(at.guest.link) / 200 + at.guest.conn.sending() / 200);
-            let unread = self.agents.iter().map(way).chain(guests).sum();
+            // And what the gateway has for networks that take some hundred bytes at a time.
+            let outboxes =
+                self.stage.shared().stats.iter().map(|stats| stats.outbox_bytes.get() as usize / 200);
+            let unread = self.agents.iter().map(way).chain(guests).chain(outboxes).sum();
             let got = self.ledger.wires.iter().map(|wire| wire.got[0] + wire.got[1]).sum();
             if before == (unread, got) {
                 return;
@@ -515,7 +522,7 @@ impl World {
         self.links.insert(dialer.link, self.agents.len());
         let reading = self.draw_reading();
         let mut agent = Agent::new(dialer, bound, hello, reading);
-        agent.dialed_at = self.stage.now();
+        agent.begun_at = self.stage.now();
         agent.good = reading == Reading::Eager && path.up.capacity > 1 << 30 && path.down.capacity > 1 << 30;
         self.agents.push(agent);
         self.agents.len() - 1

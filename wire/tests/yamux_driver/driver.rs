@@ -124,7 +124,21 @@ pub(crate) fn pattern_bytes(stream: u32, at: usize, len: usize) -> Bytes {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Quota {
     Bytes(usize),
-    Until(Instant),
+    /// Until that time, and on until it was so many bytes: a machine under load must not look like a link that stalls.
+    Until(Instant, usize),
+}
+
+// === impl Quota ===
+
+impl Quota {
+    /// What is left to send after so many bytes.
+    pub(crate) fn left(self, sent: usize) -> usize {
+        match self {
+            Self::Bytes(total) => total - sent,
+            Self::Until(end, least) if Instant::now() < end || sent < least => usize::MAX,
+            Self::Until(..) => 0,
+        }
+    }
 }
 
 /// Sends the pattern on every stream, of its own or the peer's, ends each, and checks what comes back to its end.
@@ -191,11 +205,7 @@ impl App for Load {
             self.streams.insert(connection.open().unwrap(), Progress::default());
         }
         for (&stream, progress) in self.streams.iter_mut().filter(|(_, progress)| !progress.ended) {
-            let left = match self.quota {
-                Quota::Bytes(total) => total - progress.sent,
-                Quota::Until(end) if Instant::now() < end => usize::MAX,
-                Quota::Until(_) => 0,
-            };
+            let left = self.quota.left(progress.sent);
             let room = connection.room(stream).min(left);
             // Not byte by byte: a frame per turn is what real writers make.
             if room >= left.min(16 * 1024) {
