@@ -273,6 +273,8 @@ pub struct Outgoing {
     pub credit: u64,
     /// Bytes of the body still announced.
     pub left: u64,
+    /// When its answer, the last byte of it included, must be on its way; in microseconds.
+    pub deadline: u64,
     /// Counts it down at its end, under the policy that needs it.
     pub in_flight: Option<Arc<AtomicU32>>,
     /// Call or message.

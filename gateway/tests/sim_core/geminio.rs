@@ -611,6 +611,24 @@ fn long_answers_that_are_not_taken_are_given_up_at_their_deadlines() {
 }
 
 #[test]
+fn a_long_answer_may_be_taken_as_long_as_its_caller_waits() {
+    let mut lab = Lab::new(Settings { call_timeout: SECOND, ..settings() });
+    let guest = lab.guest_service(0, "svc", &["echo"], &[]);
+    let native = lab.edge(0, 6);
+    lab.call(native, 1, "echo", 5_000, b"");
+    lab.run();
+    let got = asked(&mut lab, guest);
+    respond(&mut lab, guest, got.id, &call("echo", &vec![7; LONG]));
+    // Longer than a call has that names no time.
+    lab.advance(3 * SECOND);
+    assert!(lab.frames(native).iter().all(|note| note.header.flags.more()), "it waits for credit");
+    lab.grant(native, 1, frontier_wire::native::frame::Flags::REPLY, 1 << 20);
+    lab.run();
+    assert!(lab.frames(native).iter().any(|note| !note.header.flags.more()));
+    lab.close();
+}
+
+#[test]
 fn a_body_beyond_what_geminio_takes_is_refused_before_it_is_sent() {
     let mut lab = Lab::new(settings());
     let guest = lab.guest_service(1, "svc", &["echo"], &[]);

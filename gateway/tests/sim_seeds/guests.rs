@@ -663,7 +663,8 @@ impl World {
         let there = known.ends[other].is_some_and(|(who, _)| self.is_there(who));
         // Of a refusal an opener of geminio hears that it has the stream and that it has ended. Here nobody refused in time, and
         // whoever accepted did so too late.
-        let late = self.stage.now() >= known.sent_at + self.plan.settings.call_timeout;
+        let settings = &self.plan.settings;
+        let late = self.stage.now() >= known.sent_at + settings.call_timeout.min(settings.max_call_timeout);
         let refused = line.side == 0 && known.got[other] == 0 && late;
         if line.closed || !known.finished[other] || known.reset.contains(&true) || !there || refused {
             return;

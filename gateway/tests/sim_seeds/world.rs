@@ -248,7 +248,7 @@ impl World {
 
     /// Lets slow networks come to their end.
     fn wait_until_still(&mut self) {
-        let mut before = (usize::MAX, usize::MAX);
+        let (mut before, mut still) = ((usize::MAX, usize::MAX), 0);
         for _ in 0..200 {
             // Pings and their answers come and go.
             let way = |agent: &Agent| {
@@ -263,7 +263,9 @@ impl World {
                 self.stage.shared().stats.iter().map(|stats| stats.outbox_bytes.get() as usize / 200);
             let unread = self.agents.iter().map(way).chain(guests).chain(outboxes).sum();
             let got = self.ledger.wires.iter().map(|wire| wire.got[0] + wire.got[1]).sum();
-            if before == (unread, got) {
+            // Whoever has just heard something thinks before it answers.
+            still = if before == (unread, got) { still + 1 } else { 0 };
+            if still == 2 {
                 return;
             }
             before = (unread, got);

@@ -210,6 +210,7 @@ impl Shard {
                 local,
                 credit,
                 left,
+                deadline,
                 in_flight: route.in_flight,
                 kind,
                 sending: more,

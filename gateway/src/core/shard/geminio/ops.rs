@@ -148,6 +148,7 @@ impl Shard {
             local,
             credit: 0,
             left: 0,
+            deadline,
             in_flight: route.in_flight,
             kind,
             sending: false,

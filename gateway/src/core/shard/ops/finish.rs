@@ -148,6 +148,7 @@ impl Shard {
             return;
         };
         let replying = std::mem::replace(&mut outgoing.replying, true);
+        let deadline = outgoing.deadline;
         let size = head.len() + body.len().min(INITIAL_CREDIT as usize);
         let full = size > ANSWER_ALWAYS && session.conn.operation_bytes() + size > limit;
         if full || !flags.more() {
@@ -163,7 +164,6 @@ impl Shard {
         let header = FrameHeader::new(kind.answer(), id).with_flags(flags);
         let flow = !flow(self.secret, to, id);
         if body.len() > MAX_BODY_FRAME as usize {
-            let deadline = self.shared.settings.deadline(self.now.micros, 0);
             return self.send_whole(to, header, flow, head, None, body.into_bytes(), deadline);
         }
         if let Some(conn) = session.conn.native() {
