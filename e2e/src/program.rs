@@ -83,8 +83,16 @@ impl Program {
     /// # Errors
     /// When it is gone.
     pub fn interrupt(&self) -> anyhow::Result<()> {
+        self.signal(Signal::INT)
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("process id")?;
-        Ok(kill_process(pid, Signal::INT)?)
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Waits for it to end by itself.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, io::Write, net::TcpStream, time::Duration};
 
 use anyhow::{Context, ensure};
 use frontier_e2e::{
+    certs::Authority,
     gateway::{Config, Gateway},
     http::{self, Answer},
     peer::{Dial, Peer},
@@ -140,4 +141,40 @@ fn connections_that_are_left_open_keep_no_probe_out() -> anyhow::Result<()> {
     until("a probe is answered", Duration::from_secs(5), || {
         http::get(admin, "/healthz").is_ok_and(|answer| answer.status == 200).then_some(())
     })
+}
+
+/// The metrics of `docs/configuration.md`: name in a scrape, and type.
+fn documented() -> BTreeSet<(String, String)> {
+    let rows = include_str!("../../docs/configuration.md").lines().filter_map(|row| row.strip_prefix("| `"));
+    let cells = rows.filter_map(|row| row.split_once("` | "));
+    cells
+        .filter_map(|(name, rest)| Some((name, rest.split_once(" | ")?.0)))
+        .filter(|(_, kind)| ["counter", "gauge", "histogram"].contains(kind))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_documents_name_every_metric_and_no_other() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let pair = Authority::new()?.issue("gateway")?.write(dir.path(), "gateway")?;
+    let config = Config::new()
+        .set("servicebound.listen.tls", serde_json::json!({"enable": true, "certs": [pair]}))
+        .set("edgebound.bypass_enable", true)
+        .set("edgebound.bypass.addrs", serde_json::json!(["127.0.0.1:9"]));
+    let gateway = Gateway::start(&config)?;
+    let scrape = http::get(gateway.admin()?, "/metrics")?.body;
+    let shown: BTreeSet<(String, String)> = scrape
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| {
+            (format!("{name}{}", if kind == "counter" { "_total" } else { "" }), kind.to_owned())
+        })
+        .collect();
+    let mut documented = documented();
+    if !shown.iter().any(|(name, _)| name.starts_with("frontier_allocator")) {
+        documented.retain(|(name, _)| !name.starts_with("frontier_allocator"));
+    }
+    assert_eq!(documented, shown);
+    Ok(())
 }

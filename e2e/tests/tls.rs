@@ -46,12 +46,12 @@ impl Fixture {
         Config::new().set("edgebound.listen.tls", tls.clone()).set("servicebound.listen.tls", tls)
     }
 
-    /// Mutual TLS on the port of edges.
-    fn mutual(&self) -> anyhow::Result<Config> {
+    /// Mutual TLS on one port.
+    fn mutual(&self, bound: &str) -> anyhow::Result<Config> {
         let ca = self.dir.path().join("ca.crt");
         std::fs::write(&ca, &self.authority.pem)?;
         let tls = json!({"enable": true, "mtls": true, "ca_certs": [ca], "certs": [self.pair]});
-        Ok(Config::new().set("edgebound.listen.tls", tls))
+        Ok(Config::new().set(&format!("{bound}.listen.tls"), tls))
     }
 }
 
@@ -135,7 +135,7 @@ fn changed_certificates_hold_for_new_connections_and_old_ones_stay() -> anyhow::
 #[test]
 fn mutual_tls_takes_clients_of_the_authority_only() -> anyhow::Result<()> {
     let fixture = Fixture::new()?;
-    let gateway = Gateway::start(&fixture.mutual()?)?;
+    let gateway = Gateway::start(&fixture.mutual("edgebound")?)?;
     let dial = Dial::edge(gateway.edges())?;
     let known = fixture.authority.issue("edge-1")?;
     let stranger = Authority::new()?.issue("edge-1")?;
@@ -157,13 +157,47 @@ fn the_name_in_a_certificate_is_an_identity() -> anyhow::Result<()> {
     let fixture = Fixture::new()?;
     let tokens = fixture.dir.path().join("tokens.yaml");
     std::fs::write(&tokens, "subjects:\n- {name: plants, subject: CN=plant-*, role: edge, ids: [7]}\n")?;
-    let gateway = Gateway::start(&fixture.mutual()?.set("auth.tokens", tokens.to_string_lossy()))?;
+    let gateway = Gateway::start(&fixture.mutual("edgebound")?.set("auth.tokens", tokens.to_string_lossy()))?;
     let dial = Dial::edge(gateway.edges())?.wish(7);
     let plant = fixture.authority.client(Some(&fixture.authority.issue("plant-1")?))?;
     assert_eq!(connect(&dial, gateway.edges(), &plant)?.id(), 7);
     let other = fixture.authority.client(Some(&fixture.authority.issue("office-1")?))?;
     let refusal = dial.attempt_over(Wire::dial_tls(gateway.edges(), &other)?)?.err().context("welcome")?;
     assert_eq!(refusal.code, ErrorCode::Unauthenticated, "{refusal:?}");
+    Ok(())
+}
+
+#[test]
+fn services_may_have_mutual_tls_of_their_own() -> anyhow::Result<()> {
+    let fixture = Fixture::new()?;
+    let gateway = Gateway::start(&fixture.mutual("servicebound")?)?;
+    drop(Dial::edge(gateway.edges())?.connect().context("the port of edges is plain")?);
+    let dial = Dial::service(gateway.services(), "billing")?;
+    let known = fixture.authority.issue("billing-1")?;
+    let stranger = Authority::new()?.issue("billing-1")?;
+    drop(connect(&dial, gateway.services(), &fixture.authority.client(Some(&known))?)?);
+    for (identity, outcome) in [(None, "no_certificate"), (Some(&stranger), "bad_certificate")] {
+        let client = fixture.authority.client(identity)?;
+        ensure!(connect(&dial, gateway.services(), &client).is_err(), "{outcome}: welcome");
+        handshakes(&gateway, outcome, 1.0)?;
+    }
+
+    let tokens = fixture.dir.path().join("tokens.yaml");
+    std::fs::write(
+        &tokens,
+        "subjects:\n- {name: billing, subject: CN=billing-*, role: service, methods: []}\n",
+    )?;
+    let config = fixture.mutual("servicebound")?.set("auth.tokens", tokens.to_string_lossy());
+    let gateway = Gateway::start(&config)?;
+    let billing = fixture.authority.client(Some(&known))?;
+    drop(connect(&dial, gateway.services(), &billing)?);
+    let other = fixture.authority.client(Some(&fixture.authority.issue("office-1")?))?;
+    let refused = |dial: &Dial, client| {
+        dial.attempt_over(Wire::dial_tls(gateway.services(), client)?)?.err().context("welcome")
+    };
+    assert_eq!(refused(&dial, &other)?.code, ErrorCode::Unauthenticated);
+    let nosy = Dial::service(gateway.services(), "billing")?.methods(&["edge_online"]);
+    assert_eq!(refused(&nosy, &billing)?.code, ErrorCode::PermissionDenied);
     Ok(())
 }
 

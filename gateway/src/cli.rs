@@ -39,6 +39,7 @@ Environment:
   FRONTIER_DRAIN_SECONDS                        from SIGTERM to the exit (default 30)
   NODE_NAME                                     sets daemon.frontier_id to frontier-<name>
   FRONTLAS_ADDR                                 address of the cluster registry
+  NO_COLOR                                      no colours in the log on a terminal
 
 Signals:
   SIGTERM, SIGINT  drain: not ready, keep accepting for drain.accept_for, send peers elsewhere, exit 0; a second one
@@ -55,7 +56,7 @@ Examples:
 
 Exit codes:
   0  drained, or the subcommand succeeded
-  1  the configuration is wrong, a port is taken, or another start-up error
+  1  the configuration is wrong, a port is taken, or another start-up error; a part that must run has failed
   2  the command line is wrong
 
 Every key of the file: docs/configuration.md.";

@@ -1,13 +1,9 @@
 //! The gateway as a child process.
 
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{net::TcpListener, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
+use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep},
@@ -21,7 +17,8 @@ pub(crate) struct Gateway {
     pub(crate) edges: String,
     pub(crate) services: String,
     child: Child,
-    config: Option<PathBuf>,
+    /// The folder of its configuration.
+    _config: Option<TempDir>,
 }
 
 // === impl Gateway ===
@@ -36,7 +33,8 @@ impl Gateway {
         if apart {
             let ports: Vec<u16> = free_ports(4)?;
             (edges, services) = (ports[0], ports[1]);
-            let path = std::env::temp_dir().join(format!("frontier-demo-{}.yaml", std::process::id()));
+            let dir = tempfile::tempdir().context("folder for the configuration of the gateway")?;
+            let path = dir.path().join("frontier.yaml");
             let text = format!(
                 "edgebound:\n  listen: {{network: tcp, addr: '127.0.0.1:{edges}'}}\n  edgeid_alloc_when_no_idservice_on: true\n\
                  servicebound:\n  listen: {{network: tcp, addr: '127.0.0.1:{services}'}}\n\
@@ -46,7 +44,7 @@ impl Gateway {
             );
             std::fs::write(&path, text).context("configuration of the gateway")?;
             command.arg("--config").arg(&path);
-            config = Some(path);
+            config = Some(dir);
         }
         for port in [edges, services] {
             // Somebody else's gateway on the same port would be taken for this one.
@@ -57,7 +55,7 @@ impl Gateway {
             edges: format!("tcp://127.0.0.1:{edges}"),
             services: format!("tcp://127.0.0.1:{services}"),
             child,
-            config,
+            _config: config,
         };
         gateway.wait_for(edges).await?;
         gateway.wait_for(services).await?;
@@ -95,15 +93,6 @@ impl Gateway {
     /// The ID of its process.
     pub(crate) fn id(&self) -> Option<u32> {
         self.child.id()
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        if let Some(config) = &self.config {
-            // Only a file in the temporary directory; nothing depends on it being gone.
-            drop(std::fs::remove_file(config));
-        }
     }
 }
 

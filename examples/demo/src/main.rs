@@ -7,17 +7,20 @@ mod out;
 mod service;
 
 use std::{
+    future::{Future, poll_fn},
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use tokio::{
+    signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -47,14 +50,45 @@ struct Args {
     /// A few seconds on free ports, then check that everything was right
     #[arg(long)]
     once: bool,
+
+    /// On free ports instead of the gateway's own
+    #[arg(long)]
+    free_ports: bool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let once = args.once;
+    let end = end()?;
+    tokio::select! {
+        // Whatever it has started ends with it.
+        outcome = run(args) => outcome,
+        () = end => {
+            say("\nEnding.");
+            ensure!(!once, "told to end before everything was checked");
+            Ok(())
+        }
+    }
+}
+
+/// Waits until somebody wants it to end: by Ctrl-C, by closing the terminal, or by `kill`.
+fn end() -> anyhow::Result<impl Future<Output = ()>> {
+    let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
+    let mut signals = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>()?;
+    Ok(async move {
+        poll_fn(|cx| match signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    })
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
     let binary = args.gateway_binary.canonicalize().context("--gateway-binary")?;
     say("Starting the gateway …");
-    let mut gateway = Gateway::start(&binary, args.once).await?;
+    let mut gateway = Gateway::start(&binary, args.once || args.free_ports).await?;
     say(format!("It takes edges on {} and services on {}.", gateway.edges, gateway.services));
     let counters = Arc::new(Counters::default());
     // The service outlives what the edges do.
@@ -84,11 +118,9 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => say("\nEnding."),
-        () = show(&addresses, process, &counters) => {}
-        error = gateway.ended() => return Err(error),
+        () = show(&addresses, process, &counters) => Ok(()),
+        error = gateway.ended() => Err(error),
     }
-    Ok(())
 }
 
 /// Reports every second, and says how to take part before the first report and once a minute.

@@ -1,6 +1,7 @@
 //! The service of the demo.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -25,16 +26,6 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Service> {
     let service =
         Service::builder(address).name("demo").topics(["readings"]).connect().await.context("service")?;
-    service
-        .on_edge_online(|edge| async move {
-            say(format!(
-                "  service: edge {} is online ({})",
-                edge.id(),
-                String::from_utf8_lossy(edge.meta())
-            ));
-            Ok(())
-        })
-        .await?;
     let calls = Arc::clone(&counters);
     service
         .register("count-words", move |request: Request| {
@@ -85,7 +76,11 @@ async fn take_files(service: Service, counters: Arc<Counters>) {
 }
 
 /// Calls every edge that is online, again and again.
+///
+/// It looks who is there instead of asking for events: each of those goes to one service, and it should be one that somebody connects
+/// who takes part.
 async fn ask_edges(service: Service, counters: Arc<Counters>) {
+    let mut known = HashSet::new();
     loop {
         let online = match service.presence().await {
             Ok(online) => online,
@@ -98,6 +93,9 @@ async fn ask_edges(service: Service, counters: Arc<Counters>) {
         // Edges of others, who may have connected to the show, offer what they like.
         for edge in online.iter().filter(|edge| edge.meta().starts_with(META.as_bytes())) {
             let id = edge.id();
+            if known.insert(id) {
+                say(format!("  service: edge {id} is online ({})", String::from_utf8_lossy(edge.meta())));
+            }
             match service.call(id, "uptime", "").await {
                 Ok(reply) if !reply.body().is_empty() => {
                     counters.calls_down.fetch_add(1, Ordering::Relaxed);

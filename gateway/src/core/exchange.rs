@@ -115,7 +115,8 @@ pub const fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::{
-        collections::HashMap,
+        collections::{HashMap, HashSet},
+        net::IpAddr,
         sync::{
             Arc,
             atomic::{AtomicU32, Ordering},
@@ -171,6 +172,21 @@ mod tests {
                 assert_ne!(skipped, before);
             }
             assert!(share.values().all(|n| (800..1200).contains(n)), "{share:?}");
+        }
+    }
+
+    #[test]
+    fn each_policy_hashes_what_it_is_named_after() {
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        for policy in [Policy::EdgeId, Policy::Random, Policy::LeastInFlight] {
+            assert_eq!(policy.key(7, ip("10.0.0.1")), policy.key(7, ip("10.0.0.2")));
+            assert_ne!(policy.key(7, ip("10.0.0.1")), policy.key(8, ip("10.0.0.1")));
+        }
+        let addresses = ["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00:0:0:1::1"].map(ip);
+        let keys: HashSet<u64> = addresses.iter().map(|ip| Policy::SourceIp.key(7, *ip)).collect();
+        assert_eq!(keys.len(), addresses.len(), "any part of an address counts");
+        for ip in addresses {
+            assert_eq!(Policy::SourceIp.key(7, ip), Policy::SourceIp.key(8, ip), "and nothing else");
         }
     }
 

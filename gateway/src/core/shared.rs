@@ -288,7 +288,7 @@ impl Shared {
         let Settings { sessions, newcomers, .. } = self.settings;
         let kept = if bound == Bound::Service { self.settings.kept_for_services() } else { 0 };
         let most = sessions.saturating_add(2 * newcomers).saturating_add(kept);
-        self.connections.load(Ordering::Relaxed) < most && !self.over_budget()
+        self.connections.load(Ordering::Relaxed) < most
     }
 
     /// Moves the count of bytes held for peers.
@@ -351,7 +351,7 @@ impl Shared {
         self.held.load(Ordering::Relaxed) < self.settings.memory / 10 * 8
     }
 
-    /// Whether the largest holders must go.
+    /// Whether the largest holders must go, and nobody may come in.
     #[must_use]
     pub fn over_budget(&self) -> bool {
         self.held.load(Ordering::Relaxed) > self.settings.memory

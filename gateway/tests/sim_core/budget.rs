@@ -15,7 +15,7 @@ use frontier_wire::{
     error::ErrorCode,
     native::{
         frame::{Flags, FrameHeader, FrameType, INITIAL_CREDIT},
-        head::{CallBuilder, ReplyBuilder},
+        head::{CallBuilder, ErrorRef, ReplyBuilder},
     },
     yamux::StreamId,
 };
@@ -162,6 +162,29 @@ fn names_are_not_registered_when_memory_is_short() {
             assert_eq!(lab.expect(peer).error(), None, "what goes makes room");
         });
     }
+    lab.close();
+}
+
+#[test]
+fn who_comes_while_memory_is_used_up_is_told_to_come_again() {
+    let mut lab = Lab::new(settings());
+    // Somebody who holds more, and is cut first.
+    let largest = lab.edge(0, 100);
+    begin_streams(&mut lab, largest, 20);
+    with_used(&mut lab, 101, |lab| {
+        for (bound, hello) in
+            [(Bound::Edge, edge_hello(5)), (Bound::Service, service_hello(1, "svc", &["echo"], &[]))]
+        {
+            let peer = lab.dial(bound, 0);
+            lab.dialer(peer).hello(&hello);
+            lab.run();
+            let answer = lab.expect(peer);
+            let error = ErrorRef::parse(&answer.head).unwrap();
+            assert_eq!((answer.header.kind, error.code), (FrameType::Reject, ErrorCode::Overloaded));
+            assert!(error.retry_after_ms >= 2_000, "{} ms", error.retry_after_ms);
+        }
+    });
+    lab.edge(0, 5);
     lab.close();
 }
 

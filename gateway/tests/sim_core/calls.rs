@@ -837,3 +837,27 @@ fn a_service_that_ends_fails_its_calls_at_once() {
         lab.close();
     }
 }
+
+#[test]
+fn by_source_address_edges_of_one_address_meet_one_instance() {
+    let mut lab = Lab::new(Settings { policy: Policy::SourceIp, ..settings() });
+    let services = [0, 1, 0, 1].map(|shard| lab.service(shard, "svc", &["m"], &[]));
+    let first: Vec<Peer> = (1..=20).map(|id| lab.edge(0, id)).collect();
+    // Simulated addresses come again after 200 connections, with other ports.
+    for _ in 0..180 {
+        lab.dial_raw(Bound::Edge, 0);
+    }
+    let second: Vec<Peer> = (101..=120).map(|id| lab.edge(1, id)).collect();
+    let mut asked = |edge: Peer| {
+        lab.call(edge, 1, "m", 0, b"");
+        lab.run();
+        let at = services.iter().position(|service| !lab.is_quiet(*service)).unwrap();
+        let call = lab.expect(services[at]);
+        lab.answer(services[at], &call, b"");
+        lab.run();
+        at
+    };
+    let met: Vec<[usize; 2]> = first.into_iter().zip(second).map(|(a, b)| [asked(a), asked(b)]).collect();
+    assert!(met.iter().all(|[first, second]| first == second), "{met:?}");
+    assert!((0..4).all(|at| met.iter().any(|[first, _]| *first == at)), "not spread: {met:?}");
+}

@@ -29,7 +29,7 @@ use self::world::World;
 /// Seeds of an ordinary test run: ten seconds on two idle cores.
 const SEEDS: u64 = 3_000;
 /// What an ordinary run must have seen, each several times.
-const REACHED: [&str; 33] = [
+const REACHED: [&str; 39] = [
     "call ok",
     "call application",
     "call cancelled",
@@ -51,6 +51,11 @@ const REACHED: [&str; 33] = [
     "stream deadline_exceeded",
     "stream overloaded",
     "streams ended by both",
+    "bodies broken off",
+    "cancelled with fragments under way",
+    "credit withheld for answers",
+    "credit withheld for bodies",
+    "sent away by a drain",
     "edges that came and went",
     "guests: call cancelled",
     "guests: call ok",
@@ -63,6 +68,7 @@ const REACHED: [&str; 33] = [
     "refused: abuse",
     "refused: malformed",
     "refused: rate",
+    "refused: timeout",
 ];
 /// After so many failures there is enough to look at.
 const FAILURES: usize = 20;

@@ -9,7 +9,7 @@ use frontier_wire::{
     error::ErrorCode,
     native::{
         frame::{Flags, FrameHeader, FrameType},
-        head::{CallBuilder, CallHead, Credit, ErrorRef, ReplyBuilder, ReplyHead},
+        head::{CallBuilder, CallHead, Credit, ErrorRef, GoAway, ReplyBuilder, ReplyHead},
         hello::Welcome,
         presence::{EdgeInfo, EdgeInfoBuilder},
     },
@@ -100,6 +100,7 @@ impl World {
             Some(upload) => {
                 let header = FrameHeader::new(FrameType::Cancel, id);
                 state.dialer.send_in(upload.flow, header, &[], Bytes::new());
+                self.count("cancelled with fragments under way");
             }
             None => state.dialer.send(FrameType::Cancel, id, Flags::NONE, &[], &[]),
         }
@@ -114,6 +115,9 @@ impl World {
             let id = *id;
             upload.abort = Some(head);
             self.ledger.ops[upload.salt].cancelled = true;
+            if upload.begun {
+                self.count("bodies broken off");
+            }
             self.note(|| format!("{agent} aborts the body of {id}"));
         }
     }
@@ -224,6 +228,10 @@ impl World {
             }),
             FrameType::GoAway => {
                 self.note(|| format!("{agent} is told to go away"));
+                let reason = GoAway::parse(&note.head).ok().and_then(|head| head.reason);
+                if reason.is_some_and(|reason| reason.code == ErrorCode::GatewayDraining) {
+                    self.count("sent away by a drain");
+                }
                 if !self.is_keeper(agent) && self.rng.chance(300) {
                     let pause = self.rng.below(500_000);
                     self.after(pause, Later::HangUp(agent));
@@ -504,7 +512,14 @@ impl World {
                 let pause = self.rng.below(300_000);
                 self.after(pause, Later::Credit(agent, id, flags, bytes));
             }
-            Grant::Never => self.agents[agent].kept.push((id, flags, bytes)),
+            Grant::Never => {
+                self.agents[agent].kept.push((id, flags, bytes));
+                self.count(if flags.reply() {
+                    "credit withheld for answers"
+                } else {
+                    "credit withheld for bodies"
+                });
+            }
         }
     }
 

@@ -276,6 +276,36 @@ async fn the_calculator_adds() -> Result<(), Box<dyn std::error::Error>> {
 }
 // ]
 
+#[tokio::test(start_paused = true)]
+async fn readme() -> Outcome {
+    fn sum(numbers: &[u8]) -> String {
+        let numbers = std::str::from_utf8(numbers).unwrap_or_default().split(' ');
+        numbers.filter_map(|number| number.parse::<i64>().ok()).sum::<i64>().to_string()
+    }
+    let gateway = Gateway::start();
+    // {
+    let service = gateway.service().name("calc").connect().await?;
+    service.register("sum", |request: frontier::Request| async move { Ok(sum(request.body())) }).await?;
+
+    let edge = gateway.edge().meta("sn-42").connect().await?;
+    let reply = edge.call("sum", "1 2 3").await?;
+    // }
+    assert_eq!(reply.body(), "6");
+    Ok(())
+}
+
+#[test]
+fn the_readme_shows_the_code_that_is_run_here() {
+    let ours = include_str!("guide.rs").split_once("// {\n").and_then(|(_, rest)| rest.split_once("// }\n"));
+    let readme = include_str!("../../../README.md");
+    let shown = readme.split_once("```rust\n").and_then(|(_, rest)| rest.split_once("```"));
+    let ours = as_shown(&dedent(ours.unwrap().0));
+    assert_eq!(
+        ours.replace("= Service::", "= frontier::Service::").replace("= Edge::", "= frontier::Edge::"),
+        shown.unwrap().0
+    );
+}
+
 #[test]
 fn the_guide_shows_the_code_that_is_run_here() {
     let ours: Vec<String> = include_str!("guide.rs")

@@ -51,6 +51,8 @@ const EDGE_ONLINE: &str = "edge_online";
 const TRIES: usize = 3;
 /// Services that may go away over one edge before it is turned away.
 const LOST: u8 = 3;
+/// Why somebody is turned away for whom there is no place.
+const FULL: &str = "too many sessions";
 /// Names in a Register or Unregister that take about the time of one control frame: each is looked up and copied, and at a service
 /// changed in the registry that all shards share.
 const NAMES_PER_FRAME: usize = 4;
@@ -94,6 +96,10 @@ impl Shard {
         }
         session.phase = Phase::Admitting;
         self.leave_newcomers(Phase::Greeting);
+        if self.shared.over_budget() {
+            self.reject_full(me, "gateway out of memory budget");
+            return Ok(());
+        }
         // Edges come in storms. Services are few, and every edge waits for them: a storm must not keep them out. Who is refused for its
         // number is not looked at any further.
         if hello.role == Role::Edge && !self.take_token() {
@@ -127,7 +133,7 @@ impl Shard {
             if placed {
                 self.welcome_service(me, hello, grant.id, grant.reserved);
             } else {
-                self.reject_full(me);
+                self.reject_full(me, FULL);
             }
             return Ok(());
         }
@@ -383,12 +389,12 @@ impl Shard {
         self.reject(me, code, text, retry_after_ms);
     }
 
-    /// There is no place among `limits.sessions`.
-    fn reject_full(&mut self, me: SessionRef) {
+    /// There is no place among `limits.sessions`, or no memory.
+    fn reject_full(&mut self, me: SessionRef, text: &'static str) {
         self.refused(Refusal::Full);
         // A full house seldom empties within a second, and they must not come back all at once.
         let wait = 2_000 + (self.random() % 8_000) as u32;
-        self.reject(me, ErrorCode::Overloaded, "too many sessions", wait);
+        self.reject(me, ErrorCode::Overloaded, text, wait);
     }
 
     /// The newcomer takes the ID; whoever had it goes. Then services are told.
@@ -396,7 +402,7 @@ impl Shard {
         if self.shared.registry.edge(id).is_some() {
             self.take_over_place(me);
         } else if !self.take_place(me) {
-            return self.reject_full(me);
+            return self.reject_full(me, FULL);
         }
         let unix_ms = self.now.unix_ms;
         let Some(session) = self.sessions.get_mut(me) else { return };

@@ -234,3 +234,34 @@ proptest! {
         prop_assert_eq!((bench.outbox.queued(), bench.outbox.stream_bytes, bench.outbox.overhead), (0, 0, 0));
     }
 }
+
+/// A frame of eight bytes is mostly header: each with a header of yamux of its own would more than double it.
+#[test]
+fn small_frames_share_one_header() {
+    let mut bench = Bench::new();
+    bench.grant(StreamId::FIRST, 1_000);
+    for n in 0..8 {
+        bench.outbox.small(8).extend_from_slice(&[n; 8]);
+    }
+    bench.outbox.fill(&mut bench.engine, StreamId::FIRST, 128 << 10);
+    let mut slices = Vec::new();
+    bench.outbox.slices(&mut slices, usize::MAX);
+    let expected: Vec<u8> = (0..8).flat_map(|n| [n; 8]).collect();
+    assert_eq!((slices.len(), slices[0].len()), (1, 12 + 64), "one slice, one header");
+    assert_eq!(Bench::payload(&slices[0]), expected);
+}
+
+#[test]
+fn small_frames_go_first_and_operations_take_turns() {
+    let mut bench = Bench::new();
+    bench.grant(StreamId::FIRST, 1_000);
+    for n in 0..3 {
+        for operation in [b'A', b'B'] {
+            let lead = Bytes::copy_from_slice(&[operation, b'0' + n]);
+            bench.outbox.push_frame(operation.into(), lead, Bytes::from_static(b"."));
+        }
+    }
+    bench.outbox.small(5).extend_from_slice(b"small");
+    let (bytes, _) = bench.write();
+    assert_eq!(String::from_utf8(Bench::payload(&bytes)).unwrap(), "smallA0.B0.A1.B1.A2.B2.");
+}
