@@ -272,7 +272,7 @@ impl End {
             | Event::Registered { .. }
             | Event::RegisterDone { .. }
             | Event::Cancelled { .. }
-            | Event::ResponseTooLarge { .. }
+            | Event::AnswerTooLarge { .. }
             | Event::OpenFailed { .. }
             | Event::Leaving => {}
         }

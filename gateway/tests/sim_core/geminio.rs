@@ -690,6 +690,81 @@ fn messages_keep_their_order_and_no_more_than_thirty_two_are_unacknowledged() {
     lab.close();
 }
 
+/// One that sends as much as it may does not shut out another that sends one at a time.
+#[test]
+fn a_loud_sender_takes_the_room_of_nobody_else() {
+    let mut lab = Lab::new(Settings { outbox: 256 << 10, ..settings() });
+    let (loud, service) = pair(&mut lab, 0, 1);
+    let calm = lab.guest_edge(1, 6);
+    let load = vec![b'x'; 10 << 10];
+    let mut refused = 0;
+    let mut came = Vec::new();
+    for n in 0..20_u8 {
+        for _ in 0..60 {
+            publish(&mut lab, loud, &message("news", &load));
+        }
+        lab.run();
+        let packet = publish(&mut lab, calm, &message("news", &[&[n], &load[..]].concat()));
+        lab.run();
+        // Not before it is that sender's turn: two messages at most are before it when a slot is free.
+        while lab.guest(calm).heard.is_empty() {
+            let events = lab.events(service);
+            assert!(!events.is_empty(), "message {n} got lost");
+            for event in events {
+                let Event::Message(got) = event else { panic!("{event:?}") };
+                let value = decode(got.data.value());
+                if split_tail(got.data.custom()).is_some_and(|(_, edge)| edge == 6) {
+                    came.push(value[0]);
+                }
+                respond(&mut lab, service, got.id, &Object::default());
+            }
+            lab.run();
+        }
+        assert_eq!(error(&mut lab, calm, packet), "");
+        refused += lab
+            .events(loud)
+            .iter()
+            .filter(|event| matches!(event, Event::Acked { data, .. } if data.error() == "overloaded"))
+            .count();
+    }
+    assert_eq!(came, (0..20).collect::<Vec<u8>>());
+    assert!(refused > 20 * 10, "{refused} refused: not loud enough");
+    lab.close();
+}
+
+#[test]
+fn an_acknowledgement_with_a_long_error_reaches_the_publisher_and_one_that_is_too_long_is_said_to_be() {
+    let mut lab = Lab::new(settings());
+    let (edge, service) = pair(&mut lab, 0, 1);
+    let packet = publish(&mut lab, edge, &message("news", b"x"));
+    lab.run();
+    let got = asked(&mut lab, service);
+    let why = "x".repeat(70_000);
+    respond(&mut lab, service, got.id, &Object { error: &why, ..Object::default() });
+    lab.run();
+    // As much as there is room for in a head.
+    let told = error(&mut lab, edge, packet);
+    assert!(told.len() > 1_000 && why.starts_with(&told), "{} bytes", told.len());
+    let packet = publish(&mut lab, edge, &message("news", b"y"));
+    lab.run();
+    asked(&mut lab, service);
+    // Beyond what the client's own connection would send; which packet it answers only that knows.
+    let link = lab.guest(service).link;
+    let body = [&1_u64.to_be_bytes()[..], &vec![b'x'; 10 << 20]].concat();
+    let answers = (1..20).find_map(|id| {
+        let mut ack = Vec::new();
+        PacketHeader::new(PacketType::MessageAck, id).put(&mut ack, &body);
+        lab.stage.write(link, &[&ack]);
+        lab.run();
+        Some(lab.events(edge)).filter(|events| !events.is_empty())
+    });
+    let answers = answers.unwrap();
+    let [Event::Acked { packet: acked, data, .. }] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((*acked, data.error()), (packet, "packet payload too large"));
+    assert!(lab.guest_ended(service).is_none());
+    lab.close();
+}
+
 #[test]
 fn a_message_without_owner_goes_to_whoever_takes_everything_and_is_acknowledged_across_protocols() {
     let mut lab = Lab::new(settings());

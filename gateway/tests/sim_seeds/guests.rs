@@ -279,7 +279,7 @@ impl World {
                 self.guests[at].phase = Phase::Over;
             }
             Event::Over(_) => self.hang_up_guest(at, Ending::Closed),
-            Event::Hello { .. } | Event::Registered { .. } | Event::ResponseTooLarge { .. } => {
+            Event::Hello { .. } | Event::Registered { .. } | Event::AnswerTooLarge { .. } => {
                 unreachable!("guest {at} hears {event:?}")
             }
         }

@@ -85,9 +85,9 @@ pub enum Event<B> {
         /// Value or error.
         data: Data<B>,
     },
-    /// The answer to a call is too long to be read.
-    ResponseTooLarge {
-        /// The packet that [`Connection::request`] sent.
+    /// The answer to a call or message is too long to be read.
+    AnswerTooLarge {
+        /// The packet that [`Connection::request`] or [`Connection::publish`] sent.
         packet: u64,
     },
     /// The answer to a message; perhaps late.

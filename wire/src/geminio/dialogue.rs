@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 use super::{
     limits::{Limits, Micros},
     packet::FIRST_SESSION,
-    window::Window,
+    window::{Load, Offer, Window},
 };
 
 /// The ID of a dialogue on its connection.
@@ -192,6 +192,21 @@ impl Dialogues {
         if session == FIRST_SESSION { &mut self.first } else { self.windows.entry(session).or_default() }
     }
 
+    /// What to do with a message of so many bytes to a session. Those that wait on dialogues share one room, as large as that of the first
+    /// session.
+    pub(super) fn offer(&self, session: u64, sender: u64, len: usize, limits: &Limits) -> Offer {
+        let Some(window) = self.window(session) else { return Offer::Send };
+        let mut elsewhere = Load::default();
+        if session != FIRST_SESSION && !window.is_open(limits) {
+            let others = self.windows.iter().filter(|(other, _)| **other != session);
+            for (_, other) in others {
+                elsewhere.messages = elsewhere.messages.saturating_add(other.load().messages);
+                elsewhere.bytes = elsewhere.bytes.saturating_add(other.load().bytes);
+            }
+        }
+        window.offer(sender, len, elsewhere, limits)
+    }
+
     /// Nothing is on its way to a session any more.
     pub(super) fn drop_window(&mut self, session: u64) {
         if session == FIRST_SESSION {
@@ -229,12 +244,9 @@ impl Dialogues {
         Some(dialogue)
     }
 
-    /// Opened by us, known to the peer, and never heard on.
+    /// Opened by us, known to the peer or about to be, and never heard on.
     pub(super) fn silent(&self) -> usize {
-        self.table
-            .values()
-            .filter(|dialogue| dialogue.ours && dialogue.state == State::Open && !dialogue.heard)
-            .count()
+        self.table.values().filter(|dialogue| dialogue.ours && !dialogue.heard).count()
     }
 
     /// Opened by this side or the other.
@@ -248,7 +260,7 @@ impl Dialogues {
 
     /// Bytes of memory held.
     pub(super) fn held(&self) -> usize {
-        let windows = self.windows().fold(0, |sum, window| window.bytes().saturating_add(sum));
+        let windows = self.windows().fold(0, |sum, window| window.load().bytes.saturating_add(sum));
         let offers = self.waiting.iter().filter_map(|id| self.table.get(id)?.offer.as_ref());
         let offers = offers.fold(0, |sum, offer| offer.len().saturating_add(sum));
         let entry = size_of::<(u64, Dialogue)>().saturating_add(1);

@@ -13,8 +13,8 @@ const SECOND: Micros = 1_000_000;
 /// a session are handed out as they come and never held, however long their packet says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketLimits {
-    /// Bytes of the body of a Message, Request or Response (default and most 10 MiB: what every generation takes). A longer one is
-    /// skipped and answered.
+    /// Bytes of the body of a Message, a Request or the answer to one (default and most 10 MiB: what every generation takes). A longer
+    /// one is skipped and answered.
     pub body: u32,
     /// Bytes of the body of any other packet but Stream (default 64 KiB: 16 KiB of meta as base64 and room).
     pub control: u32,
@@ -25,7 +25,7 @@ pub struct PacketLimits {
 /// Limits and times of a connection.
 ///
 /// Worst case one connection holds beside its reader and what is queued to be sent: `dialogues` × 200 bytes, `operations` × 40 bytes,
-/// and `waiting_bytes` of messages that wait for a slot per session of the peer.
+/// and twice `waiting_bytes` of messages that wait for a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Limits on one packet.
@@ -41,9 +41,10 @@ pub struct Limits {
     pub operations: usize,
     /// Messages towards one session of the peer that it has not acknowledged (default 32: its queue; beyond it everything waits).
     pub unacked: usize,
-    /// Messages that wait for a slot of one session, all senders together (default 1,024).
+    /// Messages that wait for a slot of the first session, all senders together, and as many on all others (default 2,048). No sender has
+    /// more than half of what others leave, and so no session beside the first.
     pub waiting: usize,
-    /// Bytes of those (default 4 MiB).
+    /// Bytes of those (default 8 MiB).
     pub waiting_bytes: usize,
     /// Raw bytes handed out and not yet released, all sessions together, from which on the socket should not be read (default 4 MiB):
     /// the protocol has no windows, so this is the only way to slow a writer.
@@ -110,7 +111,7 @@ impl PacketLimits {
         }
         let max = match kind {
             PacketType::Stream => return Ok(true),
-            PacketType::Message | PacketType::Request | PacketType::Response => {
+            PacketType::Message | PacketType::MessageAck | PacketType::Request | PacketType::Response => {
                 return Ok(len <= self.body);
             }
             PacketType::DisConn | PacketType::Heartbeat | PacketType::HeartbeatAck => 0,
@@ -122,7 +123,6 @@ impl PacketLimits {
             | PacketType::SessionAck
             | PacketType::Dismiss
             | PacketType::DismissAck
-            | PacketType::MessageAck
             | PacketType::RequestCancel
             | PacketType::RegisterAck
             | PacketType::Unknown(_) => self.control,
@@ -148,8 +148,8 @@ impl Default for Limits {
             silent: 32,
             operations: 2_048,
             unacked: 32,
-            waiting: 1_024,
-            waiting_bytes: 4 << 20,
+            waiting: 2_048,
+            waiting_bytes: 8 << 20,
             unreleased: 4 << 20,
             stream_packet: 256 << 10,
             stream_burst: 8,

@@ -65,7 +65,7 @@ pub enum Item<B> {
         /// The bytes.
         bytes: Piece<B>,
     },
-    /// A Message, Request or Response beyond the limit; its body is skipped.
+    /// A Message, a Request or the answer to one beyond the limit; its body is skipped.
     TooLarge {
         /// Its header.
         header: PacketHeader,

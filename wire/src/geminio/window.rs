@@ -1,8 +1,9 @@
 //! Messages towards one session of the peer: those it has not acknowledged, and those that wait for one of them to be.
 //!
 //! Go peers stop reading everything when 33 messages are unread, so no more than 32 are ever on their way. Further ones wait in a queue
-//! per sender, and senders are served in turn: one that publishes much delays others by one message. A slot is freed by the
-//! acknowledgement only, not by our timeout, since the message may still be unread.
+//! per sender, and senders are served in turn: one that publishes much delays others by one message. No sender may have more than half
+//! of the room that the others leave, so that there is always some for one that comes next. A slot is freed by the acknowledgement only,
+//! not by our timeout, since the message may still be unread.
 
 use std::collections::VecDeque;
 
@@ -21,11 +22,25 @@ pub(super) struct Window {
     /// When a slot was freed last, or the first one taken.
     since: Micros,
     /// By sender; never empty ones.
-    queues: HashMap<u64, VecDeque<(u64, Encoded)>>,
+    queues: HashMap<u64, Queue>,
     /// Senders with a queue, in turn.
     turns: VecDeque<u64>,
-    waiting: usize,
+    /// What waits of all senders.
+    load: Load,
+}
+
+/// What waits of one sender.
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<(u64, Encoded)>,
     bytes: usize,
+}
+
+/// How much waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
 }
 
 /// What became of a message.
@@ -40,15 +55,22 @@ pub(super) enum Offer {
 }
 
 impl Window {
-    /// What to do with a message of so many bytes.
-    pub(super) fn offer(&self, len: usize, limits: &Limits) -> Offer {
-        if self.waiting == 0 && self.unacked.len() < limits.unacked {
-            Offer::Send
-        } else if self.waiting < limits.waiting && self.bytes.saturating_add(len) <= limits.waiting_bytes {
-            Offer::Wait
-        } else {
-            Offer::Full
+    /// What to do with a message of so many bytes. What waits elsewhere takes of the same room.
+    pub(super) fn offer(&self, sender: u64, len: usize, elsewhere: Load, limits: &Limits) -> Offer {
+        if self.is_open(limits) {
+            return Offer::Send;
         }
+        let queue = self.queues.get(&sender);
+        let own = queue
+            .map_or_else(Load::default, |queue| Load { messages: queue.messages.len(), bytes: queue.bytes });
+        let fits = |own: usize, all: usize, elsewhere: usize, more: usize, room: usize| {
+            let left = room.saturating_sub(all.saturating_add(elsewhere).saturating_sub(own));
+            let first = queue.is_none() && more <= left && more <= room.div_ceil(2);
+            first || own.saturating_add(more) <= left / 2
+        };
+        let messages = fits(own.messages, self.load.messages, elsewhere.messages, 1, limits.waiting);
+        let bytes = fits(own.bytes, self.load.bytes, elsewhere.bytes, len, limits.waiting_bytes);
+        if messages && bytes { Offer::Wait } else { Offer::Full }
     }
 
     /// A message is on its way.
@@ -61,13 +83,14 @@ impl Window {
 
     /// A message waits.
     pub(super) fn wait(&mut self, sender: u64, id: u64, packet: Encoded) {
-        self.waiting = self.waiting.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(packet.len());
+        self.load.messages = self.load.messages.saturating_add(1);
+        self.load.bytes = self.load.bytes.saturating_add(packet.len());
         let queue = self.queues.entry(sender).or_default();
-        if queue.is_empty() {
+        if queue.messages.is_empty() {
             self.turns.push_back(sender);
         }
-        queue.push_back((id, packet));
+        queue.bytes = queue.bytes.saturating_add(packet.len());
+        queue.messages.push_back((id, packet));
     }
 
     /// A message was acknowledged; false if it was not on its way.
@@ -85,14 +108,15 @@ impl Window {
         }
         let sender = self.turns.pop_front()?;
         let queue = self.queues.get_mut(&sender)?;
-        let (id, packet) = queue.pop_front()?;
-        if queue.is_empty() {
+        let (id, packet) = queue.messages.pop_front()?;
+        queue.bytes = queue.bytes.saturating_sub(packet.len());
+        if queue.messages.is_empty() {
             self.queues.remove(&sender);
         } else {
             self.turns.push_back(sender);
         }
-        self.waiting = self.waiting.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(packet.len());
+        self.load.messages = self.load.messages.saturating_sub(1);
+        self.load.bytes = self.load.bytes.saturating_sub(packet.len());
         self.sent(id, now);
         Some(packet)
     }
@@ -100,15 +124,16 @@ impl Window {
     /// Takes back a message that still waits; false if it does not.
     pub(super) fn take_back(&mut self, id: u64) -> bool {
         let found = self.queues.iter().find_map(|(sender, queue)| {
-            queue.iter().position(|(waiting, _)| *waiting == id).map(|at| (*sender, at))
+            queue.messages.iter().position(|(waiting, _)| *waiting == id).map(|at| (*sender, at))
         });
         let Some((sender, at)) = found else { return false };
         let Some(queue) = self.queues.get_mut(&sender) else { return false };
-        if let Some((_, packet)) = queue.remove(at) {
-            self.waiting = self.waiting.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(packet.len());
+        if let Some((_, packet)) = queue.messages.remove(at) {
+            queue.bytes = queue.bytes.saturating_sub(packet.len());
+            self.load.messages = self.load.messages.saturating_sub(1);
+            self.load.bytes = self.load.bytes.saturating_sub(packet.len());
         }
-        if queue.is_empty() {
+        if queue.messages.is_empty() {
             self.queues.remove(&sender);
             self.turns.retain(|turn| *turn != sender);
         }
@@ -117,7 +142,7 @@ impl Window {
 
     /// When a slot has to be reopened because no acknowledgement comes.
     pub(super) fn reopen_at(&self, limits: &Limits) -> Option<Micros> {
-        let stuck = self.waiting > 0 && self.unacked.len() >= limits.unacked;
+        let stuck = self.load.messages > 0 && self.unacked.len() >= limits.unacked;
         stuck.then(|| self.since.saturating_add(limits.reopen_slot))
     }
 
@@ -133,12 +158,17 @@ impl Window {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.unacked.is_empty() && self.waiting == 0
+        self.unacked.is_empty() && self.load.messages == 0
     }
 
-    /// Bytes of waiting messages.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether the next message may be sent at once.
+    pub(super) fn is_open(&self, limits: &Limits) -> bool {
+        self.load.messages == 0 && self.unacked.len() < limits.unacked
+    }
+
+    /// What waits.
+    pub(super) fn load(&self) -> Load {
+        self.load
     }
 
     pub(super) fn unacked(&self) -> usize {
@@ -156,21 +186,29 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { unacked: 2, waiting: 4, waiting_bytes: 1_000, ..Limits::default() }
+        Limits { unacked: 2, waiting: 6, waiting_bytes: 1_000, ..Limits::default() }
+    }
+
+    /// What becomes of a message of this sender; it waits if it has to.
+    fn offer(window: &mut Window, sender: u64, id: u64, len: usize, limits: &Limits) -> Offer {
+        let offer = window.offer(sender, len, Load::default(), limits);
+        match offer {
+            Offer::Send => window.sent(id, 0),
+            Offer::Wait => window.wait(sender, id, packet(id)),
+            Offer::Full => {}
+        }
+        offer
     }
 
     #[test]
     fn senders_take_turns() {
         let (mut window, limits) = (Window::default(), limits());
         for id in [1, 2] {
-            assert_eq!(window.offer(24, &limits), Offer::Send);
-            window.sent(id, 0);
+            assert_eq!(offer(&mut window, 7, id, 24, &limits), Offer::Send);
         }
-        for (sender, id) in [(7, 3), (7, 4), (8, 5), (7, 6)] {
-            assert_eq!(window.offer(24, &limits), Offer::Wait);
-            window.wait(sender, id, packet(id));
+        for (sender, id) in [(7, 3), (7, 4), (7, 6), (8, 5)] {
+            assert_eq!(offer(&mut window, sender, id, 24, &limits), Offer::Wait);
         }
-        assert_eq!(window.offer(24, &limits), Offer::Full);
         assert!(window.next(&limits, 0).is_none());
         for acked in [2, 1, 3, 5] {
             assert!(window.acked(acked, 0));
@@ -179,7 +217,7 @@ mod tests {
         // 3 and 4 are of one sender, 5 of the other: it came between.
         assert_eq!(window.unacked, [4, 6]);
         assert!(!window.acked(5, 0));
-        assert_eq!((window.waiting, window.bytes()), (0, 0));
+        assert_eq!(window.load(), Load::default());
         assert!(window.acked(4, 0) && window.acked(6, 0) && window.is_empty());
     }
 
@@ -188,10 +226,31 @@ mod tests {
         let (mut window, limits) = (Window::default(), limits());
         window.sent(1, 0);
         window.sent(2, 0);
-        assert_eq!(window.offer(1_000, &limits), Offer::Wait);
-        assert_eq!(window.offer(1_001, &limits), Offer::Full);
-        window.wait(7, 3, packet(3));
-        assert_eq!(window.offer(1_000, &limits), Offer::Full);
+        // Half of the room for the first of anybody, and what that leaves for more.
+        assert_eq!(window.offer(7, 501, Load::default(), &limits), Offer::Full);
+        assert_eq!(offer(&mut window, 7, 3, 500, &limits), Offer::Wait);
+        let own = window.load().bytes;
+        assert_eq!(window.offer(7, 501 - own, Load::default(), &limits), Offer::Full);
+        assert_eq!(window.offer(7, 500 - own, Load::default(), &limits), Offer::Wait);
+        assert_eq!(window.offer(8, 500, Load::default(), &limits), Offer::Wait);
+        // What waits elsewhere takes of the same room.
+        let elsewhere = Load { messages: 0, bytes: 600 };
+        assert_eq!(window.offer(8, 401 - own, elsewhere, &limits), Offer::Full);
+        assert_eq!(window.offer(8, 400 - own, elsewhere, &limits), Offer::Wait);
+        assert_eq!(window.offer(8, 1, Load { messages: 5, bytes: 0 }, &limits), Offer::Full);
+    }
+
+    #[test]
+    fn a_loud_sender_leaves_room_for_others() {
+        let (mut window, limits) = (Window::default(), limits());
+        window.sent(1, 0);
+        window.sent(2, 0);
+        let mut waits = |sender, tries: u64| {
+            let ids = (0..tries).map(|id| sender * 100 + id);
+            ids.filter(|id| offer(&mut window, sender, *id, 24, &limits) == Offer::Wait).count()
+        };
+        // Half of the six places; half of the three left, but one in any case; and so on while there are any.
+        assert_eq!([waits(7, 50), waits(8, 50), waits(9, 50), waits(10, 50), waits(11, 50)], [3, 1, 1, 1, 0]);
     }
 
     #[test]
@@ -207,7 +266,7 @@ mod tests {
         assert!(window.acked(1, 0));
         assert!(window.next(&limits, 0).is_some());
         assert_eq!(window.unacked, [2, 4]);
-        assert_eq!(window.bytes(), 0);
+        assert_eq!(window.load(), Load::default());
     }
 
     #[test]

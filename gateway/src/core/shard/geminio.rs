@@ -78,8 +78,9 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         packet: PacketLimits { control: defaults.packet.control.max(control), ..defaults.packet },
         dialogues: settings.streams_per_session as usize,
         operations: in_flight as usize,
-        waiting: settings.messages_in_flight as usize,
-        waiting_bytes: settings.outbox,
+        // One sender has half of it, unless others have more.
+        waiting: settings.messages_in_flight as usize * 2,
+        waiting_bytes: settings.outbox.saturating_mul(2),
         handshake: settings.handshake,
         ..defaults
     }
@@ -188,7 +189,7 @@ impl Shard {
             Event::Acked { packet, dialogue, data } => {
                 self.on_geminio_answer(me, dialogue, packet, OpKind::Message, &data);
             }
-            Event::ResponseTooLarge { packet } => self.on_answer_too_large(me, packet),
+            Event::AnswerTooLarge { packet } => self.on_answer_too_large(me, packet),
             Event::Open { dialogue, data } => self.on_dialogue_offered(me, dialogue, &data),
             Event::Opened { dialogue, .. } => self.on_dialogue_opened(me, dialogue),
             Event::OpenFailed { dialogue } => self.on_dialogue_failed(me, dialogue),

@@ -179,6 +179,83 @@ fn a_reader_that_takes_nothing_holds_its_writer_and_calls_go_on() {
     }
 }
 
+#[test]
+fn what_is_sent_on_streams_is_admitted_as_everything_else() {
+    for far in [true, false] {
+        let mut lab = Lab::new(Settings { body: 64 << 10, ..settings() });
+        let (edge, service) = pair(&mut lab, 0, u16::from(far));
+        let (here, _) = stream(&mut lab, edge, service, "svc", "5");
+        let (most, more) = (vec![b'x'; 64 << 10], vec![b'x'; (64 << 10) + 1]);
+        let packet = lab.guest(edge).conn.request(here, &call("echo", &more)).unwrap();
+        lab.run();
+        assert_eq!(error(&mut lab, edge, packet), "packet payload too large");
+        let now = lab.stage.now();
+        let packet = lab.guest(edge).conn.publish(here, 0, &message("t", &more), now).unwrap().packet;
+        lab.run();
+        assert_eq!(error(&mut lab, edge, packet), "packet payload too large");
+        assert!(lab.events(service).is_empty());
+        let packet = lab.guest(edge).conn.request(here, &call("echo", &most)).unwrap();
+        lab.run();
+        let got = asked(&mut lab, service);
+        respond(&mut lab, service, got.id, &call("echo", b"yes"));
+        lab.run();
+        assert_eq!(decode(answered(&mut lab, edge, packet).value()), b"yes");
+        // The memory of all is used up by somebody else.
+        with_used(&mut lab, 95, |lab| {
+            for small in [false, true] {
+                let value = if small { &most[..10] } else { &most[..] };
+                let packet = lab.guest(edge).conn.request(here, &call("echo", value)).unwrap();
+                lab.run();
+                if small {
+                    asked(lab, service);
+                } else {
+                    assert_eq!(error(lab, edge, packet), "overloaded");
+                }
+            }
+        });
+        lab.close();
+    }
+}
+
+/// Streams multiply nothing: what waits on all of one peer's is bounded together.
+#[test]
+fn messages_that_wait_on_many_streams_have_one_bound() {
+    let mut lab = Lab::new(Settings { outbox: 256 << 10, ..settings() });
+    let (edge, service) = pair(&mut lab, 0, 1);
+    let streams: Vec<_> = (0..16).map(|_| stream(&mut lab, edge, service, "svc", "5").0).collect();
+    // The service acknowledges none of them, and the edge does not care that it should wait for that.
+    let link = lab.guest(edge).link;
+    let json = format!(r#"{{"topic":"t","value":"{}"}}"#, "eHh4".repeat(3 << 10));
+    let mut sent = Vec::new();
+    for id in 0..64 {
+        for on in &streams {
+            let body = [&on.0.to_be_bytes()[..], json.as_bytes()].concat();
+            PacketHeader::new(PacketType::Message, id).put(&mut sent, &body);
+        }
+        lab.stage.write(link, &[&sent]);
+        sent.clear();
+        lab.run();
+    }
+    let held = lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(held < 1 << 20, "{held} bytes held");
+    let refused = lab
+        .events(edge)
+        .into_iter()
+        .filter(|event| matches!(event, Event::Acked { data, .. } if data.error() == "overloaded"));
+    assert!(refused.count() > 16 * 32 - 60);
+    // The first session has room of its own.
+    let sent = publish(&mut lab, edge, &message("news", b"x"));
+    lab.run();
+    let got = lab.events(service).into_iter().find_map(|event| match event {
+        Event::Message(operation) if operation.data.topic() == "news" => Some(operation),
+        _ => None,
+    });
+    respond(&mut lab, service, got.unwrap().id, &Object::default());
+    lab.run();
+    assert_eq!(error(&mut lab, edge, sent), "");
+    lab.close();
+}
+
 // --- streams with a native end
 
 /// Opens a stream of a native peer and says whom it is for.

@@ -413,8 +413,15 @@ impl Connection {
         if !matches!(self.phase, Phase::Ready | Phase::Closing) || now < self.hold_until {
             return Ok(None);
         }
-        if header.kind == PacketType::Response {
-            return Ok((self.phase == Phase::Ready).then_some(Event::ResponseTooLarge { packet: header.id }));
+        if matches!(header.kind, PacketType::Response | PacketType::MessageAck) {
+            if self.phase != Phase::Ready {
+                return Ok(None);
+            }
+            self.hear(session);
+            if header.kind == PacketType::MessageAck {
+                self.free_slot(session, header.id, now);
+            }
+            return Ok(Some(Event::AnswerTooLarge { packet: header.id }));
         }
         if self.phase == Phase::Closing || self.hear(session) {
             self.answer_error(header, session, TOO_LARGE)?;
@@ -426,13 +433,18 @@ impl Connection {
         let (id, session) = (packet.header.id, packet.session());
         let data = read(packet)?;
         self.hear(session);
+        self.free_slot(session, id, now);
+        Ok(Some(Event::Acked { packet: id, dialogue: DialogueId(session), data }))
+    }
+
+    /// A message was acknowledged, whatever that says.
+    fn free_slot(&mut self, session: u64, packet: u64, now: Micros) {
         if let Some(dialogues) = self.dialogues.as_mut()
             && let Some(window) = dialogues.window_mut(session)
-            && window.acked(id, now)
+            && window.acked(packet, now)
         {
             self.send_waiting(session, now);
         }
-        Ok(Some(Event::Acked { packet: id, dialogue: DialogueId(session), data }))
     }
 
     fn on_request_cancel<B: Chunk>(&mut self, packet: &Packet<B>) -> Option<Event<B>> {

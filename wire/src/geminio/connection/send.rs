@@ -195,8 +195,8 @@ impl Connection {
             return Err(SendError::Closed);
         }
         let len = message.value.encoded_len();
-        let window = self.dialogues.as_ref().and_then(|all| all.window(dialogue.0));
-        let offer = window.map_or(Offer::Send, |window| window.offer(len, &self.limits));
+        let all = self.dialogues.as_ref();
+        let offer = all.map_or(Offer::Send, |all| all.offer(dialogue.0, sender, len, &self.limits));
         if offer == Offer::Full {
             return Err(SendError::Overloaded);
         }
@@ -312,7 +312,7 @@ impl Connection {
             if all.count(true) >= limits.dialogues || all.waiting.len() >= limits.opening {
                 return Err(OpenError::TooMany);
             }
-            if all.silent().saturating_add(all.waiting.len()) >= limits.silent {
+            if all.silent() >= limits.silent {
                 return Err(OpenError::Silent);
             }
         }

@@ -381,7 +381,26 @@ fn what_is_too_long_is_answered_without_being_held() {
         assert_eq!(got[0].text(), r#"{"error":"packet payload too large"}"#);
     }
     let events = scene.take_on(PacketType::Response, 4, 1, &[b'x'; 200]);
-    assert!(matches!(events[..], [Event::ResponseTooLarge { packet: 4 }]));
+    assert!(matches!(events[..], [Event::AnswerTooLarge { packet: 4 }]));
+}
+
+#[test]
+fn an_acknowledgement_may_be_as_long_as_an_answer_and_a_longer_one_frees_its_slot() {
+    let mut scene = Scene::ready_with(Limits { unacked: 1, ..Limits::default() });
+    let [first, second] =
+        [1, 2].map(|_| scene.connection.publish(DialogueId::FIRST, 1, &value(b"x"), scene.now).unwrap());
+    assert!(second.waits && scene.read().len() == 1);
+    let why = "x".repeat(70_000);
+    let text = format!(r#"{{"error":"{why}"}}"#);
+    let events = scene.take_on(PacketType::MessageAck, first.packet, 1, text.as_bytes());
+    assert!(matches!(&events[..], [Event::Acked { data, .. }] if data.error() == why), "{events:?}");
+    assert_eq!(scene.read().len(), 1);
+    let third = scene.connection.publish(DialogueId::FIRST, 1, &value(b"x"), scene.now).unwrap();
+    let most = PacketLimits::default().body as usize;
+    let events = scene.take_on(PacketType::MessageAck, second.packet, 1, &vec![b'x'; most]);
+    assert!(matches!(events[..], [Event::AnswerTooLarge { packet }] if packet == second.packet));
+    assert_eq!((third.waits, scene.read().len()), (true, 1));
+    assert_eq!(scene.connection.unacked(DialogueId::FIRST), 1);
 }
 
 #[test]
@@ -472,7 +491,7 @@ fn at_most_32_messages_are_on_their_way() {
 
 #[test]
 fn too_many_waiting_messages_are_refused() {
-    let limits = Limits { unacked: 1, waiting: 2, waiting_bytes: 100, ..Limits::default() };
+    let limits = Limits { unacked: 1, waiting: 4, waiting_bytes: 200, ..Limits::default() };
     let mut scene = Scene::ready_with(limits);
     let mut publish = |len| {
         scene

@@ -77,14 +77,14 @@ fn whole_packets_are_pieces_of_the_input() {
 fn limits_hold_at_their_border() {
     let body = |len: usize| session_body(3, &vec![b'x'; len - 8]);
     assert!(matches!(read(&packet(0x71, &body(70_000))).unwrap()[..], [Seen::Packet(..)]));
-    for kind in [0x51, 0x71, 0x72] {
+    for kind in [0x51, 0x52, 0x71, 0x72] {
         let long = packet(kind, &body(70_001));
         let header = PacketHeader::new(PacketType::from_wire(kind), 7).with_body(70_001);
         let stream = [long, packet(0x21, b"")].concat();
         let heartbeat = Seen::Packet(PacketHeader::new(PacketType::Heartbeat, 7), vec![], vec![]);
         assert_eq!(read(&stream).unwrap(), [Seen::TooLarge(header, 3), heartbeat]);
     }
-    for (kind, max) in [(0x01, 200), (0x31, 200), (0x41, 200), (0x52, 200), (0x81, 28), (0x99, 200)] {
+    for (kind, max) in [(0x01, 200), (0x31, 200), (0x41, 200), (0x42, 200), (0x81, 28), (0x99, 200)] {
         assert!(read(&packet(kind, &vec![b'x'; max])).is_ok());
         let kind = PacketType::from_wire(kind);
         let len = max as u32 + 1;

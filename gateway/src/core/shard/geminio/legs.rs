@@ -9,6 +9,7 @@ use frontier_wire::{
     chunk::Piece,
     error::ErrorCode,
     geminio::{
+        base64,
         connection::{OpenError, Operation, SendError},
         data::{self, Content, Data, Object},
         dialogue::DialogueId,
@@ -22,7 +23,7 @@ use frontier_wire::{
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::{text, translate::Translator};
+use super::{ops::room_for_body, text, translate::Translator};
 use crate::core::{
     deadlines::Deadlines,
     dialect::Protocol,
@@ -30,7 +31,7 @@ use crate::core::{
     session::{Leg, LegState, Phase},
     shard::{
         Shard,
-        ops::{HEAD_TOO_LONG, META_TOO_LONG, Refused, destination},
+        ops::{ANSWER_ALWAYS, HEAD_TOO_LONG, META_TOO_LONG, OUT_OF_BUDGET, Refused, destination},
     },
     stats::OpKind,
     table::SessionRef,
@@ -232,6 +233,11 @@ impl Shard {
         let (Some(peer), true) = (self.leg(at).and_then(|leg| leg.peer), open) else {
             return self.respond_error(me, operation.id, ErrorCode::SessionClosed, "session closed");
         };
+        let len = base64::decoded_len(operation.data.value());
+        let room = self.sessions.get(me).map(|session| room_for_body(&self.shared, session, len));
+        if let Some(Err((code, why))) = room {
+            return self.respond_error(me, operation.id, code, why);
+        }
         let Some(dialogue) = self.dialogue(at) else { return };
         let method =
             if kind == OpKind::Call { Bytes::copy_from_slice(operation.data.key()) } else { Bytes::new() };
@@ -421,11 +427,16 @@ impl Shard {
     pub(super) fn ask_peer(&mut self, at: LegRef, id: u64, kind: OpKind, object: &Object<'_>, deadline: u64) {
         let (limit, now) = (self.shared.settings.outbox, self.now.micros);
         let dialogue = DialogueId(at.stream.0);
+        let len = object.value.encoded_len();
+        let held = self.sessions.get(at.session).map_or(0, |session| session.held as usize);
+        if !self.shared.admits(held, len) {
+            return self.fail_dialogue_operation(at, id, kind, OUT_OF_BUDGET.0, OUT_OF_BUDGET.1);
+        }
         let Some(conn) = self.sessions.get_mut(at.session).and_then(|session| session.conn.geminio()) else {
             return;
         };
         let waiting = conn.operation_bytes();
-        let full = waiting > 0 && waiting + object.value.encoded_len() > limit;
+        let full = waiting > 0 && waiting + len > limit;
         let sent = match kind {
             _ if full => Err(SendError::Overloaded),
             OpKind::Message => conn.publish(dialogue, at.stream.0, object, now).map(|sent| sent.packet),
@@ -453,7 +464,12 @@ impl Shard {
 
     /// Answers an operation of the peer.
     pub(super) fn answer_peer(&mut self, me: SessionRef, answer: &DialogueAnswer) {
+        let limit = self.shared.settings.outbox;
         let Some(conn) = self.sessions.get_mut(me).and_then(|session| session.conn.geminio()) else { return };
+        let (waiting, len) = (conn.operation_bytes(), answer.value.len());
+        if waiting > 0 && len > ANSWER_ALWAYS && waiting + len > limit {
+            return self.respond_error(me, answer.id, ErrorCode::Overloaded, "answer does not fit");
+        }
         let object = Object {
             key: Content::Encoded(&answer.key),
             value: Content::Shared(answer.value.clone()),

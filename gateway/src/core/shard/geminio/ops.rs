@@ -60,6 +60,11 @@ fn room_for(shared: &Shared, session: &Session, kind: OpKind, len: usize) -> Res
         return Err((ErrorCode::SessionClosed, "session closed"));
     }
     room_in_flight(session, kind, &shared.settings)?;
+    room_for_body(shared, session, len)
+}
+
+/// Whether a session may have the gateway hold a body of so many bytes, of its peer or for it.
+pub(super) fn room_for_body(shared: &Shared, session: &Session, len: usize) -> Result<(), Refused> {
     if len as u64 > shared.settings.body {
         return Err((ErrorCode::PayloadTooLarge, "body longer than limits.body"));
     }

@@ -19,7 +19,7 @@ use frontier_wire::{
     },
 };
 
-use super::text;
+use super::{legs::Dialogue, text};
 use crate::core::{
     message::{Body, DialogueAnswer, Form, LegMsg, LegRef},
     shard::{
@@ -110,9 +110,7 @@ impl Shard {
         call.encode(&mut head);
         let frame = if kind == OpKind::Message { FrameType::Publish } else { FrameType::Request };
         let limit = self.shared.settings.outbox;
-        let waiting = self
-            .dialogue(at)
-            .map_or(0, |d| d.overhead + d.translator.as_ref().map_or(0, |translator| translator.left));
+        let waiting = self.translated(at, |dialogue, translator| dialogue.overhead + translator.left);
         if waiting > 0 && waiting + body.len() > limit {
             if let Some(dialogue) = self.dialogue(at) {
                 dialogue.started.remove(&operation.id);
@@ -290,6 +288,8 @@ impl Shard {
         let key = (is_reply(header.kind), header.id);
         let more = header.flags.more();
         let limit = self.shared.settings.outbox.max(LONGEST);
+        // Only what is to be joined is asked for room.
+        let under_way = if more { self.translated(at, |_, translator| translator.joined) } else { 0 };
         let translator = self.translator(at)?;
         let joined = translator.joining.contains_key(&key);
         if header.flags.abort() {
@@ -310,7 +310,7 @@ impl Shard {
                 CallHead::parse(&head).ok()?.total_len
             };
             let total = usize::try_from(total).unwrap_or(usize::MAX);
-            if total > LONGEST || translator.joined + total > limit {
+            if total > LONGEST || under_way + total > limit {
                 let code = if total > LONGEST { ErrorCode::PayloadTooLarge } else { ErrorCode::Overloaded };
                 return self.on_too_much(at, peer, header, code);
             }
@@ -376,6 +376,10 @@ impl Shard {
             object.key = Content::Plain(call.name.as_bytes());
             OpKind::Call
         };
+        if body.len() as u64 > self.shared.settings.body {
+            self.fail_dialogue_operation(at, header.id, kind, ErrorCode::PayloadTooLarge, "");
+            return Some(());
+        }
         self.ask_peer(at, header.id, kind, &object, deadline);
         Some(())
     }
@@ -420,6 +424,14 @@ impl Shard {
         {
             translator.joined -= joining.total;
         }
+    }
+
+    /// What is under way between the protocols on all streams of a session.
+    fn translated(&self, at: LegRef, of: impl Fn(&Dialogue, &Translator) -> usize) -> usize {
+        let legs = self.sessions.get(at.session).and_then(|session| session.legs.as_ref());
+        let dialogues =
+            legs.into_iter().flat_map(|legs| legs.iter()).filter_map(|(_, leg)| leg.dialogue.as_ref());
+        dialogues.filter_map(|dialogue| Some(of(dialogue, dialogue.translator.as_ref()?))).sum()
     }
 
     fn translator(&mut self, at: LegRef) -> Option<&mut Translator> {

@@ -195,6 +195,22 @@ fn a_peer_that_never_uses_sessions_gets_no_more() {
 }
 
 #[test]
+fn sessions_that_wait_to_be_opened_count_as_unused() {
+    let mut scene = Scene::ready_with(Limits { silent: 2, ..Limits::default() });
+    let mut open = || scene.connection.open("", Content::None, scene.now);
+    // The first is being opened, the second waits for it.
+    assert_eq!([open(), open()], [Ok(DialogueId(2)), Ok(DialogueId(3))]);
+    assert_eq!(open(), Err(OpenError::Silent));
+    for id in [2_u64, 3] {
+        let session = scene.read().remove(0);
+        let ack = [&[0, 0][..], &id.to_be_bytes(), &id.to_be_bytes(), b"{}"].concat();
+        scene.take(PacketType::SessionAck, session.id, &ack);
+        assert_eq!(scene.connection.open("", Content::None, scene.now), Err(OpenError::Silent));
+    }
+    assert_eq!(scene.read(), []);
+}
+
+#[test]
 fn a_client_learns_the_name_of_its_session() {
     let mut scene = Scene::client();
     let opening = scene.connection.open("svc", Content::None, scene.now).unwrap();
