@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{go::Process, native::Native};
 pub use self::{
-    go::{Faults, Unavailable, build as build_go},
+    go::{Faults, Unavailable, build as build_go, program as go_program},
     handle::Handle,
 };
 use crate::wait::SOON;

@@ -123,6 +123,14 @@ fn download(kind: Kind) -> anyhow::Result<()> {
 }
 
 /// The program of a generation, built once per run.
+///
+/// # Errors
+/// [`Unavailable`] when its modules cannot be downloaded, anything else when it cannot be built.
+pub fn program(kind: Kind) -> anyhow::Result<&'static Path> {
+    download(kind)?;
+    binary(kind)
+}
+
 fn binary(kind: Kind) -> anyhow::Result<&'static Path> {
     static BINARIES: [OnceLock<Result<PathBuf, String>>; 3] = [const { OnceLock::new() }; 3];
     let cell = BINARIES.get(kind as usize).context("not a generation")?;
