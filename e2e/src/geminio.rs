@@ -244,7 +244,8 @@ impl Client {
         while all.len() < len {
             let event = self.take(within, |event| matches!(event, Event::Raw(of, _) if *of == dialogue))?;
             if let Event::Raw(_, piece) = event {
-                self.conn.release(dialogue, piece.len());
+                let now = self.now();
+                self.conn.release(dialogue, piece.len(), now);
                 all.extend_from_slice(&piece);
             }
         }

@@ -205,13 +205,13 @@ impl End {
                 self.connection.direct_buffer().expect("wanted").extend_from_slice(&piece[..n]);
                 input = &input[n..];
                 if let Some(event) = self.connection.finish_direct::<Bytes>(now)? {
-                    self.take(event);
+                    self.take(event, now);
                 }
             } else {
                 input = rest;
                 let mut piece = Bytes::copy_from_slice(piece);
                 while let Some(event) = self.connection.receive(&mut piece, now)? {
-                    self.take(event);
+                    self.take(event, now);
                 }
             }
         }
@@ -221,14 +221,14 @@ impl End {
     fn pass(&mut self, now: Micros) {
         let mut events = 0;
         while let Some(event) = self.connection.handle_timeout::<Bytes>(now) {
-            self.take(event);
+            self.take(event, now);
             events += 1;
             assert!(events < 100, "time stands still");
         }
         assert!(self.connection.poll_timeout() > now, "time stands still");
     }
 
-    fn take(&mut self, event: Event<Bytes>) {
+    fn take(&mut self, event: Event<Bytes>, now: Micros) {
         match event {
             Event::Request(operation) => self.inbox.push(operation.id),
             Event::Message(operation) => {
@@ -256,7 +256,7 @@ impl End {
             Event::Opened { dialogue, .. } => self.dialogues.push(dialogue),
             Event::Raw(dialogue, bytes) => {
                 self.raw_got.entry(dialogue).or_default().extend(&bytes[..]);
-                self.connection.release(dialogue, bytes.len());
+                self.connection.release(dialogue, bytes.len(), now);
             }
             Event::Closed { dialogue } => {
                 self.dialogues.retain(|other| *other != dialogue);
@@ -273,6 +273,7 @@ impl End {
             | Event::RegisterDone { .. }
             | Event::Cancelled { .. }
             | Event::AnswerTooLarge { .. }
+            | Event::Stalled { .. }
             | Event::OpenFailed { .. }
             | Event::Leaving => {}
         }

@@ -207,6 +207,7 @@ fn shard(stats: &Stats, inbox_bytes: u64) -> ShardSnapshot {
         panics: stats.panics.get(),
         memory_cuts: stats.memory_cuts.get(),
         reopened_slots: stats.reopened_slots.get(),
+        stalled_streams: stats.stalled_streams.get(),
     }
 }
 

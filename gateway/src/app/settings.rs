@@ -28,6 +28,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         sessions: limits.sessions as u64,
         newcomers: limits.handshakes as u64,
         streams_per_session: u32::try_from(limits.streams_per_session).unwrap_or(u32::MAX),
+        unused_streams: u32::try_from(limits.unused_streams).unwrap_or(u32::MAX),
         requests_in_flight: u32::try_from(limits.requests_in_flight).unwrap_or(u32::MAX),
         messages_in_flight: u32::try_from(limits.messages_in_flight).unwrap_or(u32::MAX),
         outbox: limits.outbox.as_len(),
@@ -109,6 +110,7 @@ limits:
   stall: 12s
   memory: 64MiB
   handshakes: 107
+  unused_streams: 110
   pipes: 108
   pipe_idle: 13s
   heartbeat: 14s
@@ -157,6 +159,7 @@ tls:
             body,
             sessions,
             streams_per_session,
+            unused_streams,
             requests_in_flight,
             messages_in_flight,
             outbox,
@@ -178,7 +181,7 @@ tls:
         } = settings(&config);
         assert_eq!((handshake, admission), (11_000_000, 8_800_000));
         assert_eq!((head, meta, body), (15 << 10, 14 << 10, 3 << 20));
-        assert_eq!((sessions, streams_per_session), (101, 102));
+        assert_eq!((sessions, streams_per_session, unused_streams), (101, 102, 110));
         assert_eq!((requests_in_flight, messages_in_flight), (103, 104));
         assert_eq!((outbox, registrations, accept_rate), (1 << 20, 105, 106));
         assert_eq!((stall, heartbeat), (12_000_000, 14_000_000));

@@ -10,6 +10,9 @@ use super::{
     value::{ByteSize, serialize_duration},
 };
 
+/// Streams that Go peers keep for an application that accepts none.
+const GO_ACCEPT_QUEUE: usize = 32;
+
 /// `limits`: the bounds that hold whatever peers do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
@@ -26,6 +29,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Open streams per session. Default 128; worst case per session: this many stream windows.
     pub streams_per_session: usize,
+    /// Streams opened to a geminio session on which its peer has sent nothing yet. Default 32.
+    pub unused_streams: usize,
     /// Calls per session without an answer. Default 1024.
     pub requests_in_flight: usize,
     /// Messages per session without an acknowledgement. Default 1024.
@@ -73,6 +78,7 @@ impl Default for Limits {
             body: ByteSize::mib(16),
             sessions: 1_000_000,
             streams_per_session: 128,
+            unused_streams: 32,
             requests_in_flight: 1024,
             messages_in_flight: 1024,
             outbox: ByteSize::mib(4),
@@ -101,6 +107,7 @@ impl Limits {
             body: section.value("body", default.body),
             sessions: section.value("sessions", default.sessions),
             streams_per_session: section.value("streams_per_session", default.streams_per_session),
+            unused_streams: section.value("unused_streams", default.unused_streams),
             requests_in_flight: section.value("requests_in_flight", default.requests_in_flight),
             messages_in_flight: section.value("messages_in_flight", default.messages_in_flight),
             outbox: section.value("outbox", default.outbox),
@@ -134,6 +141,7 @@ impl Limits {
         let counts = [
             ("sessions", self.sessions),
             ("streams_per_session", self.streams_per_session),
+            ("unused_streams", self.unused_streams),
             ("requests_in_flight", self.requests_in_flight),
             ("messages_in_flight", self.messages_in_flight),
             ("registrations", self.registrations),
@@ -143,6 +151,10 @@ impl Limits {
         for (key, count) in counts {
             // Counts travel as u32 on the wire and index tables of u32.
             range(problems, key, count as u64, 1, u64::from(u32::MAX));
+        }
+        if self.unused_streams > GO_ACCEPT_QUEUE {
+            let message = "more than 32: a Go peer of geminio 1.2.2 or older that accepts no streams stops reading at the 33rd";
+            problems.warn("limits.unused_streams", message);
         }
         range(problems, "control_frames", u64::from(self.control_frames), 100, u64::from(u32::MAX));
     }

@@ -82,7 +82,7 @@ fn limits_have_their_documented_defaults() {
         "streams_per_session": 128, "requests_in_flight": 1024, "messages_in_flight": 1024, "outbox": "4MiB",
         "registrations": 1024, "accept_rate": 10_000, "stall": "30s", "memory": null, "handshakes": 1024,
         "heartbeat": "20s", "control_frames": 10_000, "call_timeout": "30s", "max_call_timeout": "1h",
-        "pipes": 1024, "pipe_idle": "10m",
+        "pipes": 1024, "pipe_idle": "10m", "unused_streams": 32,
     });
     assert_eq!(text, expected);
     assert!(Config::default().limits.memory_budget() > ByteSize::mib(16));
@@ -271,6 +271,7 @@ fn limits_are_bounded() {
         ("body: 2GiB", "body"),
         ("sessions: 0", "sessions"),
         ("streams_per_session: 0", "streams_per_session"),
+        ("unused_streams: 0", "unused_streams"),
         ("requests_in_flight: 0", "requests_in_flight"),
         ("messages_in_flight: 0", "messages_in_flight"),
         ("registrations: 0", "registrations"),

@@ -33,6 +33,8 @@ pub struct Settings {
     pub newcomers: u64,
     /// User streams a peer may have open.
     pub streams_per_session: u32,
+    /// Streams opened to a geminio peer that it has not used yet.
+    pub unused_streams: u32,
     /// Requests a peer may have unanswered.
     pub requests_in_flight: u32,
     /// Publishes a peer may have unanswered.
@@ -198,6 +200,7 @@ impl Default for Settings {
             sessions: 1_000_000,
             newcomers: 1_024,
             streams_per_session: 128,
+            unused_streams: 32,
             requests_in_flight: 1_024,
             messages_in_flight: 1_024,
             outbox: 4 << 20,

@@ -95,6 +95,8 @@ pub struct Stats {
     pub late_answers: Count,
     /// Slots for messages that were reopened because a geminio peer that reads has acknowledged nothing for long.
     pub reopened_slots: Count,
+    /// Streams ended because a slow reader held up all that their writer, a geminio peer, sends.
+    pub stalled_streams: Count,
     /// Turns of the loop.
     pub turns: Count,
     /// Time that each of them took: how late a frame may have been handled.

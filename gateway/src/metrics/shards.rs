@@ -53,6 +53,8 @@ pub struct ShardSnapshot {
     pub late_answers: u64,
     /// Slots for messages reopened because a peer that reads has acknowledged nothing for long.
     pub reopened_slots: u64,
+    /// Streams ended because a slow reader held up all that their writer, a geminio peer, sends.
+    pub stalled_streams: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Time that each of them took: how late a frame may have been handled.
@@ -205,6 +207,11 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
             "frontier_reopened_slots",
             "Slots for messages reopened because a geminio peer has acknowledged nothing for 30 s",
             |shard| shard.reopened_slots,
+        ),
+        counter(
+            "frontier_stalled_streams",
+            "Streams ended because a slow reader held up all that their writer, a geminio peer, sends",
+            |shard| shard.stalled_streams,
         ),
         counter("frontier_session_panics", "Panics that were caught; one over a session ends it", |shard| {
             shard.panics

@@ -38,6 +38,7 @@ impl DataPlaneStats for Fixture {
             panics: 1,
             memory_cuts: 0,
             reopened_slots: 6,
+            stalled_streams: 7,
         };
         DataPlaneSnapshot { shards: vec![shard.clone(), shard], memory_held: 5, memory_budget: 50 }
     }
@@ -79,6 +80,7 @@ fn numbers_of_all_shards_add_up() {
         ("frontier_memory_budget_bytes", 50.0),
         ("frontier_session_panics_total", 2.0),
         ("frontier_reopened_slots_total", 12.0),
+        ("frontier_stalled_streams_total", 14.0),
         ("frontier_calls_total{code=\"ok\"}", 28.0),
         ("frontier_calls_total{code=\"overloaded\"}", 2.0),
         ("frontier_calls_total{code=\"application\"}", 0.0),

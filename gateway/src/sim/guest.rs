@@ -59,7 +59,7 @@ impl Guest {
             if let Event::Raw(dialogue, piece) = &event
                 && !self.greedy
             {
-                self.conn.release(*dialogue, piece.len());
+                self.conn.release(*dialogue, piece.len(), now);
             }
             self.heard.push_back(event);
         }

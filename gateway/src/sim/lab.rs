@@ -162,7 +162,12 @@ impl Lab {
 
     /// A geminio connection that has said who it is; the answer may take a while.
     pub fn knock(&mut self, bound: Bound, shard: u16, wanted: u64, meta: &[u8]) -> GuestId {
-        let guest = Guest::new(&mut self.stage, bound, shard, Path::PERFECT, wanted, meta);
+        self.knock_by(bound, shard, Path::PERFECT, wanted, meta)
+    }
+
+    /// The same over a network that is not perfect.
+    pub fn knock_by(&mut self, bound: Bound, shard: u16, path: Path, wanted: u64, meta: &[u8]) -> GuestId {
+        let guest = Guest::new(&mut self.stage, bound, shard, path, wanted, meta);
         self.guests.push(guest);
         let id = GuestId(self.guests.len() - 1);
         self.guests[id.0].flush(&mut self.stage, id.0 as u64);

@@ -167,10 +167,10 @@ impl World {
 
     /// From now on it reads, and gives back what it has kept.
     pub(crate) fn calm_guest(&mut self, at: usize) {
-        let state = &mut self.guests[at];
+        let (now, state) = (self.stage.now(), &mut self.guests[at]);
         state.guest.frozen = false;
         for (dialogue, n) in std::mem::take(&mut state.kept) {
-            state.guest.conn.release(dialogue, n);
+            state.guest.conn.release(dialogue, n, now);
         }
         self.serve_guest(at);
     }
@@ -279,9 +279,10 @@ impl World {
                 self.guests[at].phase = Phase::Over;
             }
             Event::Over(_) => self.hang_up_guest(at, Ending::Closed),
-            Event::Hello { .. } | Event::Registered { .. } | Event::AnswerTooLarge { .. } => {
-                unreachable!("guest {at} hears {event:?}")
-            }
+            Event::Hello { .. }
+            | Event::Registered { .. }
+            | Event::AnswerTooLarge { .. }
+            | Event::Stalled { .. } => unreachable!("guest {at} hears {event:?}"),
         }
     }
 
@@ -647,7 +648,8 @@ impl World {
     }
 
     pub(crate) fn guest_releases(&mut self, at: usize, dialogue: DialogueId, n: usize) {
-        self.guests[at].guest.conn.release(dialogue, n);
+        let now = self.stage.now();
+        self.guests[at].guest.conn.release(dialogue, n, now);
         // It may read again.
         self.after(0, Later::Guest(at));
     }

@@ -120,6 +120,12 @@ pub enum Event<B> {
     },
     /// Raw bytes, cut anywhere. Give them back with [`Connection::release`] when they are dealt with.
     Raw(DialogueId, Piece<B>),
+    /// Raw bytes of a dialogue were not given back for so long that nothing else on the connection was read. It is closed as by
+    /// [`Connection::close`].
+    Stalled {
+        /// The dialogue.
+        dialogue: DialogueId,
+    },
     /// A dialogue has ended, at both ends, and is gone; so are calls and messages on it.
     Closed {
         /// The dialogue.
@@ -502,6 +508,10 @@ impl Connection {
         if let Some(id) = due.map(|(id, _)| *id) {
             return Some(self.expire(id));
         }
+        if let Some(dialogue) = dialogues.stalled(&self.limits, now).map(DialogueId) {
+            self.close(dialogue, now);
+            return Some(Event::Stalled { dialogue });
+        }
         self.reopen_slots(now);
         None
     }
@@ -598,7 +608,10 @@ impl Connection {
         // Also of those without bytes: more may be queued when nobody says what time it is.
         let paced = dialogues.table.values().filter_map(|dialogue| dialogue.raw.as_ref());
         let paced = paced.map(|raw| raw.ready_at(now, &self.limits)).filter(|at| *at > now);
-        deadlines.chain(slots).chain(paced).fold(wake, Micros::min)
+        let full = dialogues.unreleased >= self.limits.unreleased;
+        let held = dialogues.table.values().filter(|_| full).map(|dialogue| dialogue.stalls_at(&self.limits));
+        let held = held.filter(|at| *at > now);
+        deadlines.chain(slots).chain(paced).chain(held).fold(wake, Micros::min)
     }
 
     // --- output ---
@@ -711,11 +724,10 @@ impl Connection {
     }
 
     /// The user is done with `n` raw bytes of a dialogue.
-    pub fn release(&mut self, dialogue: DialogueId, n: usize) {
+    pub fn release(&mut self, dialogue: DialogueId, n: usize, now: Micros) {
         let Some(dialogues) = self.dialogues.as_mut() else { return };
         if let Some(state) = dialogues.table.get_mut(&dialogue.0) {
-            let n = n.min(state.unreleased);
-            state.unreleased = state.unreleased.saturating_sub(n);
+            let n = state.release(n, now);
             dialogues.unreleased = dialogues.unreleased.saturating_sub(n);
         }
     }

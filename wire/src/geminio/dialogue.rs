@@ -41,6 +41,8 @@ pub(super) enum State {
 pub(super) struct Dialogue {
     pub(super) state: State,
     pub(super) ours: bool,
+    /// On whose behalf we opened it.
+    pub(super) opener: Option<u64>,
     /// The peer has sent something on it.
     pub(super) heard: bool,
     /// The user has closed it: what still comes is dropped.
@@ -57,6 +59,11 @@ pub(super) struct Dialogue {
     pub(super) deadline: Micros,
     /// Raw bytes handed out and not released.
     pub(super) unreleased: usize,
+    /// How many of them had come at `marked`. When those are released, all that is left is marked anew: so the time since then never
+    /// exceeds how long the oldest has been waiting, and reaches it, however slowly they are released.
+    marked: usize,
+    /// See `marked`.
+    since: Micros,
     /// Session's JSON while it waits.
     pub(super) offer: Option<Box<[u8]>>,
     pub(super) raw: Option<Box<Raw>>,
@@ -101,6 +108,7 @@ impl Dialogue {
         Self {
             state,
             ours,
+            opener: None,
             heard: false,
             closed: false,
             ending: false,
@@ -109,6 +117,8 @@ impl Dialogue {
             received: false,
             deadline,
             unreleased: 0,
+            marked: 0,
+            since: 0,
             offer: None,
             raw: None,
         }
@@ -117,6 +127,30 @@ impl Dialogue {
     /// Whether calls, messages and raw bytes of the peer are taken.
     pub(super) fn takes(&self) -> bool {
         self.state == State::Open && !self.closed
+    }
+
+    /// Raw bytes are handed out.
+    pub(super) fn hand_out(&mut self, n: usize, now: Micros) {
+        if self.unreleased == 0 {
+            (self.marked, self.since) = (n, now);
+        }
+        self.unreleased = self.unreleased.saturating_add(n);
+    }
+
+    /// So many of them are released; returns how many there were at most.
+    pub(super) fn release(&mut self, n: usize, now: Micros) -> usize {
+        let n = n.min(self.unreleased);
+        self.unreleased = self.unreleased.saturating_sub(n);
+        self.marked = self.marked.saturating_sub(n);
+        if self.marked == 0 {
+            (self.marked, self.since) = (self.unreleased, now);
+        }
+        n
+    }
+
+    /// When its oldest raw bytes have been held for too long.
+    pub(super) fn stalls_at(&self, limits: &Limits) -> Micros {
+        if self.unreleased == 0 { Micros::MAX } else { self.since.saturating_add(limits.stall) }
     }
 
     /// Whether something may still be sent.
@@ -244,9 +278,31 @@ impl Dialogues {
         Some(dialogue)
     }
 
+    /// The dialogue to be closed for the others' sake, if there is one: the largest of those whose bytes have been held for too long, if
+    /// they are at least half of what may be held. Otherwise most of the room is with those that move on, and so is the connection.
+    pub(super) fn stalled(&self, limits: &Limits, now: Micros) -> Option<u64> {
+        if self.unreleased < limits.unreleased {
+            return None;
+        }
+        let stalled = || self.table.iter().filter(|(_, dialogue)| dialogue.stalls_at(limits) <= now);
+        let held = stalled().fold(0_usize, |sum, (_, dialogue)| sum.saturating_add(dialogue.unreleased));
+        let largest = stalled().max_by_key(|(id, dialogue)| (dialogue.unreleased, **id));
+        largest.filter(|_| held >= limits.unreleased / 2).map(|(id, _)| *id)
+    }
+
     /// Opened by us, known to the peer or about to be, and never heard on.
     pub(super) fn silent(&self) -> usize {
         self.table.values().filter(|dialogue| dialogue.ours && !dialogue.heard).count()
+    }
+
+    /// Whether one more may be opened on somebody's behalf that the peer may leave unused: as long as there are places, and nobody takes
+    /// more than three quarters of those that others leave.
+    pub(super) fn has_place(&self, opener: Option<u64>, places: usize) -> bool {
+        let silent = self.silent();
+        let unused = self.table.values().filter(|dialogue| dialogue.ours && !dialogue.heard);
+        let own = opener.map_or(0, |_| unused.filter(|dialogue| dialogue.opener == opener).count());
+        let left = places.saturating_sub(silent.saturating_sub(own));
+        silent < places && own.saturating_mul(4) < left.saturating_mul(3)
     }
 
     /// Opened by this side or the other.

@@ -35,7 +35,8 @@ pub struct Limits {
     pub dialogues: usize,
     /// Sessions that wait to be opened because the peer has not answered the one before (default 64).
     pub opening: usize,
-    /// Sessions opened by us on which the peer has sent nothing yet (default 32: its queue; the 33rd freezes some generations).
+    /// Sessions opened by us on which the peer has sent nothing yet (default 32, `limits.unused_streams`: its queue; the 33rd that its
+    /// application does not accept freezes some generations). No opener has more than three quarters of what others leave.
     pub silent: usize,
     /// Calls and messages of the peer that are not answered yet (default 2,048); one more is answered with `overloaded`.
     pub operations: usize,
@@ -49,6 +50,9 @@ pub struct Limits {
     /// Raw bytes handed out and not yet released, all sessions together, from which on the socket should not be read (default 4 MiB):
     /// the protocol has no windows, so this is the only way to slow a writer.
     pub unreleased: usize,
+    /// How long the user may hold raw bytes of a session for whose sake the socket is not read (default: for ever); then the session is
+    /// closed, so that the others go on.
+    pub stall: Micros,
     /// Raw bytes of one session put into one packet (default 256 KiB).
     pub stream_packet: usize,
     /// Packets of raw bytes per session sent at once (default 8): a peer that has 32 unread drops what comes, and it may be busy.
@@ -151,6 +155,7 @@ impl Default for Limits {
             waiting: 2_048,
             waiting_bytes: 8 << 20,
             unreleased: 4 << 20,
+            stall: Micros::MAX,
             stream_packet: 256 << 10,
             stream_burst: 8,
             stream_interval: 1_000,

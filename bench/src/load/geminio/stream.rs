@@ -36,7 +36,8 @@ impl Carry for Geminio {
                 Ok(Told::Opened)
             }
             Event::Raw(dialogue, bytes) => {
-                net.wire(key).release(dialogue, bytes.len());
+                let now = net.micros();
+                net.wire(key).release(dialogue, bytes.len(), now);
                 Ok(Told::Bytes(bytes))
             }
             event => bail!("unexpected {event:?}"),

@@ -77,6 +77,8 @@ pub(super) fn limits(settings: &Settings) -> Limits {
     Limits {
         packet: PacketLimits { control: defaults.packet.control.max(control), ..defaults.packet },
         dialogues: settings.streams_per_session as usize,
+        silent: settings.unused_streams as usize,
+        stall: settings.stall,
         operations: in_flight as usize,
         // One sender has half of it, unless others have more.
         waiting: settings.messages_in_flight as usize * 2,
@@ -194,6 +196,7 @@ impl Shard {
             Event::Opened { dialogue, .. } => self.on_dialogue_opened(me, dialogue),
             Event::OpenFailed { dialogue } => self.on_dialogue_failed(me, dialogue),
             Event::Raw(dialogue, piece) => self.on_raw(me, dialogue, piece),
+            Event::Stalled { dialogue } => self.on_dialogue_stalled(me, dialogue),
             Event::Closed { dialogue } => self.on_dialogue_closed(me, dialogue),
             Event::Leaving => {
                 // It does the closing itself.

@@ -112,6 +112,23 @@ impl Shard {
         }
     }
 
+    /// A stream was ended because its reader was so slow that its writer's session stood still. Who the reader is can be said if it is in
+    /// the same shard.
+    pub(super) fn log_stalled(&mut self, me: SessionRef, reader: Option<SessionRef>) {
+        if !self.may_complain() {
+            return;
+        }
+        let Some(session) = self.sessions.get(me) else { return };
+        let reader = reader.and_then(|reader| self.sessions.get(reader));
+        tracing::warn!(
+            target: "frontier::session",
+            role = session.bound.name(), id = session.id(), service = service(session), protocol = session.conn.protocol().name(),
+            client.addr = session.addr().map(tracing::field::display),
+            reader.id = reader.map(Session::id), reader.service = reader.and_then(service),
+            "stream ended: its reader held up the writer's session"
+        );
+    }
+
     /// A method of a peer was left out, which its protocol has no way to tell it.
     pub(super) fn log_unregistered(&mut self, me: SessionRef, code: ErrorCode, reason: &str) {
         if !self.may_complain() {

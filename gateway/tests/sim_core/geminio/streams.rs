@@ -1,5 +1,7 @@
 //! Streams of geminio peers, with each other and with native ones.
 
+use frontier_gateway::sim::{net::Quality, stage::Path};
+
 use super::*;
 
 fn open(lab: &mut Lab, guest: GuestId, peer: &str) -> DialogueId {
@@ -148,35 +150,85 @@ fn a_stream_to_nobody_is_refused_so_that_the_opener_notices() {
     lab.close();
 }
 
+/// Streams ended because their readers held up their writers.
+fn stalled(lab: &Lab) -> u64 {
+    lab.stage.shared().stats.iter().map(|stats| stats.stalled_streams.get()).sum()
+}
+
 #[test]
 fn a_reader_that_takes_nothing_holds_its_writer_and_calls_go_on() {
-    for shards in [(0, 0), (0, 1)] {
-        let mut lab = Lab::new(settings());
-        let (edge, service) = pair(&mut lab, shards.0, shards.1);
-        let (here, _) = stream(&mut lab, edge, service, "svc", "5");
-        lab.guest(service).frozen = true;
-        // The stage's pipes take everything, so the gateway does not notice; the far end of a real one would. What waits in it counts.
-        let link = lab.guest(service).link;
-        for _ in 0..40 {
-            lab.guest(edge).conn.send_raw(here, Bytes::from(vec![1; 256 << 10]), false);
-            lab.run();
-        }
-        assert!(lab.stage.unread(link) > 0);
-        lab.guest(service).frozen = false;
+    for (shards, frozen) in [((0, 0), false), ((0, 1), false), ((0, 1), true)] {
+        let mut lab = Lab::new(Settings { call_timeout: 100 * SECOND, ..settings() });
+        let service = lab.guest_service(shards.0, "svc", &["echo"], &[]);
+        // What it reads in a second is what there is room for on the way to it.
+        let down = Quality { capacity: 32 << 10, delay: (SECOND, SECOND), ..Quality::PERFECT };
+        let path = Path { up: Quality::PERFECT, down };
+        let slow = lab.knock_by(Bound::Edge, shards.1, path, 5, b"");
+        lab.advance(3 * SECOND);
+        assert!(matches!(only(&mut lab, slow), Event::Welcome { client: 5 }));
+        open(&mut lab, slow, "svc");
         lab.run();
+        let Event::Open { dialogue: there, .. } = only(&mut lab, service) else { panic!() };
+        lab.guest(service).conn.accept(there);
+        lab.advance(3 * SECOND);
+        opened(&mut lab, slow);
+        lab.guest(slow).frozen = frozen;
+        lab.guest(service).conn.send_raw(there, Bytes::from(vec![1; 12 << 20]), false);
+        lab.advance(3 * SECOND);
+        let held = lab.stage.shared().held.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(held > 3 << 20 && held < 6 << 20, "{held} bytes held");
+        // Somebody else calls the writer, whose answer comes behind all that it wrote.
+        let edge = lab.guest_edge(shards.1, 6);
         let packet = request(&mut lab, edge, &call("echo", b"still here"));
         lab.run();
-        let events = lab.events(service);
-        assert_eq!(raw(&events).len(), 40 * (256 << 10));
-        let Some(Event::Request(got)) = events.into_iter().find(|event| matches!(event, Event::Request(_)))
-        else {
-            panic!()
-        };
+        let got = asked(&mut lab, service);
         respond(&mut lab, service, got.id, &call("echo", b"yes"));
         lab.run();
+        assert!(lab.events(edge).is_empty(), "nothing holds the writer");
+        let since = lab.stage.now();
+        while lab.guest(edge).heard.is_empty() {
+            lab.advance(SECOND);
+            assert!(lab.stage.now() - since < 35 * SECOND, "the writer stands still");
+        }
         assert_eq!(decode(answered(&mut lab, edge, packet).value()), b"yes");
+        assert!(lab.guest_ended(service).is_none());
+        // One that is only slow loses the stream; one that takes nothing at all is cut itself, at about the same time.
+        let (ended, stalled) = (lab.guest_ended(slow).is_some(), stalled(&lab) == 1);
+        assert!(if frozen { ended || stalled } else { stalled && !ended }, "{ended} {stalled}");
+        let events = lab.events(service);
+        assert!(events.iter().any(|event| matches!(event, Event::Closed { dialogue } if *dialogue == there)));
         lab.close();
     }
+}
+
+#[test]
+fn a_peer_gets_as_many_streams_that_it_does_not_use_as_is_configured_and_no_opener_takes_all() {
+    let mut lab = Lab::new(Settings { unused_streams: 4, ..settings() });
+    let (loud, calm) = (lab.guest_service(0, "a", &[], &[]), lab.guest_service(1, "b", &[], &[]));
+    let edge = lab.guest_edge(0, 5);
+    let mut taken = Vec::new();
+    for (opener, tries, expected) in [(loud, 6, 3), (calm, 6, 1)] {
+        for _ in 0..tries {
+            open(&mut lab, opener, "5");
+            lab.run();
+            for event in lab.events(edge) {
+                let Event::Open { dialogue, .. } = event else { panic!("{event:?}") };
+                assert!(lab.guest(edge).conn.accept(dialogue));
+                taken.push(dialogue);
+            }
+            lab.run();
+        }
+        let events = lab.events(opener);
+        let refused = events.iter().filter(|event| matches!(event, Event::Closed { .. })).count();
+        assert_eq!(refused, tries - expected, "{events:?}");
+    }
+    // Whatever it sends on one makes room for another.
+    lab.guest(edge).conn.send_raw(taken[0], Bytes::from_static(b"x"), false);
+    lab.run();
+    open(&mut lab, calm, "5");
+    lab.run();
+    assert!(matches!(only(&mut lab, edge), Event::Open { .. }));
+    lab.close();
 }
 
 #[test]

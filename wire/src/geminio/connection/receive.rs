@@ -364,14 +364,19 @@ impl Connection {
         let dialogues = self.dialogues.as_mut()?;
         // Nobody reads raw bytes of the first session, which is not in the table.
         let dialogue = dialogues.table.get_mut(&session)?;
-        dialogue.unreleased = dialogue.unreleased.saturating_add(bytes.len());
+        dialogue.hand_out(bytes.len(), now);
         dialogues.unreleased = dialogues.unreleased.saturating_add(bytes.len());
+        let full = dialogues.unreleased >= self.limits.unreleased;
         if let Some(raw) = &mut dialogue.raw {
             raw.heard(&self.limits);
             let ready_at = raw.ready_at(now, &self.limits);
             if ready_at > now {
                 self.wake = self.wake.min(ready_at);
             }
+        }
+        if full {
+            let stalls = dialogues.table.values().map(|dialogue| dialogue.stalls_at(&self.limits));
+            self.wake = stalls.fold(self.wake, Micros::min);
         }
         Some(Event::Raw(DialogueId(session), bytes))
     }

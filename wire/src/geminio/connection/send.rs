@@ -304,6 +304,30 @@ impl Connection {
     /// # Errors
     /// When the peer takes nothing, or no more of them.
     pub fn open(&mut self, peer: &str, meta: Content<'_>, now: Micros) -> Result<DialogueId, OpenError> {
+        self.open_by(None, peer, meta, now)
+    }
+
+    /// Opens a dialogue on behalf of somebody, who gets a fair share of those that the peer may leave unused.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn open_for(
+        &mut self,
+        opener: u64,
+        peer: &str,
+        meta: Content<'_>,
+        now: Micros,
+    ) -> Result<DialogueId, OpenError> {
+        self.open_by(Some(opener), peer, meta, now)
+    }
+
+    fn open_by(
+        &mut self,
+        opener: Option<u64>,
+        peer: &str,
+        meta: Content<'_>,
+        now: Micros,
+    ) -> Result<DialogueId, OpenError> {
         if !self.is_ready() {
             return Err(OpenError::Closed);
         }
@@ -312,13 +336,14 @@ impl Connection {
             if all.count(true) >= limits.dialogues || all.waiting.len() >= limits.opening {
                 return Err(OpenError::TooMany);
             }
-            if all.silent() >= limits.silent {
+            if !all.has_place(opener, limits.silent) {
                 return Err(OpenError::Silent);
             }
         }
         let deadline = now.saturating_add(limits.session_timeout);
         let id = self.take_dialogue();
         let mut dialogue = Dialogue::new(State::Waiting, true, deadline);
+        dialogue.opener = opener;
         let mut offer = Vec::new();
         Object { meta, peer, ..Object::default() }.put(&mut offer);
         dialogue.offer = Some(offer.into());

@@ -295,12 +295,24 @@ fn heartbeats_are_answered_and_any_packet_shows_life() {
 }
 
 #[test]
+fn how_long_a_peer_may_be_silent_is_what_it_has_said() {
+    for (code, interval) in [(0, 5), (1, 20), (2, 80), (3, 320)] {
+        let mut scene = Scene::server(Limits::default());
+        let body = [&[code << 4 | 0x08, 0][..], &7_u64.to_be_bytes(), b"{}"].concat();
+        assert!(matches!(scene.take(PacketType::Conn, 99, &body)[..], [Event::Hello { .. }]));
+        scene.connection.admit(42, scene.now);
+        assert!(scene.pass(2 * interval * SECOND - MS).is_empty(), "code {code}");
+        assert!(matches!(scene.pass(MS)[..], [Event::Leaving]), "code {code}");
+    }
+}
+
+#[test]
 fn a_peer_that_is_not_read_is_not_dead() {
     let mut scene = Scene::ready_with(Limits { unreleased: 10, ..Limits::default() });
     let dialogue = scene.dialogue();
     scene.take_on(PacketType::Stream, 9, NEGOTIATE, &[0; 10]);
     assert!(scene.pass(100 * SECOND).is_empty());
-    scene.connection.release(dialogue, 10);
+    scene.connection.release(dialogue, 10, scene.now);
     assert!(matches!(scene.pass(60 * SECOND)[..], [Event::Leaving, Event::Over(_)]));
 }
 

@@ -151,7 +151,8 @@ impl Shard {
         let session = self.sessions.get_mut(target).ok_or(closed)?;
         let conn = session.conn.geminio().ok_or(closed)?;
         let (Sender::Edge(id) | Sender::Service(id)) = open.sender;
-        let opened = conn.open(&id.to_string(), Content::Plain(call.meta), now);
+        let opener = open.from.session.to_bits();
+        let opened = conn.open_for(opener, &id.to_string(), Content::Plain(call.meta), now);
         let dialogue = opened.map_err(|error| match error {
             OpenError::Closed => closed,
             OpenError::TooMany => (ErrorCode::Overloaded, "receiver has too many streams"),
@@ -333,6 +334,16 @@ impl Shard {
             return;
         };
         self.fail_dialogue_operation(at, pending.id, pending.kind, ErrorCode::PayloadTooLarge, "");
+    }
+
+    /// What the peer wrote on a stream was not taken for so long that nothing else of the session was read: the stream ends, so that the
+    /// session goes on.
+    pub(super) fn on_dialogue_stalled(&mut self, me: SessionRef, dialogue: DialogueId) {
+        let at = LegRef { session: me, stream: LegId(dialogue.0) };
+        let reader = self.leg(at).and_then(|leg| leg.peer).map(|peer| peer.session);
+        self.stats.stalled_streams.add(1);
+        self.log_stalled(me, reader);
+        self.abort(at);
     }
 
     /// A stream has ended at the peer, and everything that it sent on it has come.
@@ -518,8 +529,9 @@ impl Shard {
 
     /// The peer may send as many raw bytes more.
     fn give_back(&mut self, at: LegRef, n: usize) {
+        let now = self.now.micros;
         if let Some(conn) = self.sessions.get_mut(at.session).and_then(|session| session.conn.geminio()) {
-            conn.release(DialogueId(at.stream.0), n);
+            conn.release(DialogueId(at.stream.0), n, now);
         }
         self.touch(at.session);
     }

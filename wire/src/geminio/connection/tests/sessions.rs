@@ -195,6 +195,17 @@ fn a_peer_that_never_uses_sessions_gets_no_more() {
 }
 
 #[test]
+fn no_opener_takes_the_places_of_all_others() {
+    let mut scene = Scene::ready();
+    let mut opens = |opener, tries: usize| {
+        let open = || scene.connection.open_for(opener, "", Content::None, scene.now).is_ok();
+        std::iter::repeat_with(open).take(tries).filter(|taken| *taken).count()
+    };
+    // Three quarters of 32; of the eight left; of the two.
+    assert_eq!([opens(7, 40), opens(8, 40), opens(9, 40), opens(10, 40)], [24, 6, 2, 0]);
+}
+
+#[test]
 fn sessions_that_wait_to_be_opened_count_as_unused() {
     let mut scene = Scene::ready_with(Limits { silent: 2, ..Limits::default() });
     let mut open = || scene.connection.open("", Content::None, scene.now);
@@ -284,12 +295,72 @@ fn raw_bytes_that_nobody_takes_stop_the_reading() {
     assert!(scene.connection.wants_read());
     scene.take_on(PacketType::Stream, 9, NEGOTIATE, &[0; 1]);
     assert!(!scene.connection.wants_read());
-    scene.connection.release(dialogue, 1);
+    scene.connection.release(dialogue, 1, scene.now);
     assert!(scene.connection.wants_read());
     scene.take_on(PacketType::Stream, 9, NEGOTIATE, &[0; 500]);
     assert!(!scene.connection.wants_read());
     scene.connection.close(dialogue, scene.now);
     assert!(scene.connection.wants_read());
+}
+
+/// A server that holds at most 1,000 raw bytes, for 30 s, and sessions of its peer.
+fn stalling(sessions: u64) -> (Scene, Vec<DialogueId>) {
+    let mut scene = Scene::ready_with(Limits { unreleased: 1_000, stall: 30 * SECOND, ..Limits::default() });
+    let dialogues: Vec<DialogueId> = (0..sessions).map(|at| scene.open_by_peer(NEGOTIATE + at)).collect();
+    assert!(dialogues.iter().all(|dialogue| scene.connection.accept(*dialogue)));
+    scene.read();
+    (scene, dialogues)
+}
+
+/// The peer writes as much as is read of it.
+fn fill(scene: &mut Scene, dialogue: DialogueId) {
+    while scene.connection.wants_read() {
+        assert_eq!(scene.take_on(PacketType::Stream, 9, dialogue.0, &[0; 100]).len(), 1);
+    }
+}
+
+#[test]
+fn a_session_that_is_read_too_slowly_gives_way_to_the_others() {
+    for drip in [0, 1, 30] {
+        let (mut scene, dialogues) = stalling(2);
+        let slow = dialogues[0];
+        fill(&mut scene, slow);
+        let mut stalled = Vec::new();
+        // However steadily it drips: nothing of it may wait for longer than that. What comes behind is read meanwhile.
+        for second in 0..62 {
+            stalled.extend(scene.pass(SECOND));
+            if !stalled.is_empty() {
+                assert!(second >= 29, "{second}");
+                break;
+            }
+            scene.connection.release(slow, drip, scene.now);
+            fill(&mut scene, slow);
+        }
+        assert!(
+            matches!(stalled[..], [Event::Stalled { dialogue }] if dialogue == slow),
+            "{drip}: {stalled:?}"
+        );
+        assert!(scene.connection.wants_read());
+        let got = scene.read();
+        assert!(got.iter().any(|got| got.kind == PacketType::Dismiss && got.session() == slow.0), "{got:?}");
+        // The other one has not ended, and what still comes on this is dropped.
+        assert!(scene.take_on(PacketType::Stream, 9, slow.0, &[0; 5_000]).is_empty());
+        assert_eq!(scene.take_on(PacketType::Stream, 9, dialogues[1].0, b"x").len(), 1);
+    }
+}
+
+#[test]
+fn a_session_that_holds_its_writer_and_moves_on_is_left_alone() {
+    let (mut scene, dialogues) = stalling(2);
+    // This one is read by nobody, but has little; that is not why the socket is not read.
+    scene.take_on(PacketType::Stream, 9, dialogues[1].0, &[0; 100]);
+    for _ in 0..200 {
+        fill(&mut scene, dialogues[0]);
+        scene.take(PacketType::Heartbeat, 1, b"");
+        scene.read();
+        assert!(scene.pass(SECOND).is_empty());
+        scene.connection.release(dialogues[0], 40, scene.now);
+    }
 }
 
 #[test]
