@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use frontier_e2e::{
-    gateway::{Config, Gateway},
+    gateway::{Config, Gateway, Line},
     geminio::Client,
     peer::{Dial, Incoming, Worker},
     scene::Scene,
@@ -220,6 +220,13 @@ fn conn(json: &str) -> Vec<u8> {
     packet(1, &[b"\x18\0\0\0\0\0\0\0\0\0", json.as_bytes()].concat())
 }
 
+/// The body of a call as long as it may be: on the first session, an object that begins and ends like this.
+fn filled(begin: &str, fill: &str, end: &str) -> Vec<u8> {
+    let room = 10_485_760 - 8 - begin.len() - end.len();
+    let json = [begin, &fill.repeat(room / fill.len()), end].concat();
+    [&1_u64.to_be_bytes()[..], json.as_bytes()].concat()
+}
+
 #[test]
 fn bad_packets_end_their_own_connection_and_nothing_else() -> anyhow::Result<()> {
     let scene = Scene::start(&Config::new().set("limits.handshake", "60s"))?;
@@ -251,6 +258,47 @@ fn bad_packets_end_their_own_connection_and_nothing_else() -> anyhow::Result<()>
         client.raw(&packet(kind, body))?;
         client.closed(SOON)?;
     }
+    // As long, and as deep, as a packet may be: what is right is answered, what is not ends the connection, with one line each.
+    let good = [
+        filled("{\"key\":\"bm90aGluZw==\",\"value\":\"", "AAAA", "\"}"),
+        filled("{\"key\":\"bm90aGluZw==\",\"value\":[1", ",1", "]}"),
+        filled("{", "\"key\":\"YQ==\",", "\"key\":\"bm90aGluZw==\"}"),
+    ];
+    let mut client = Client::connect(addr, 0, b"", SOON)?;
+    for body in &good {
+        client.raw(&packet(0x71, body))?;
+        assert_eq!(client.answer(9, SOON)?, Err("record not found".to_owned()));
+    }
+    drop(client);
+    let bad = [
+        filled("{\"value\":\"", "AAAA", "AA*=\"}"),
+        filled("{\"value\":[1", ",1", ",]}"),
+        filled("{\"value\":", "[", ""),
+        filled(&"[".repeat(5_000_000), "]", ""),
+    ];
+    let mut ended = Vec::new();
+    for body in &bad {
+        let mut client = Client::connect(addr, 0, b"", SOON)?;
+        client.raw(&packet(0x71, body))?;
+        client.closed(SOON)?;
+        ended.push(client.id());
+    }
+    for id in ended {
+        let of = |line: &Line| line.field("id").and_then(serde_json::Value::as_u64) == Some(id);
+        let line = scene.gateway.log().wait(SOON, |line| of(line) && line.message() != "session online")?;
+        assert_eq!((line.message(), line.text_of("reason")), ("session ended", "protocol error"));
+        assert_eq!(scene.gateway.log().find(|line| of(line) && line.message() != "session online").len(), 1);
+    }
+    // A generation that nobody knows is let in; what does not begin as they all do is no peer.
+    let unknown = packet(1, &[&[0xff; 2][..], &[0; 8], b"{\"new\":[{\"a\":null}],\"meta\":null}"].concat());
+    let mut io = TcpStream::connect(addr)?;
+    io.set_read_timeout(Some(SOON))?;
+    io.write_all(&unknown)?;
+    let mut answer = [0; 15];
+    io.read_exact(&mut answer)?;
+    assert_eq!((answer[1], answer[14]), (0x02, 0), "ConnAck, and no refusal");
+    drop(io);
+    assert_eq!(say(addr, &[&[2], &unknown[1..]])?, 0);
     scene.refused("malformed", count)?;
     scene.logged("protocol error")?;
     // What means nothing is skipped: unknown types, acknowledgements of nothing, sessions that nobody opened.
