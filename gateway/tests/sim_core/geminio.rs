@@ -697,13 +697,21 @@ fn a_loud_sender_takes_the_room_of_nobody_else() {
     let (loud, service) = pair(&mut lab, 0, 1);
     let calm = lab.guest_edge(1, 6);
     let load = vec![b'x'; 10 << 10];
+    // It does not care how many are unacknowledged, as its own connection would.
+    let link = lab.guest(loud).link;
+    let json = format!(r#"{{"topic":"news","value":"{}"}}"#, "eHh4".repeat(3 << 10));
+    let mut flood = Vec::new();
+    for _ in 0..10 {
+        let body = [&1_u64.to_be_bytes()[..], json.as_bytes()].concat();
+        PacketHeader::new(PacketType::Message, 7).put(&mut flood, &body);
+    }
     let mut refused = 0;
     let mut came = Vec::new();
     for n in 0..20_u8 {
-        for _ in 0..60 {
-            publish(&mut lab, loud, &message("news", &load));
+        for _ in 0..8 {
+            lab.stage.write(link, &[&flood]);
+            lab.run();
         }
-        lab.run();
         let packet = publish(&mut lab, calm, &message("news", &[&[n], &load[..]].concat()));
         lab.run();
         // Not before it is that sender's turn: two messages at most are before it when a slot is free.
