@@ -35,7 +35,7 @@ pub(super) fn router<D: DataPlane>(api: Arc<Api<D>>, readiness: &Readiness) -> R
         .max_decoding_message_size(REQUEST_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(frontier_api::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(frontier_api::descriptors::CONTROLPLANE)
             .register_encoded_file_descriptor_set(HEALTH_DESCRIPTORS)
     };
     // Both versions: clients of either age find the one they know.

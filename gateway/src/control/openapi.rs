@@ -23,7 +23,7 @@ mod tests {
     /// The fields of a request message, from the descriptors that the code is generated from.
     fn fields(message: &str) -> BTreeSet<String> {
         use prost::Message as _;
-        let set = prost_types::FileDescriptorSet::decode(frontier_api::FILE_DESCRIPTOR_SET).unwrap();
+        let set = prost_types::FileDescriptorSet::decode(frontier_api::descriptors::CONTROLPLANE).unwrap();
         let found = set.file.iter().flat_map(|file| &file.message_type).find(|known| known.name() == message);
         let message = found.unwrap_or_else(|| panic!("no message {message}"));
         message.field.iter().map(|field| field.name().to_owned()).collect()
@@ -31,7 +31,7 @@ mod tests {
 
     fn rpcs() -> BTreeSet<String> {
         use prost::Message as _;
-        let set = prost_types::FileDescriptorSet::decode(frontier_api::FILE_DESCRIPTOR_SET).unwrap();
+        let set = prost_types::FileDescriptorSet::decode(frontier_api::descriptors::CONTROLPLANE).unwrap();
         let methods = set.file.iter().flat_map(|file| &file.service).flat_map(|service| &service.method);
         methods.map(|method| method.name().to_owned()).collect()
     }

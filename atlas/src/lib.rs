@@ -1,0 +1,9 @@
+//! The cluster registry of Frontier, called atlas: where every edge and every service is.
+//!
+//! An instance of it keeps nothing that its [store](store) does not have, so any number of them may run, and each may end at any moment.
+
+#![deny(missing_docs)]
+
+pub mod directory;
+pub mod record;
+pub mod store;

@@ -1,0 +1,299 @@
+//! Where the cluster's state is kept: one trait, [`Memory`] for a single atlas and [`Redis`] for any number.
+//!
+//! A store compares before it writes, so that nothing depends on the order in which writes of several gateways come:
+//!
+//! - an edge's record is replaced only by a greater [claim](crate::record::Claim), or by the same claim from the same or a later link,
+//! - it is removed only by the instance that holds it, for a claim that is not older,
+//! - a record that is none, or whose epoch lies beyond a horizon, counts as absent.
+//!
+//! What a gateway wrote before it was lost is not removed at once: whoever reads hides records of gateways without a lease
+//! ([`Roster::lives`]), and a sweeper removes them later.
+
+pub mod memory;
+pub mod redis;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+pub use self::memory::Memory;
+pub use self::redis::Redis;
+use crate::record::{Claim, EdgeRecord, Instance, ServiceRecord, StoreTime};
+
+/// Why a store did not do what it was asked to. Whoever asked may ask again: every operation may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be reached, or not within the time allowed.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    /// Too much waits for it already.
+    #[error("too many requests wait for the store")]
+    Busy,
+    /// It takes no writes: a read-only replica, or no memory is left.
+    #[error("the store refuses to write: {0}")]
+    ReadOnly(String),
+    /// It does not let us in.
+    #[error("the store does not admit us: {0}")]
+    Denied(String),
+    /// It answered something that makes no sense.
+    #[error("the store answered {0}")]
+    Nonsense(String),
+}
+
+/// What a gateway says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Which process it is.
+    pub instance: Instance,
+    /// Its configured name.
+    pub frontier_id: String,
+    /// Where services reach it.
+    pub service_addr: String,
+    /// Where edges reach it.
+    pub edge_addr: String,
+}
+
+/// A gateway and its lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub gateway: Gateway,
+    /// Until when it lives, unless it renews.
+    pub lease: StoreTime,
+    /// The number of its newest link to atlas.
+    pub stream: u32,
+    /// Edges it holds.
+    pub edges: u64,
+    /// Service connections it holds, a pool counted once.
+    pub services: u64,
+}
+
+/// All gateways, those without a lease included until they are forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roster {
+    /// When it was read.
+    pub now: StoreTime,
+    /// By instance.
+    pub members: BTreeMap<Instance, Member>,
+}
+
+/// The answer to a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// The store's time.
+    pub now: StoreTime,
+    /// Whether the gateway is known; if not it must join again and say everything it has.
+    pub known: bool,
+}
+
+/// A change of an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeWrite {
+    /// It is there.
+    Online {
+        /// Who.
+        edge: u64,
+        /// Where.
+        record: EdgeRecord,
+    },
+    /// The session of this claim is over.
+    Offline {
+        /// Who.
+        edge: u64,
+        /// Which session; earlier ones of the same gateway are meant as well.
+        claim: Claim,
+    },
+}
+
+/// What became of an [`EdgeWrite`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeOutcome {
+    /// It is as asked.
+    Done,
+    /// It is as asked, and this record of another session gave way.
+    Replaced(EdgeRecord),
+    /// A newer session has the ID.
+    Lost(EdgeRecord),
+}
+
+/// A change of an instance of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceWrite {
+    /// It is there.
+    Online {
+        /// Its ID; at several gateways the same.
+        service: u64,
+        /// Where.
+        record: ServiceRecord,
+    },
+    /// The session of this claim is over.
+    Offline {
+        /// Its ID.
+        service: u64,
+        /// Which session.
+        claim: Claim,
+    },
+}
+
+/// Something in the store was changed by somebody else: another atlas, or a hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A bucket of edges.
+    Edges(u16),
+    /// A bucket of services.
+    Services(u16),
+    /// The gateways.
+    Members,
+    /// Anything may have been: the connection was lost, or all was deleted.
+    Everything,
+}
+
+/// The edges of a bucket, by ID.
+pub type EdgeBucket = BTreeMap<u64, EdgeRecord>;
+
+/// The instances of services of a bucket, by ID and gateway.
+pub type ServiceBucket = BTreeMap<(u64, Instance), ServiceRecord>;
+
+/// Keeps the cluster's state.
+pub trait Store: Send + Sync + 'static {
+    /// Makes a gateway known and gives it a lease. Members with the same name and the same two addresses are its earlier lives: they
+    /// lose their leases. Gives the number of the link that begins with this.
+    fn join(
+        &self,
+        gateway: &Gateway,
+        lease: Duration,
+    ) -> impl Future<Output = Result<(StoreTime, u32), StoreError>> + Send;
+
+    /// Extends a lease.
+    fn renew(
+        &self,
+        instance: Instance,
+        edges: u64,
+        services: u64,
+        lease: Duration,
+    ) -> impl Future<Output = Result<Renewed, StoreError>> + Send;
+
+    /// Ends a lease: what the gateway had is not there from now on.
+    fn leave(&self, instance: Instance) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Forgets a gateway, after everything it had was removed.
+    fn forget(&self, instance: Instance) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// All gateways.
+    fn members(&self) -> impl Future<Output = Result<Roster, StoreError>> + Send;
+
+    /// Writes changes of edges; one outcome each, in their order. An edge may occur once.
+    fn write_edges(
+        &self,
+        writes: &[EdgeWrite],
+        horizon: StoreTime,
+    ) -> impl Future<Output = Result<Vec<EdgeOutcome>, StoreError>> + Send;
+
+    /// The records of these edges.
+    fn edges(
+        &self,
+        edges: &[u64],
+    ) -> impl Future<Output = Result<Vec<Option<EdgeRecord>>, StoreError>> + Send;
+
+    /// All edges of these buckets, each by ID. What is no record is removed.
+    fn edge_buckets(
+        &self,
+        buckets: &[u16],
+    ) -> impl Future<Output = Result<Vec<EdgeBucket>, StoreError>> + Send;
+
+    /// Writes changes of services.
+    fn write_services(&self, writes: &[ServiceWrite]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// All instances of services of these buckets, each by ID and gateway. What is no record is removed.
+    fn service_buckets(
+        &self,
+        buckets: &[u16],
+    ) -> impl Future<Output = Result<Vec<ServiceBucket>, StoreError>> + Send;
+
+    /// What others change, from now on. Who lags behind must take it that everything was.
+    fn changes(&self) -> broadcast::Receiver<Change>;
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Whether the other one is another life of the same gateway: a process that listens where the other listened.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.frontier_id == other.frontier_id
+            && self.service_addr == other.service_addr
+            && self.edge_addr == other.edge_addr
+    }
+}
+
+// === impl Roster ===
+
+impl Roster {
+    /// The member of this instance if it has a lease.
+    #[must_use]
+    pub fn living(&self, instance: Instance) -> Option<&Member> {
+        self.members.get(&instance).filter(|member| member.lease > self.now)
+    }
+
+    /// Whether this gateway has a lease.
+    #[must_use]
+    pub fn lives(&self, instance: Instance) -> bool {
+        self.living(instance).is_some()
+    }
+}
+
+// === impl EdgeWrite ===
+
+impl EdgeWrite {
+    /// Whom it is about.
+    #[must_use]
+    pub const fn edge(&self) -> u64 {
+        match self {
+            Self::Online { edge, .. } | Self::Offline { edge, .. } => *edge,
+        }
+    }
+}
+
+// === impl ServiceWrite ===
+
+impl ServiceWrite {
+    /// Whom it is about.
+    #[must_use]
+    pub const fn service(&self) -> u64 {
+        match self {
+            Self::Online { service, .. } | Self::Offline { service, .. } => *service,
+        }
+    }
+}
+
+/// The rule for a record of an edge: what is there after a write, if the write changes it, and what became of the write.
+fn decide(
+    current: Option<&EdgeRecord>,
+    write: &EdgeWrite,
+    horizon: StoreTime,
+) -> (Option<Option<EdgeRecord>>, EdgeOutcome) {
+    let current = current.filter(|record| record.claim.epoch <= horizon.epoch());
+    match (write, current) {
+        (EdgeWrite::Online { record, .. }, None) => (Some(Some(*record)), EdgeOutcome::Done),
+        (EdgeWrite::Online { record, .. }, Some(current)) => {
+            if record.claim > current.claim {
+                (Some(Some(*record)), EdgeOutcome::Replaced(*current))
+            } else if record.claim < current.claim {
+                (None, EdgeOutcome::Lost(*current))
+            } else if record.stream >= current.stream {
+                (Some(Some(*record)), EdgeOutcome::Done)
+            } else {
+                (None, EdgeOutcome::Done)
+            }
+        }
+        (EdgeWrite::Offline { claim, .. }, Some(current))
+            if current.claim.instance == claim.instance && current.claim.epoch <= claim.epoch =>
+        {
+            (Some(None), EdgeOutcome::Done)
+        }
+        (EdgeWrite::Offline { .. }, _) => (None, EdgeOutcome::Done),
+    }
+}

@@ -1,0 +1,191 @@
+//! A store in the memory of one atlas: for development, for a cluster that needs no second atlas, and for tests. It keeps every rule that
+//! the one on Redis keeps. What it holds is lost with the process, and gateways bring it again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::{
+    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Member, Renewed, Roster, ServiceBucket,
+    ServiceWrite, Store, StoreError, decide,
+};
+use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
+use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Memory {
+    /// Store time at `start`; from then on it goes with the monotonic clock, so that a step of the wall clock moves no lease.
+    origin: StoreTime,
+    start: Instant,
+    state: Mutex<State>,
+    changes: broadcast::Sender<Change>,
+}
+
+#[derive(Debug)]
+struct State {
+    members: BTreeMap<Instance, Member>,
+    edges: Vec<EdgeBucket>,
+    services: Vec<ServiceBucket>,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let state = State {
+            members: BTreeMap::new(),
+            edges: vec![BTreeMap::new(); usize::from(EDGE_BUCKETS)],
+            services: vec![BTreeMap::new(); usize::from(SERVICE_BUCKETS)],
+        };
+        Self {
+            origin: StoreTime(millis(unix)),
+            start: Instant::now(),
+            state: Mutex::new(state),
+            // Nobody else can change anything here.
+            changes: broadcast::Sender::new(1),
+        }
+    }
+
+    fn now(&self) -> StoreTime {
+        self.origin.after(millis(self.start.elapsed()))
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Store for Memory {
+    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<(StoreTime, u32), StoreError> {
+        let now = self.now();
+        let mut state = self.state.lock();
+        for member in state.members.values_mut() {
+            if member.gateway.instance != gateway.instance && member.gateway.is_same_place(gateway) {
+                member.lease = member.lease.min(now);
+            }
+        }
+        let stream = state.members.get(&gateway.instance).map_or(0, |member| member.stream).wrapping_add(1);
+        let member = Member {
+            gateway: gateway.clone(),
+            lease: now.after(millis(lease)),
+            stream,
+            edges: 0,
+            services: 0,
+        };
+        state.members.insert(gateway.instance, member);
+        Ok((now, stream))
+    }
+
+    async fn renew(
+        &self,
+        instance: Instance,
+        edges: u64,
+        services: u64,
+        lease: Duration,
+    ) -> Result<Renewed, StoreError> {
+        let now = self.now();
+        let mut state = self.state.lock();
+        let Some(member) = state.members.get_mut(&instance) else { return Ok(Renewed { now, known: false }) };
+        member.lease = now.after(millis(lease));
+        member.edges = edges;
+        member.services = services;
+        Ok(Renewed { now, known: true })
+    }
+
+    async fn leave(&self, instance: Instance) -> Result<(), StoreError> {
+        let now = self.now();
+        if let Some(member) = self.state.lock().members.get_mut(&instance) {
+            member.lease = member.lease.min(now);
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, instance: Instance) -> Result<(), StoreError> {
+        self.state.lock().members.remove(&instance);
+        Ok(())
+    }
+
+    async fn members(&self) -> Result<Roster, StoreError> {
+        Ok(Roster { now: self.now(), members: self.state.lock().members.clone() })
+    }
+
+    async fn write_edges(
+        &self,
+        writes: &[EdgeWrite],
+        horizon: StoreTime,
+    ) -> Result<Vec<EdgeOutcome>, StoreError> {
+        let mut state = self.state.lock();
+        let write = |write: &EdgeWrite| {
+            let bucket = &mut state.edges[usize::from(edge_bucket(write.edge()))];
+            let (after, outcome) = decide(bucket.get(&write.edge()), write, horizon);
+            match after {
+                Some(Some(record)) => drop(bucket.insert(write.edge(), record)),
+                Some(None) => drop(bucket.remove(&write.edge())),
+                None => {}
+            }
+            outcome
+        };
+        Ok(writes.iter().map(write).collect())
+    }
+
+    async fn edges(&self, edges: &[u64]) -> Result<Vec<Option<EdgeRecord>>, StoreError> {
+        let state = self.state.lock();
+        Ok(edges.iter().map(|edge| state.edges[usize::from(edge_bucket(*edge))].get(edge).copied()).collect())
+    }
+
+    async fn edge_buckets(&self, buckets: &[u16]) -> Result<Vec<EdgeBucket>, StoreError> {
+        let state = self.state.lock();
+        Ok(buckets.iter().map(|bucket| state.edges[usize::from(bucket % EDGE_BUCKETS)].clone()).collect())
+    }
+
+    async fn write_services(&self, writes: &[ServiceWrite]) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for write in writes {
+            match write {
+                ServiceWrite::Online { service, record } => {
+                    let key = (*service, record.claim.instance);
+                    let bucket = &mut state.services[usize::from(service_bucket(*service))];
+                    let newer = |current: &ServiceRecord| {
+                        (record.claim, record.stream) >= (current.claim, current.stream)
+                    };
+                    if bucket.get(&key).is_none_or(newer) {
+                        bucket.insert(key, record.clone());
+                    }
+                }
+                ServiceWrite::Offline { service, claim } => {
+                    let key = (*service, claim.instance);
+                    let bucket = &mut state.services[usize::from(service_bucket(*service))];
+                    if bucket.get(&key).is_some_and(|current| current.claim <= *claim) {
+                        bucket.remove(&key);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn service_buckets(&self, buckets: &[u16]) -> Result<Vec<ServiceBucket>, StoreError> {
+        let state = self.state.lock();
+        Ok(buckets
+            .iter()
+            .map(|bucket| state.services[usize::from(bucket % SERVICE_BUCKETS)].clone())
+            .collect())
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

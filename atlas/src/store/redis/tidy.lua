@@ -1,0 +1,7 @@
+-- Removes fields that are no records, unless they have become some. KEYS: the bucket. ARGV: field and value of each.
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+return '1'

@@ -1,0 +1,176 @@
+//! The rules.
+
+use std::time::Duration;
+
+use frontier_api::bucket::{EDGE_BUCKETS, edge_bucket, service_bucket};
+use frontier_atlas::record::{Claim, EdgeRecord, Instance, ServiceRecord, StoreTime};
+use frontier_atlas::store::{EdgeOutcome, EdgeWrite, Gateway, ServiceWrite, Store};
+
+const LEASE: Duration = Duration::from_secs(4);
+const HERE: Instance = Instance([1; 16]);
+const THERE: Instance = Instance([2; 16]);
+/// Later than every epoch here.
+const HORIZON: StoreTime = StoreTime(1 << 40);
+
+fn record(epoch: u64, instance: Instance, stream: u32) -> EdgeRecord {
+    EdgeRecord { claim: Claim { epoch, instance }, stream, addr: "10.1.2.3:4567".parse().unwrap() }
+}
+
+async fn put(store: &impl Store, edge: u64, record: EdgeRecord) -> EdgeOutcome {
+    store.write_edges(&[EdgeWrite::Online { edge, record }], HORIZON).await.unwrap()[0]
+}
+
+async fn remove(store: &impl Store, edge: u64, epoch: u64, instance: Instance) {
+    let claim = Claim { epoch, instance };
+    let outcomes = store.write_edges(&[EdgeWrite::Offline { edge, claim }], HORIZON).await.unwrap();
+    assert_eq!(outcomes, [EdgeOutcome::Done]);
+}
+
+async fn get(store: &impl Store, edge: u64) -> Option<EdgeRecord> {
+    store.edges(&[edge]).await.unwrap()[0]
+}
+
+fn gateway(instance: Instance, name: &str, port: u16) -> Gateway {
+    Gateway {
+        instance,
+        frontier_id: name.to_owned(),
+        service_addr: format!("10.0.0.1:{port}"),
+        edge_addr: format!("10.0.0.1:{}", port + 1),
+    }
+}
+
+pub(crate) async fn the_greater_claim_has_an_edge(store: &impl Store) {
+    let (old, new) = (record(5 << 40, HERE, 1), record((5 << 40) + 1, THERE, 1));
+    assert_eq!(put(store, 7, old).await, EdgeOutcome::Done);
+    assert_eq!(put(store, 7, new).await, EdgeOutcome::Replaced(old));
+    assert_eq!(put(store, 7, old).await, EdgeOutcome::Lost(new));
+    assert_eq!(get(store, 7).await, Some(new));
+    // Between equal epochs the instance decides, everywhere alike.
+    assert_eq!(put(store, 8, record(9, THERE, 1)).await, EdgeOutcome::Done);
+    assert_eq!(put(store, 8, record(9, HERE, 1)).await, EdgeOutcome::Lost(record(9, THERE, 1)));
+    // A difference in either half of an epoch counts, and as a number: half of it is more than 31 bits.
+    let (low, high) = (record(0x7fff_ffff_0000_0001, HERE, 1), record(0x8000_0000_0000_0000, HERE, 1));
+    let far = StoreTime(u64::MAX >> 20);
+    for (record, outcome) in
+        [(low, EdgeOutcome::Done), (high, EdgeOutcome::Replaced(low)), (low, EdgeOutcome::Lost(high))]
+    {
+        let write = [EdgeWrite::Online { edge: 9, record }];
+        assert_eq!(store.write_edges(&write, far).await.unwrap(), [outcome]);
+    }
+}
+
+pub(crate) async fn of_equal_claims_the_later_link_writes(store: &impl Store) {
+    let (first, second) = (record(5, HERE, 1), record(5, HERE, 2));
+    put(store, 7, second).await;
+    assert_eq!(put(store, 7, first).await, EdgeOutcome::Done);
+    assert_eq!(get(store, 7).await, Some(second));
+    assert_eq!(put(store, 7, record(5, HERE, 300)).await, EdgeOutcome::Done);
+    assert_eq!(get(store, 7).await.unwrap().stream, 300);
+}
+
+pub(crate) async fn only_its_holder_removes_an_edge(store: &impl Store) {
+    put(store, 7, record(5, HERE, 1)).await;
+    remove(store, 7, 4, HERE).await;
+    remove(store, 7, 9, THERE).await;
+    assert!(get(store, 7).await.is_some());
+    remove(store, 7, 5, HERE).await;
+    assert_eq!(get(store, 7).await, None);
+    remove(store, 7, 5, HERE).await;
+    // An offline that comes after everything means the session before as well.
+    put(store, 7, record(5, HERE, 1)).await;
+    remove(store, 7, 6, HERE).await;
+    assert_eq!(get(store, 7).await, None);
+}
+
+pub(crate) async fn a_record_from_the_future_counts_as_none(store: &impl Store) {
+    let (forged, real) =
+        (record(StoreTime(2_000).epoch(), THERE, 1), record(StoreTime(1_000).epoch(), HERE, 1));
+    put(store, 7, forged).await;
+    let write = [EdgeWrite::Online { edge: 7, record: real }];
+    assert_eq!(store.write_edges(&write, StoreTime(1_999)).await.unwrap(), [EdgeOutcome::Done]);
+    assert_eq!(get(store, 7).await, Some(real));
+}
+
+pub(crate) async fn a_lease_ends_unless_it_is_renewed(store: &impl Store) {
+    let (now, stream) = store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
+    assert_eq!(stream, 1);
+    let roster = store.members().await.unwrap();
+    assert!(roster.now >= now && roster.lives(HERE));
+    assert_eq!(roster.members[&HERE].lease, now.after(4_000));
+    let renewed = store.renew(HERE, 10, 2, Duration::from_secs(60)).await.unwrap();
+    assert!(renewed.known);
+    let roster = store.members().await.unwrap();
+    let member = roster.living(HERE).unwrap();
+    assert_eq!((member.lease, member.edges, member.services), (renewed.now.after(60_000), 10, 2));
+    assert_eq!((member.stream, &member.gateway), (1, &gateway(HERE, "g", 1)));
+    store.leave(HERE).await.unwrap();
+    let roster = store.members().await.unwrap();
+    assert!(!roster.lives(HERE) && roster.members.contains_key(&HERE));
+    store.forget(HERE).await.unwrap();
+    assert_eq!(store.members().await.unwrap().members.len(), 0);
+}
+
+pub(crate) async fn a_gateway_that_starts_again_takes_over_from_its_earlier_life(store: &impl Store) {
+    store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
+    assert_eq!(store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap().1, 2);
+    store.join(&gateway(THERE, "g", 1), LEASE).await.unwrap();
+    let roster = store.members().await.unwrap();
+    assert!(roster.lives(THERE) && !roster.lives(HERE));
+}
+
+pub(crate) async fn gateways_with_one_name_and_other_addresses_live_beside_each_other(store: &impl Store) {
+    store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
+    store.join(&gateway(THERE, "g", 3), LEASE).await.unwrap();
+    let roster = store.members().await.unwrap();
+    assert!(roster.lives(THERE) && roster.lives(HERE));
+}
+
+pub(crate) async fn who_is_not_known_is_told_so(store: &impl Store) {
+    assert!(!store.renew(HERE, 0, 0, LEASE).await.unwrap().known);
+    store.leave(HERE).await.unwrap();
+    store.forget(HERE).await.unwrap();
+    assert_eq!(get(store, 7).await, None);
+}
+
+pub(crate) async fn services_of_several_gateways_stand_beside_each_other(store: &impl Store) {
+    let record = |epoch, instance, name: &str| ServiceRecord {
+        claim: Claim { epoch, instance },
+        stream: 1,
+        addr: "[2001:db8::1]:9".parse().unwrap(),
+        name: name.to_owned(),
+    };
+    let (here, there) = (record(5, HERE, "files"), record(4, THERE, "files"));
+    let online = |record: &ServiceRecord| ServiceWrite::Online { service: 3, record: record.clone() };
+    store.write_services(&[online(&here), online(&there)]).await.unwrap();
+    let read = async || store.service_buckets(&[service_bucket(3)]).await.unwrap().remove(0);
+    let found = read().await;
+    assert_eq!((found.len(), &found[&(3, HERE)], &found[&(3, THERE)]), (2, &here, &there));
+    // An older offline, another gateway's, then the right one; and an older online changes nothing.
+    for (epoch, instance, left) in [(4, HERE, 2), (5, Instance([9; 16]), 2), (5, HERE, 1)] {
+        let claim = Claim { epoch, instance };
+        store.write_services(&[ServiceWrite::Offline { service: 3, claim }]).await.unwrap();
+        assert_eq!(read().await.len(), left);
+    }
+    store.write_services(&[online(&record(3, THERE, "other"))]).await.unwrap();
+    assert_eq!(read().await[&(3, THERE)], there);
+}
+
+pub(crate) async fn many_edges_are_written_at_once_and_found_by_bucket(store: &impl Store) {
+    let edges = 1..=10_000_u64;
+    let writes: Vec<_> =
+        edges.clone().map(|edge| EdgeWrite::Online { edge, record: record(edge, HERE, 1) }).collect();
+    let outcomes = store.write_edges(&writes, HORIZON).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == EdgeOutcome::Done) && outcomes.len() == 10_000);
+    let buckets: Vec<u16> = (0..EDGE_BUCKETS).collect();
+    let found = store.edge_buckets(&buckets).await.unwrap();
+    assert_eq!(found.iter().map(|bucket| bucket.len()).sum::<usize>(), 10_000);
+    assert!(found.iter().zip(0..).all(|(bucket, at)| bucket.keys().all(|edge| edge_bucket(*edge) == at)));
+    let asked: Vec<u64> = edges.rev().chain([20_000]).collect();
+    let records = store.edges(&asked).await.unwrap();
+    assert!(
+        records
+            .iter()
+            .zip(&asked)
+            .all(|(found, edge)| *found == (*edge <= 10_000).then(|| record(*edge, HERE, 1)))
+    );
+}
