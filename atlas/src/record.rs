@@ -63,6 +63,17 @@ pub struct ServiceRecord {
 
 // === impl Instance ===
 
+impl Instance {
+    /// Reads what [`Display`](fmt::Display) writes: 32 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        u128::from_str_radix(text, 16).ok().map(|number| Self(number.to_be_bytes()))
+    }
+}
+
 impl fmt::Display for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -197,6 +208,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn instances_come_back(bytes: [u8; 16], text: String) {
+            prop_assert_eq!(Instance::parse(&Instance(bytes).to_string()), Some(Instance(bytes)));
+            if let Some(instance) = Instance::parse(&text) {
+                prop_assert_eq!(instance.to_string(), text.to_ascii_lowercase());
+            }
+        }
+
         #[test]
         fn edges_come_back(claim in claims(), stream: u32, addr in addresses()) {
             let record = EdgeRecord { claim, stream, addr };

@@ -69,6 +69,25 @@ pub struct Member {
     pub edges: u64,
     /// Service connections it holds, a pool counted once.
     pub services: u64,
+    /// The later life of the same gateway that took over from it. It has no lease from then on, until it joins again.
+    pub superseded_by: Option<Instance>,
+}
+
+/// The answer to a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It has a lease.
+    Lease {
+        /// The store's time.
+        now: StoreTime,
+        /// The number of the link that begins with this.
+        stream: u32,
+    },
+    /// Another process has taken its place and lives: it must not join.
+    Superseded {
+        /// Who.
+        by: Instance,
+    },
 }
 
 /// All gateways, those without a lease included until they are forgotten.
@@ -85,7 +104,7 @@ pub struct Roster {
 pub struct Renewed {
     /// The store's time.
     pub now: StoreTime,
-    /// Whether the gateway is known; if not it must join again and say everything it has.
+    /// Whether the gateway is known and not superseded; if not it must join again and say everything it has.
     pub known: bool,
 }
 
@@ -160,14 +179,16 @@ pub type ServiceBucket = BTreeMap<(u64, Instance), ServiceRecord>;
 /// Keeps the cluster's state.
 pub trait Store: Send + Sync + 'static {
     /// Makes a gateway known and gives it a lease. Members with the same name and the same two addresses are its earlier lives: they
-    /// lose their leases. Gives the number of the link that begins with this.
+    /// lose their leases and are superseded by it. Who is superseded may not join while the one that superseded it lives, else two
+    /// processes that both claim one place would take it from each other for ever; as long as it tries it is not forgotten, and its
+    /// lease counts as just over.
     fn join(
         &self,
         gateway: &Gateway,
         lease: Duration,
-    ) -> impl Future<Output = Result<(StoreTime, u32), StoreError>> + Send;
+    ) -> impl Future<Output = Result<Joined, StoreError>> + Send;
 
-    /// Extends a lease.
+    /// Extends a lease, also one that is over, but none of a gateway that is superseded.
     fn renew(
         &self,
         instance: Instance,

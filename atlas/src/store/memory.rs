@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::{
-    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Member, Renewed, Roster, ServiceBucket,
+    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster, ServiceBucket,
     ServiceWrite, Store, StoreError, decide,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
@@ -65,12 +65,21 @@ impl Default for Memory {
 }
 
 impl Store for Memory {
-    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<(StoreTime, u32), StoreError> {
+    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<Joined, StoreError> {
         let now = self.now();
         let mut state = self.state.lock();
+        let superseder = state.members.get(&gateway.instance).and_then(|member| member.superseded_by);
+        let lives = |instance| state.members.get(&instance).is_some_and(|member| member.lease > now);
+        if let Some(by) = superseder.filter(|by| lives(*by)) {
+            if let Some(member) = state.members.get_mut(&gateway.instance) {
+                member.lease = now;
+            }
+            return Ok(Joined::Superseded { by });
+        }
         for member in state.members.values_mut() {
             if member.gateway.instance != gateway.instance && member.gateway.is_same_place(gateway) {
                 member.lease = member.lease.min(now);
+                member.superseded_by = Some(gateway.instance);
             }
         }
         let stream = state.members.get(&gateway.instance).map_or(0, |member| member.stream).wrapping_add(1);
@@ -80,9 +89,10 @@ impl Store for Memory {
             stream,
             edges: 0,
             services: 0,
+            superseded_by: None,
         };
         state.members.insert(gateway.instance, member);
-        Ok((now, stream))
+        Ok(Joined::Lease { now, stream })
     }
 
     async fn renew(
@@ -94,7 +104,8 @@ impl Store for Memory {
     ) -> Result<Renewed, StoreError> {
         let now = self.now();
         let mut state = self.state.lock();
-        let Some(member) = state.members.get_mut(&instance) else { return Ok(Renewed { now, known: false }) };
+        let member = state.members.get_mut(&instance).filter(|member| member.superseded_by.is_none());
+        let Some(member) = member else { return Ok(Renewed { now, known: false }) };
         member.lease = now.after(millis(lease));
         member.edges = edges;
         member.services = services;

@@ -5,7 +5,7 @@
 //! | `fr:e:{0}` … `fr:e:{16383}` | hash | edge ID (8 bytes) → [`EdgeRecord`](crate::record::EdgeRecord) |
 //! | `fr:s:{0}` … `fr:s:{255}` | hash | service ID and instance (24 bytes) → [`ServiceRecord`](crate::record::ServiceRecord) |
 //! | `fr:{g}:rows` | hash | instance (16 bytes) → a gateway's name and addresses (JSON) |
-//! | `fr:{g}:leases` | hash | instance → end of the lease in ms, number of the link, edges, services (text) |
+//! | `fr:{g}:leases` | hash | instance → end of the lease in ms, number of the link, edges, services, who superseded it (text) |
 //!
 //! The part in braces decides the slot of a Redis Cluster, so scripts have all their keys in one. Each script touches declared keys only,
 //! is sent by its hash, and compares before it writes: repeating one changes nothing. Nothing has a time to live, because an eviction or a
@@ -31,7 +31,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
 use super::{
-    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Member, Renewed, Roster, ServiceBucket,
+    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster, ServiceBucket,
     ServiceWrite, Store, StoreError,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
@@ -248,20 +248,24 @@ impl fmt::Debug for Redis {
 }
 
 impl Store for Redis {
-    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<(StoreTime, u32), StoreError> {
+    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<Joined, StoreError> {
         let row = Row {
             frontier_id: gateway.frontier_id.clone(),
             service_addr: gateway.service_addr.clone(),
             edge_addr: gateway.edge_addr.clone(),
         };
         let row = serde_json::to_string(&row).map_err(|error| StoreError::Nonsense(error.to_string()))?;
-        let args = vec![bytes(&gateway.instance.0), row.into(), millis(lease).to_string().into()];
+        let lease = millis(lease).to_string();
+        let hex = gateway.instance.to_string();
+        let args = vec![bytes(&gateway.instance.0), row.into(), lease.into(), hex.into()];
         let answer = self.about_members(&self.scripts.join, vec![ROWS, LEASES], args).await?;
-        let (now, stream): (String, String) = convert(answer)?;
-        Ok((
-            StoreTime(number(&now)?),
-            u32::try_from(number(&stream)?).map_err(|_| nonsense("a link's number"))?,
-        ))
+        let (now, stream, by): (String, String, String) = convert(answer)?;
+        if !by.is_empty() {
+            let by = Instance::parse(&by).ok_or_else(|| nonsense("no instance"))?;
+            return Ok(Joined::Superseded { by });
+        }
+        let stream = u32::try_from(number(&stream)?).map_err(|_| nonsense("a link's number"))?;
+        Ok(Joined::Lease { now: StoreTime(number(&now)?), stream })
     }
 
     async fn renew(
@@ -307,13 +311,14 @@ impl Store for Redis {
             let instance = instance(&field)?;
             let row: Row = serde_json::from_slice(row.as_bytes()?).ok()?;
             let lease = leases.get(&instance).and_then(|lease| lease.as_string()).unwrap_or_default();
-            let mut numbers = lease.split(' ').map(|part| part.parse::<u64>().unwrap_or_default());
-            let mut number = || numbers.next().unwrap_or_default();
+            let mut parts = lease.split(' ');
+            let mut number = || parts.next().and_then(|part| part.parse::<u64>().ok()).unwrap_or_default();
             let (lease, stream, edges, services) = (StoreTime(number()), number(), number(), number());
+            let superseded_by = parts.next().and_then(Instance::parse);
             let Row { frontier_id, service_addr, edge_addr } = row;
             let gateway = Gateway { instance, frontier_id, service_addr, edge_addr };
             let stream = u32::try_from(stream).unwrap_or_default();
-            Some((instance, Member { gateway, lease, stream, edges, services }))
+            Some((instance, Member { gateway, lease, stream, edges, services, superseded_by }))
         };
         Ok(Roster { now: StoreTime(number(&now)?), members: rows.into_iter().filter_map(member).collect() })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use frontier_api::bucket::{EDGE_BUCKETS, edge_bucket, service_bucket};
 use frontier_atlas::record::{Claim, EdgeRecord, Instance, ServiceRecord, StoreTime};
-use frontier_atlas::store::{EdgeOutcome, EdgeWrite, Gateway, ServiceWrite, Store};
+use frontier_atlas::store::{EdgeOutcome, EdgeWrite, Gateway, Joined, ServiceWrite, Store, StoreError};
 
 const LEASE: Duration = Duration::from_secs(4);
 const HERE: Instance = Instance([1; 16]);
@@ -37,6 +37,18 @@ fn gateway(instance: Instance, name: &str, port: u16) -> Gateway {
         service_addr: format!("10.0.0.1:{port}"),
         edge_addr: format!("10.0.0.1:{}", port + 1),
     }
+}
+
+/// The number of the link, or who superseded the instance.
+async fn join(
+    store: &impl Store,
+    instance: Instance,
+    port: u16,
+) -> Result<Result<u32, Instance>, StoreError> {
+    Ok(match store.join(&gateway(instance, "g", port), LEASE).await? {
+        Joined::Lease { stream, .. } => Ok(stream),
+        Joined::Superseded { by } => Err(by),
+    })
 }
 
 pub(crate) async fn the_greater_claim_has_an_edge(store: &impl Store) {
@@ -92,8 +104,8 @@ pub(crate) async fn a_record_from_the_future_counts_as_none(store: &impl Store) 
 }
 
 pub(crate) async fn a_lease_ends_unless_it_is_renewed(store: &impl Store) {
-    let (now, stream) = store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
-    assert_eq!(stream, 1);
+    let joined = store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
+    let Joined::Lease { now, stream: 1 } = joined else { panic!("{joined:?}") };
     let roster = store.members().await.unwrap();
     assert!(roster.now >= now && roster.lives(HERE));
     assert_eq!(roster.members[&HERE].lease, now.after(4_000));
@@ -111,11 +123,53 @@ pub(crate) async fn a_lease_ends_unless_it_is_renewed(store: &impl Store) {
 }
 
 pub(crate) async fn a_gateway_that_starts_again_takes_over_from_its_earlier_life(store: &impl Store) {
-    store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
-    assert_eq!(store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap().1, 2);
-    store.join(&gateway(THERE, "g", 1), LEASE).await.unwrap();
+    assert_eq!(join(store, HERE, 1).await.unwrap(), Ok(1));
+    assert_eq!(join(store, HERE, 1).await.unwrap(), Ok(2));
+    assert_eq!(join(store, THERE, 1).await.unwrap(), Ok(1));
     let roster = store.members().await.unwrap();
     assert!(roster.lives(THERE) && !roster.lives(HERE));
+    assert_eq!(roster.members[&HERE].superseded_by, Some(THERE));
+    assert_eq!(roster.members[&THERE].superseded_by, None);
+}
+
+pub(crate) async fn who_is_superseded_stays_away_while_its_successor_lives(store: &impl Store) {
+    join(store, HERE, 1).await.unwrap().unwrap();
+    join(store, THERE, 1).await.unwrap().unwrap();
+    let refused = store.members().await.unwrap().members[&HERE].lease;
+    assert!(!store.renew(HERE, 1, 1, LEASE).await.unwrap().known);
+    assert_eq!(join(store, HERE, 1).await.unwrap(), Err(THERE));
+    let roster = store.members().await.unwrap();
+    assert!(roster.lives(THERE) && !roster.lives(HERE));
+    // It tries, so its lease counts as just over: it is not forgotten.
+    assert!(roster.members[&HERE].lease >= refused);
+    // A third one takes over from both, living or not; then only that one matters.
+    let third = Instance([0xf3; 16]);
+    join(store, third, 1).await.unwrap().unwrap();
+    assert_eq!(join(store, HERE, 1).await.unwrap(), Err(third));
+    assert_eq!(join(store, THERE, 1).await.unwrap(), Err(third));
+    store.leave(third).await.unwrap();
+    assert!(!store.renew(HERE, 1, 1, LEASE).await.unwrap().known);
+    assert_eq!(join(store, HERE, 1).await.unwrap(), Ok(2));
+    assert!(store.renew(HERE, 1, 1, LEASE).await.unwrap().known);
+    assert_eq!(join(store, third, 1).await.unwrap(), Err(HERE));
+    assert_eq!(join(store, THERE, 1).await.unwrap(), Err(HERE));
+    // At another place nothing is taken over.
+    assert_eq!(join(store, Instance([4; 16]), 9).await.unwrap(), Ok(1));
+    assert!(store.members().await.unwrap().lives(HERE));
+}
+
+pub(crate) async fn a_lease_that_is_over_comes_back_by_a_renewal_unless_superseded(store: &impl Store) {
+    join(store, HERE, 1).await.unwrap().unwrap();
+    store.leave(HERE).await.unwrap();
+    assert!(!store.members().await.unwrap().lives(HERE));
+    assert!(store.renew(HERE, 3, 1, LEASE).await.unwrap().known);
+    assert!(store.members().await.unwrap().lives(HERE));
+    // Over, then superseded, and the successor is gone as well: what it had may have been taken, so it joins again.
+    store.leave(HERE).await.unwrap();
+    join(store, THERE, 1).await.unwrap().unwrap();
+    store.leave(THERE).await.unwrap();
+    assert!(!store.renew(HERE, 3, 1, LEASE).await.unwrap().known);
+    assert!(store.renew(THERE, 3, 1, LEASE).await.unwrap().known);
 }
 
 pub(crate) async fn gateways_with_one_name_and_other_addresses_live_beside_each_other(store: &impl Store) {
