@@ -7,7 +7,7 @@ RUNS ?= 5
 SEEDS ?= 200000
 ROW ?=
 # One set for everything that is built for tests, so that nothing is built twice.
-FEATURES := --features frontier-gateway/testing,frontier-sdk/testing
+FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .PHONY: help run build test check fmt clippy lean unit doc examples fuzz bench bench-smoke soak clean

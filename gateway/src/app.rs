@@ -7,7 +7,6 @@ mod drain;
 mod gatekeeper;
 mod guests;
 mod operators;
-mod parts;
 mod settings;
 
 use std::{
@@ -18,17 +17,16 @@ use std::{
 };
 
 use anyhow::Context;
+use frontier_ops::{config::Listen, parts::Failures, readiness::Readiness, telemetry::Telemetry};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{guests::Guests, operators::Operators, parts::Failures};
+use self::{guests::Guests, operators::Operators};
 use crate::{
-    config::{Config, Listen},
+    config::Config,
     core::{Bound, Shard, Shared, identity::Gatekeeper},
     driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning},
     plane::Plane,
-    readiness::Readiness,
-    telemetry::Telemetry,
 };
 
 /// A running gateway.
@@ -75,9 +73,9 @@ impl App {
         let guests = Guests::start(config, &hub, &readiness, &failed)?;
         let edge_tls = guests.handshake(Bound::Edge);
         let service_tls = guests.handshake(Bound::Service);
-        let edges = bind(&config.edgebound.listen, Bound::Edge, edge_tls).context("edgebound.listen")?;
-        let services =
-            bind(&config.servicebound.listen, Bound::Service, service_tls).context("servicebound.listen")?;
+        let edges = bind(&config.edgebound.listen.port, Bound::Edge, edge_tls).context("edgebound.listen")?;
+        let services = bind(&config.servicebound.listen.port, Bound::Service, service_tls)
+            .context("servicebound.listen")?;
         let (edge_addr, service_addr) = (edges.local_addr()?, services.local_addr()?);
         let foreign = guests.foreign();
         let threads = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign, &failed)?;

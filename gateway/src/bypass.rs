@@ -20,6 +20,10 @@ use std::{
     time::Duration,
 };
 
+use frontier_ops::{
+    config::{Dial, split_host_port},
+    tls::{CertError, dial::client_config},
+};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -35,9 +39,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    config::{Dial, split_host_port},
     identity::Random,
-    tls::{CertError, TlsIo, TlsStream, dial::client_config},
+    tls::{TlsIo, TlsStream},
 };
 
 /// A peer that is gone is noticed within about a minute and a half of silence.

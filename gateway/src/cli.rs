@@ -7,15 +7,16 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+use frontier_ops::{
+    cli::{NOFILE_OF_BARE_FLAG, check_config as check, parse_wait, wait},
+    config::{Environment, Listen, LogFlags, UnknownKeys},
+};
 
-use crate::config::{self, Config, Environment, Listen, Loaded, Overrides, Problems, Sources, UnknownKeys};
-
-/// What a bare `--daemon-rlimit-nofile` asks for.
-const NOFILE_OF_BARE_FLAG: &str = "1048576";
+use crate::config::{self, Config, Overrides, Sources};
 
 const ABOUT: &str = "\
 Frontier, a gateway between edges and services: calls, messages and streams both ways.
@@ -71,7 +72,7 @@ pub struct Cli {
     pub config: Option<PathBuf>,
 
     #[command(flatten)]
-    log: LogArgs,
+    log: LogFlags,
 
     /// Open files, and so connections, allowed (bare flag: 1048576); the soft limit is raised to the hard one anyway
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = NOFILE_OF_BARE_FLAG)]
@@ -92,25 +93,6 @@ pub struct Cli {
 
     #[command(subcommand)]
     pub command: Option<Command>,
-}
-
-#[derive(Clone, Debug, Args)]
-struct LogArgs {
-    /// debug, info, warn or error [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    loglevel: Option<String>,
-
-    /// stdout, stderr, file or both [default: stdout]
-    #[arg(long, value_name = "OUTPUT")]
-    log_output: Option<String>,
-
-    /// text or json [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<String>,
-
-    /// File for the outputs file and both [default: /var/log/frontier/frontier.log]
-    #[arg(long, value_name = "FILE")]
-    log_file: Option<PathBuf>,
 }
 
 /// What to do instead of starting a gateway.
@@ -153,14 +135,7 @@ impl Cli {
     }
 
     fn overrides(&self) -> Overrides {
-        Overrides {
-            log_level: self.log.loglevel.clone(),
-            log_output: self.log.log_output.clone(),
-            log_format: self.log.log_format.clone(),
-            log_file: self.log.log_file.clone(),
-            nofile: self.daemon_rlimit_nofile,
-            shards: self.shards,
-        }
+        Overrides { log: self.log.clone(), nofile: self.daemon_rlimit_nofile, shards: self.shards }
     }
 }
 
@@ -184,32 +159,12 @@ pub fn run(cli: &Cli, command: &Command, env: Environment, out: &mut dyn Write) 
 
 fn check_config(cli: &Cli, file: &Path, env: Environment, out: &mut dyn Write) -> io::Result<ExitCode> {
     let sources = Sources { file: Some(file), ..cli.sources(env) };
-    match config::load(&sources) {
-        Ok(Loaded { config, problems }) => {
-            print_problems(&problems, out)?;
-            print_summary(file, &config, out)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            print_problems(&error.problems, out)?;
-            let count = error.problems.errors().count();
-            writeln!(out, "{}: {count} {}", file.display(), if count == 1 { "error" } else { "errors" })?;
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    check(file, config::load(&sources), print_summary, out)
 }
 
-/// In the order of the file.
-fn print_problems(problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
-    let mut sorted: Vec<_> = problems.list().iter().collect();
-    sorted.sort_by_key(|problem| problem.line);
-    sorted.into_iter().try_for_each(|problem| writeln!(out, "{}", problems.line_of(problem)))
-}
-
-fn print_summary(file: &Path, config: &Config, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{}: ok", file.display())?;
-    writeln!(out, "  edges          {}", port(&config.edgebound.listen))?;
-    writeln!(out, "  services       {}", port(&config.servicebound.listen))?;
+fn print_summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "  edges          {}", port(&config.edgebound.listen.port))?;
+    writeln!(out, "  services       {}", port(&config.servicebound.listen.port))?;
     let control =
         if config.controlplane.enable { port(&config.controlplane.listen) } else { "off".to_owned() };
     writeln!(out, "  control plane  {control}")?;
@@ -230,23 +185,10 @@ fn port(listen: &Listen) -> String {
     format!("{} {}{tls}", listen.network, listen.addr)
 }
 
-fn parse_wait(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().map(Duration::from_secs);
-    seconds
-        .or_else(|| config::parse_duration(text))
-        .ok_or_else(|| "expected a duration such as 10s".to_owned())
-}
-
-/// Blocks the thread; parking may end early, for no reason at all.
-fn wait(duration: Duration) {
-    let begin = Instant::now();
-    while let Some(left) = duration.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
-        std::thread::park_timeout(left);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use clap::error::ErrorKind;
 
     use super::*;
@@ -290,10 +232,12 @@ mod tests {
         let sources = cli.sources(Environment::default());
         assert_eq!(sources.file, Some(Path::new("/usr/conf/frontier.yaml")));
         let expected = Overrides {
-            log_level: Some("debug".into()),
-            log_output: Some("both".into()),
-            log_format: Some("json".into()),
-            log_file: Some("/l".into()),
+            log: LogFlags {
+                level: Some("debug".into()),
+                output: Some("both".into()),
+                format: Some("json".into()),
+                file: Some("/l".into()),
+            },
             nofile: Some(65_536),
             shards: None,
         };
@@ -356,7 +300,7 @@ mod tests {
     #[test]
     fn every_variable_is_in_the_help() {
         let help = Cli::try_parse_from(["frontier", "--help"]).unwrap_err().to_string();
-        let source = include_str!("config/load.rs");
+        let source = concat!(include_str!("config/load.rs"), include_str!("../../ops/src/config/log.rs"));
         let variables = source.split('"').filter(|word| {
             word.len() > 6 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
         });

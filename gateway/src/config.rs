@@ -1,6 +1,6 @@
 //! The gateway's configuration: `frontier.yaml`, the environment and the command line, checked as one.
 //!
-//! [`load`] reads a file into a tree, asks the tree for every key there is (`read`), lays environment and flags over
+//! [`load`] reads a file into a tree, asks the tree for every key there is ([`frontier_ops::config`]), lays environment and flags over
 //! it and checks the whole. Everything wrong is reported at once ([`Problems`]), with the line it stands on. A file
 //! written for the Go system works as it is: misspelt keys act as what they meant, keys without effect warn, and any
 //! other unknown key is refused with the nearest known one named.
@@ -9,41 +9,28 @@
 //! 127.0.0.1:30010, and gives out edge IDs itself. A file begins from the Go system's defaults instead, where the last
 //! two are off. `docs/configuration.md` describes every key; a test compares it with this module.
 
+mod entrance;
 mod limits;
-mod listen;
 mod load;
-mod log;
 mod mqm;
-mod problem;
-pub(crate) mod read;
-mod rlimit;
-mod value;
-pub(crate) mod yaml;
 
 use std::{fmt, num::NonZero, path::PathBuf, sync::OnceLock, time::Duration};
 
+use frontier_ops::config::{
+    Dial, Known, Listen, ListenAddr, Log, Problems, RLimit, Secret, SecretSource,
+    read::{FromNode, Section, scalar},
+    serialize_duration,
+};
 use serde::Serialize;
 
 pub use self::{
+    entrance::{Entrance, Protocol},
     limits::{Drain, Limits, default_memory},
-    listen::{CertKey, Dial, Listen, Protocol, Tls},
-    load::{Environment, Loaded, Overrides, Sources, load},
-    log::{Log, LogFile, LogFormat, LogLevel, LogOutput},
+    load::{Overrides, Sources, load},
     mqm::{
         Amqp, AmqpBinding, AmqpExchange, AmqpProducer, AmqpQueue, Channels, JetStream, Kafka, KafkaFlush,
         KafkaProducer, KafkaRetry, Mqm, Nats, Nsq, Redis, Subjects, Topics,
     },
-    problem::{ConfigError, Problem, Problems, Severity},
-    read::{Known, State, UnknownKeys},
-    rlimit::{NofileOutcome, RLimit},
-    value::{
-        ByteSize, ListenAddr, Secret, SecretSource, canonical, duration_text, parse_duration, split_host_port,
-    },
-};
-use self::{
-    read::{FromNode, Reader, Section, scalar},
-    value::serialize_duration,
-    yaml::{Node, Value},
 };
 use crate::tokens;
 
@@ -95,7 +82,7 @@ pub struct Daemon {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Edgebound {
     /// Default tcp 0.0.0.0:30012.
-    pub listen: Listen,
+    pub listen: Entrance,
     /// Give out an ID where no service offers `get_edge_id`. Default false with a file, true without.
     pub edgeid_alloc_when_no_idservice_on: bool,
     /// How long a new edge waits for a service that offers `get_edge_id` before the rule above applies. Default 0 s.
@@ -111,7 +98,7 @@ pub struct Edgebound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Servicebound {
     /// Default tcp 0.0.0.0:30011.
-    pub listen: Listen,
+    pub listen: Entrance,
 }
 
 /// `controlplane`.
@@ -205,13 +192,13 @@ impl Default for Config {
         Self {
             daemon: Daemon::default(),
             edgebound: Edgebound {
-                listen: Listen::on("0.0.0.0:30012"),
+                listen: Entrance::on("0.0.0.0:30012"),
                 edgeid_alloc_when_no_idservice_on: true,
                 wait_for_id_service: Duration::ZERO,
                 bypass_enable: false,
                 bypass: Dial::default(),
             },
-            servicebound: Servicebound { listen: Listen::on("0.0.0.0:30011") },
+            servicebound: Servicebound { listen: Entrance::on("0.0.0.0:30011") },
             // Kicks and lists are open to whoever reaches this port, hence only this machine by default.
             controlplane: ControlPlane {
                 enable: true,
@@ -260,7 +247,7 @@ impl Config {
     /// The whole configuration as indented JSON, which is YAML too: what the gateway logs and shows. Without secrets.
     #[must_use]
     pub fn effective(&self) -> String {
-        serde_json::to_string_pretty(self).expect("keys are text and values plain")
+        frontier_ops::config::effective(self)
     }
 
     fn read(section: &mut Section<'_>) -> Self {
@@ -271,7 +258,7 @@ impl Config {
             edgebound: section.section("edgebound", |edgebound| Edgebound::read(edgebound, base.edgebound)),
             servicebound: section.section("servicebound", |servicebound| Servicebound {
                 listen: servicebound
-                    .section("listen", |listen| Listen::read(listen, base.servicebound.listen)),
+                    .section("listen", |listen| Entrance::read(listen, base.servicebound.listen)),
             }),
             controlplane: section
                 .section("controlplane", |controlplane| ControlPlane::read(controlplane, base.controlplane)),
@@ -281,7 +268,7 @@ impl Config {
             observability: section.section("observability", |observability| {
                 Observability::read(observability, base.observability)
             }),
-            log: section.section("log", Log::read),
+            log: section.section("log", |log| Log::read(log, base.log)),
             limits: section.section("limits", Limits::read),
             drain: section.section("drain", Drain::read),
             auth: section.section("auth", |auth| Auth { tokens: auth.optional("tokens") }),
@@ -341,8 +328,8 @@ impl Config {
     /// Two ports at one address: the second could not be bound, with an error that does not say why.
     fn validate_ports(&self, problems: &mut Problems) {
         let mut taken: Vec<(&str, &ListenAddr)> = vec![
-            ("edgebound.listen.addr", &self.edgebound.listen.addr),
-            ("servicebound.listen.addr", &self.servicebound.listen.addr),
+            ("edgebound.listen.addr", &self.edgebound.listen.port.addr),
+            ("servicebound.listen.addr", &self.servicebound.listen.port.addr),
             ("observability.addr", &self.observability.addr),
         ];
         if self.controlplane.enable {
@@ -381,11 +368,7 @@ fn cores() -> usize {
 #[must_use]
 pub fn known_keys() -> &'static [Known] {
     static KNOWN: OnceLock<Vec<Known>> = OnceLock::new();
-    KNOWN.get_or_init(|| {
-        let reader = Reader::probe();
-        reader.document(Node { line: 0, value: Value::Null }, Config::read);
-        reader.into_parts().1
-    })
+    KNOWN.get_or_init(|| Known::of(Config::read))
 }
 
 // === impl Daemon ===
@@ -416,7 +399,7 @@ impl Edgebound {
             Dial::read(bypass)
         });
         Self {
-            listen: section.section("listen", |listen| Listen::read(listen, base.listen)),
+            listen: section.section("listen", |listen| Entrance::read(listen, base.listen)),
             edgeid_alloc_when_no_idservice_on: section
                 .value("edgeid_alloc_when_no_idservice_on", base.edgeid_alloc_when_no_idservice_on),
             wait_for_id_service: section.value("wait_for_id_service", base.wait_for_id_service),
@@ -432,7 +415,7 @@ impl ControlPlane {
     fn read(section: &mut Section<'_>, base: Self) -> Self {
         Self {
             enable: section.value("enable", base.enable),
-            listen: section.section("listen", |listen| Listen::read_plain(listen, base.listen)),
+            listen: section.section("listen", |listen| Listen::read(listen, base.listen)),
             kick_token: section.optional("kick_token"),
         }
     }

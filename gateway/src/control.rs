@@ -5,33 +5,25 @@
 //!  port ─ guard                         ├→ api (filters, order, pages) → DataPlane (the shards)
 //!             └ everything else  → rest ┘
 //! ```
-//! [`router`] is all of it as one service, [`serve::serve`] puts it on a listener. Nothing here holds state: lists come
+//! [`router`] is all of it as one service, [`frontier_ops::serve`] puts it on a listener. Nothing here holds state: lists come
 //! from the live sessions each time, in bounded pages, so they never tell of a connection that is gone.
 
 mod api;
 mod grpc;
-pub(crate) mod guard;
 mod kick;
 mod list;
 mod openapi;
-mod query;
 mod rest;
-pub mod serve;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::{Request, State},
-    middleware,
-    response::Response,
-};
+use axum::Router;
 use bytes::Bytes;
-use tower::ServiceExt as _;
+use frontier_ops::{guard::Guard, readiness::Readiness, split::split};
 
+use self::api::Api;
 pub use self::kick::KickRule;
-use self::{api::Api, guard::Guard};
-use crate::{core::names::NameSet, readiness::Readiness};
+use crate::core::names::NameSet;
 
 /// Requests handled at once. Most are answered within a millisecond; lists of a million edges take a good part of a
 /// second, and of those only [`list::SCANS`] run at once.
@@ -134,33 +126,12 @@ impl EdgeRow {
 ///
 /// The gRPC health service follows `readiness`; kicks obey `kicks`.
 pub fn router<D: DataPlane>(data: Arc<D>, kicks: KickRule, readiness: &Readiness) -> Router {
-    let api = Arc::new(Api::new(data, kicks));
-    let split = Split { grpc: grpc::router(Arc::clone(&api), readiness), rest: rest::router(api) };
-    bounded(split, Guard::new(REQUESTS, REQUEST_TIME))
+    bounded(Arc::new(Api::new(data, kicks)), readiness, REQUESTS)
 }
 
-fn bounded(split: Split, guard: Guard) -> Router {
-    let guard = middleware::from_fn(move |request, next| guard.clone().run(request, next));
-    Router::new().fallback(Split::run).with_state(split).layer(guard)
-}
-
-/// One port for two kinds of requests.
-#[derive(Clone)]
-struct Split {
-    grpc: Router,
-    rest: Router,
-}
-
-// === impl Split ===
-
-impl Split {
-    async fn run(State(split): State<Self>, request: Request) -> Response {
-        let router = if guard::is_grpc(request.headers()) { split.grpc } else { split.rest };
-        match router.oneshot(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
-    }
+fn bounded<D: DataPlane>(api: Arc<Api<D>>, readiness: &Readiness, requests: usize) -> Router {
+    let grpc = grpc::router(Arc::clone(&api), readiness);
+    split(grpc, rest::router(api), Guard::new(requests, REQUEST_TIME))
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@
 
 pub mod api;
 pub mod card;
-pub mod complaints;
 pub mod deadlines;
 pub mod dialect;
 pub mod exchange;

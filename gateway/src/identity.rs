@@ -11,12 +11,11 @@
 //! - [`grants`]: what tokens and certificate subjects are entitled to.
 //! - [`ticket`]: resume tickets, which grant an edge the ID it had.
 //! - [`random`]: numbers for new IDs.
-//! - [`certificate`], [`subject`]: the names in a certificate.
+//! - [`subject`]: the names in a certificate.
 //!
 //! Nothing here reads a clock or a file; both come in as values.
 
 pub mod authority;
-pub mod certificate;
 pub mod grants;
 pub mod random;
 pub mod subject;

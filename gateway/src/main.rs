@@ -6,10 +6,12 @@ use anyhow::Context;
 use clap::Parser;
 use frontier_gateway::{
     app::App,
-    cli::{self, Cli},
-    config::{self, Environment},
-    telemetry,
+    cli::{
+        Cli, {self},
+    },
+    config::{self},
 };
+use frontier_ops::{config::Environment, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Less memory per idle connection than the system's allocator, and freed pages go back in the background.

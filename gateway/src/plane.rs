@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use frontier_ops::metrics::{Collect, Family, Latency};
 use frontier_wire::error::ErrorCode;
 use tokio::sync::oneshot;
 
@@ -20,7 +21,7 @@ use crate::{
         stats::{OpKind, Outcomes, Refusal, Stats, Times},
     },
     driver::Hub,
-    metrics::{DataPlaneSnapshot, DataPlaneStats, Latency, OperationSnapshot, SessionCount, ShardSnapshot},
+    metrics::{DataPlaneSnapshot, OperationSnapshot, SessionCount, ShardSnapshot, families},
 };
 
 /// See the module documentation.
@@ -156,8 +157,16 @@ fn service_row(connections: &[ServiceView]) -> Option<ServiceRow> {
     })
 }
 
-impl DataPlaneStats for Plane {
-    fn snapshot(&self) -> DataPlaneSnapshot {
+impl Collect for Plane {
+    fn collect(&self) -> Vec<Family> {
+        families(&self.snapshot())
+    }
+}
+
+impl Plane {
+    /// The counts of every shard now.
+    #[must_use]
+    pub fn snapshot(&self) -> DataPlaneSnapshot {
         DataPlaneSnapshot {
             shards: (0..)
                 .zip(&self.shared.stats)

@@ -25,20 +25,22 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use frontier_ops::{
+    config::{
+        ConfigError, Problems, Severity, UnknownKeys,
+        read::{FromNode, Reader, Section, scalar},
+        yaml::{
+            Node, {self},
+        },
+    },
+    readiness::{Degraded, Readiness},
+};
 use frontier_wire::native::hello::{RESERVED_METHODS, Role};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{
-    config::{
-        ConfigError, Problems, Severity, UnknownKeys,
-        read::{FromNode, Reader, Section, scalar},
-        yaml::{self, Node},
-    },
-    identity::grants::{Entry, Grants, IdSet, SubjectPattern, TokenHash},
-    readiness::{Degraded, Readiness},
-};
+use crate::identity::grants::{Entry, Grants, IdSet, SubjectPattern, TokenHash};
 
 /// About 300,000 identities.
 const MAX_FILE: u64 = 64 << 20;

@@ -7,12 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use frontier_gateway::{
+use frontier_gateway::config::Config;
+use frontier_ops::{
     admin::Admin,
-    config::{Config, ListenAddr, Log, LogFile, LogOutput},
-    control::serve::{OperatorPort, serve},
+    config::{ListenAddr, Log, LogFile, LogOutput},
     metrics::Metrics,
     readiness::Readiness,
+    serve::{OperatorPort, serve},
     telemetry,
 };
 use tokio::{
@@ -46,7 +47,8 @@ async fn the_port_answers_and_the_level_changes_what_is_logged() {
     let port = listener.local_addr().unwrap().port();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let readiness = Readiness::default();
-    let admin = Admin::new(Metrics::new(), readiness.clone(), log.level(), &Config::default());
+    let admin =
+        Admin::new(Metrics::new("frontier"), readiness.clone(), log.level(), Config::default().effective());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (listener, name) = (TcpListener::from_std(listener).unwrap(), Arc::new(OperatorPort::new("admin")));

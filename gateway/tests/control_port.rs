@@ -10,13 +10,13 @@ use frontier_api::controlplane::{
     control_plane_client::ControlPlaneClient,
 };
 use frontier_gateway::{
-    config::SecretSource,
-    control::{
-        DataPlane, EdgeRow, KickRule, NotOnline, Scan, ServiceRow, router,
-        serve::{OperatorPort, TlsSource, serve},
-    },
+    control::{DataPlane, EdgeRow, KickRule, NotOnline, Scan, ServiceRow, router},
     core::names::NameSet,
+};
+use frontier_ops::{
+    config::SecretSource,
     readiness::Readiness,
+    serve::{OperatorPort, TlsSource, serve},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

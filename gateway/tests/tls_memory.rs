@@ -4,10 +4,11 @@
 
 use std::{fs, sync::Arc};
 
-use frontier_gateway::{
+use frontier_gateway::tls::{TlsIo, TlsScratch};
+use frontier_ops::{
     config::{CertKey, Tls},
     tls::{
-        TlsIo, TlsScratch, provider,
+        provider,
         server::{Files, server_config},
     },
 };

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use frontier_ops::{parts::Failures, readiness::Readiness};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
@@ -10,7 +11,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::parts::Failures;
 use crate::{
     config::Config,
     identity::{
@@ -18,7 +18,6 @@ use crate::{
         authority::Authority,
         ticket::{DEFAULT_LIFE, TicketKey},
     },
-    readiness::Readiness,
     tokens::{TokenFile, watch},
 };
 

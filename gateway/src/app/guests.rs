@@ -7,21 +7,23 @@ use std::{
 };
 
 use anyhow::Context;
+use frontier_ops::{
+    config::Listen,
+    parts::Failures,
+    readiness::Readiness,
+    tls::reload::{CertStore, DEFAULT_INTERVAL, watch},
+};
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{parts::Failures, settings};
+use super::settings;
 use crate::{
     bypass::{Bypass, Bypassed},
-    config::{Config, Listen},
+    config::Config,
     core::{Bound, message::Msg, shard::Handover},
     driver::{Accept, Foreign, Hub, Parcel},
     identity::SeededRandom,
-    readiness::Readiness,
-    tls::{
-        handshake::{Established, HandshakeStats, Handshakes, Incoming},
-        reload::{CertStore, DEFAULT_INTERVAL, watch},
-    },
+    tls::handshake::{Established, HandshakeStats, Handshakes, Incoming},
 };
 
 /// What handshakes and pipes get to end in.
@@ -47,8 +49,8 @@ impl Guests {
         readiness: &Readiness,
         failed: &Failures,
     ) -> anyhow::Result<Self> {
-        let edges = certificates("edgebound", &config.edgebound.listen)?;
-        let services = certificates("servicebound", &config.servicebound.listen)?;
+        let edges = certificates("edgebound", &config.edgebound.listen.port)?;
+        let services = certificates("servicebound", &config.servicebound.listen.port)?;
         let handshakes = if edges.is_some() || services.is_some() {
             let hub = Arc::clone(hub);
             let sink = Arc::new(move |established| deliver(&hub, established));

@@ -9,27 +9,29 @@ use std::{
 };
 
 use anyhow::Context;
+use frontier_ops::{
+    admin::Admin,
+    config::ListenAddr,
+    metrics::{Family, Metrics},
+    parts::Failures,
+    readiness::Readiness,
+    serve::{OperatorPort, TlsSource, serve},
+    telemetry::Telemetry,
+    tls::reload::{CertStore, DEFAULT_INTERVAL, watch},
+};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{guests::Guests, parts::Failures};
+use super::guests::Guests;
 use crate::{
-    admin::Admin,
     bypass::Bypass,
     config::Config,
     control::{
-        self, KickRule,
-        serve::{OperatorPort, TlsSource, serve},
+        KickRule, {self},
     },
     identity::{authority::Authority, ticket::TicketError},
-    metrics::{Family, Metrics},
     plane::Plane,
-    readiness::Readiness,
-    telemetry::Telemetry,
-    tls::{
-        handshake::{HandshakeStats, Outcome},
-        reload::{CertStore, DEFAULT_INTERVAL, watch},
-    },
+    tls::handshake::{HandshakeStats, Outcome},
 };
 
 /// See the module documentation.
@@ -82,7 +84,7 @@ impl Operators {
         }
         let listener = listen(&config.observability.addr).context("observability.addr")?;
         let admin = listener.local_addr()?;
-        let router = Admin::new(metrics, readiness.clone(), telemetry.level(), config).router();
+        let router = Admin::new(metrics, readiness.clone(), telemetry.level(), config.effective()).router();
         let part = serve(listener, admin_port, None, router, stop.clone());
         tasks.spawn(failed.clone().watch("admin port", stop.clone(), part));
         tasks.close();
@@ -103,8 +105,8 @@ pub(super) fn metrics(
     authority: &Arc<Authority>,
     guests: &Guests,
 ) -> Metrics {
-    let metrics = Metrics::new();
-    metrics.register(Arc::new(plane.clone()));
+    let metrics = Metrics::new("frontier");
+    metrics.register(plane.clone());
     let lost = telemetry.lost_lines();
     metrics.register(move || {
         vec![
@@ -171,7 +173,7 @@ fn pipes(bypass: &Bypass) -> Vec<Family> {
     ]
 }
 
-fn listen(addr: &crate::config::ListenAddr) -> anyhow::Result<TcpListener> {
+fn listen(addr: &ListenAddr) -> anyhow::Result<TcpListener> {
     let listener = addr.bind().with_context(|| format!("cannot bind {}", addr.as_str()))?;
     Ok(TcpListener::from_std(listener)?)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     bypass::BypassSettings,
-    config::{Config, HashBy, Listen, Protocol},
+    config::{Config, Entrance, HashBy, Protocol},
     core::{Protocols, Settings, exchange::Policy},
     tls::handshake::HandshakeSettings,
 };
@@ -75,7 +75,7 @@ pub(super) fn bypass(config: &Config) -> BypassSettings {
     }
 }
 
-fn protocols(listen: &Listen) -> Protocols {
+fn protocols(listen: &Entrance) -> Protocols {
     let takes = |protocol| listen.protocols.as_ref().is_none_or(|listed| listed.contains(&protocol));
     Protocols { native: takes(Protocol::Native), geminio: takes(Protocol::Geminio) }
 }

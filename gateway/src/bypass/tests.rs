@@ -4,18 +4,20 @@ use std::{
     thread,
 };
 
+use frontier_ops::{
+    config::Tls,
+    tls::{
+        server::{Files, server_config},
+        testing::{Ca, Dir, block, connect, mutual},
+    },
+};
 use rustls::{ClientConnection, StreamOwned};
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    config::Tls,
     identity::SeededRandom,
-    tls::{
-        HandshakeSettings, Handshakes, Incoming,
-        server::{Files, server_config},
-        testing::{Ca, Dir, block, connect, mutual},
-    },
+    tls::{HandshakeSettings, Handshakes, Incoming},
 };
 
 /// Far longer than anything here takes.

@@ -2,13 +2,8 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use frontier_ops::config::{ByteSize, Problems, read::Section, serialize_duration};
 use serde::Serialize;
-
-use super::{
-    problem::Problems,
-    read::Section,
-    value::{ByteSize, serialize_duration},
-};
 
 /// Streams that Go peers keep for an application that accepts none.
 const GO_ACCEPT_QUEUE: usize = 32;

@@ -3,9 +3,8 @@
 //! The blocks are read and checked in full, so that a file is known to be right before it is needed. This version
 //! has no producers: an enabled block stops the start instead of losing messages in silence.
 
+use frontier_ops::config::{Problems, Secret, read::Section};
 use serde::Serialize;
-
-use super::{problem::Problems, read::Section, value::Secret};
 
 /// `mqm`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

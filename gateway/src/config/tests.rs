@@ -1,7 +1,14 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
+use frontier_ops::{
+    config::{
+        ByteSize, ConfigError, Environment, Loaded, LogFile, LogFlags, LogFormat, LogLevel, LogOutput, State,
+        UnknownKeys,
+    },
+    tls::testing::{Ca, Dir},
+};
+
 use super::*;
-use crate::tls::testing::{Ca, Dir};
 
 const FILE_KEYS: &str = "\
 edgebound:
@@ -18,7 +25,7 @@ tls: {threads: 2}
 ";
 
 /// Loads a text as if it stood in a file.
-fn load_text(text: &str) -> Result<Loaded, ConfigError> {
+fn load_text(text: &str) -> Result<Loaded<Config>, ConfigError> {
     load_with(text, Environment::default(), Overrides::default(), UnknownKeys::Error)
 }
 
@@ -27,7 +34,7 @@ fn load_with(
     env: Environment,
     flags: Overrides,
     unknown: UnknownKeys,
-) -> Result<Loaded, ConfigError> {
+) -> Result<Loaded<Config>, ConfigError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("frontier.yaml");
     fs::write(&path, text).unwrap();
@@ -58,8 +65,8 @@ fn only_error(text: &str) -> (Option<u32>, String, String) {
 fn without_a_file_everything_a_first_look_needs_is_on() {
     let config = load(&Sources::default()).unwrap().config;
     assert_eq!(config, Config::default());
-    assert_eq!(config.edgebound.listen.addr.as_str(), "0.0.0.0:30012");
-    assert_eq!(config.servicebound.listen.addr.as_str(), "0.0.0.0:30011");
+    assert_eq!(config.edgebound.listen.port.addr.as_str(), "0.0.0.0:30012");
+    assert_eq!(config.servicebound.listen.port.addr.as_str(), "0.0.0.0:30011");
     assert_eq!(config.controlplane.listen.addr.as_str(), "127.0.0.1:30010");
     assert_eq!(config.observability.addr.as_str(), "0.0.0.0:9091");
     assert!(config.edgebound.edgeid_alloc_when_no_idservice_on && config.controlplane.enable);
@@ -101,8 +108,8 @@ fn counts_of_threads_are_at_least_one() {
 #[test]
 fn keys_of_a_file_are_read() {
     let config = load_text(FILE_KEYS).unwrap().config;
-    assert_eq!(config.edgebound.listen.addr.as_str(), "10.0.0.1:1");
-    assert_eq!(config.edgebound.listen.advertised_addr, "edge.example:1");
+    assert_eq!(config.edgebound.listen.port.addr.as_str(), "10.0.0.1:1");
+    assert_eq!(config.edgebound.listen.port.advertised_addr, "edge.example:1");
     assert_eq!(config.edgebound.wait_for_id_service, Duration::from_secs(3));
     assert_eq!(config.servicebound.listen.protocols, Some(vec![Protocol::Native, Protocol::Geminio]));
     assert_eq!(config.exchange.hashby, HashBy::SrcIp);
@@ -534,7 +541,7 @@ fn files_that_cannot_be_read_stop_the_start() {
 
 // --- environment and flags ---
 
-fn with_env(text: &str, env: Environment) -> Result<Loaded, ConfigError> {
+fn with_env(text: &str, env: Environment) -> Result<Loaded<Config>, ConfigError> {
     load_with(text, env, Overrides::default(), UnknownKeys::Error)
 }
 
@@ -550,8 +557,8 @@ fn the_environment_wins_over_the_file() {
     let text = "edgebound: {listen: {addr: '10.0.0.1:1'}}\ndaemon: {frontier_id: mine}\ndrain: {seconds: 3, accept_for: 1s}\n\
                 frontlas: {dial: {addrs: [a:1, b:2]}}\n";
     let config = with_env(text, env).unwrap().config;
-    assert_eq!(config.edgebound.listen.addr.as_str(), "10.0.0.1:4012");
-    assert_eq!(config.servicebound.listen.addr.as_str(), "0.0.0.0:4011");
+    assert_eq!(config.edgebound.listen.port.addr.as_str(), "10.0.0.1:4012");
+    assert_eq!(config.servicebound.listen.port.addr.as_str(), "0.0.0.0:4011");
     assert_eq!(config.daemon.frontier_id, "frontier-n1");
     assert!(config.frontlas.enable);
     assert_eq!(config.frontlas.dial.addrs, ["atlas:40012"]);
@@ -593,10 +600,12 @@ fn log_settings_come_from_flag_then_environment_then_file() {
         ])
     };
     let flags = Overrides {
-        log_level: Some("debug".into()),
-        log_output: Some("file".into()),
-        log_format: Some("json".into()),
-        log_file: Some("/from/flag".into()),
+        log: LogFlags {
+            level: Some("debug".into()),
+            output: Some("file".into()),
+            format: Some("json".into()),
+            file: Some("/from/flag".into()),
+        },
         ..Overrides::default()
     };
     let log = |config: Config| (config.log.level, config.log.output, config.log.format, config.log.file.path);
@@ -619,7 +628,10 @@ fn log_names_are_checked_with_the_known_texts() {
         "unsupported log output \"x\", options: stdout, stderr, file, both"
     );
     assert_eq!(only_error("log: {format: x}\n").2, "unsupported log format \"x\", options: text, json");
-    let flags = Overrides { log_level: Some("x".into()), ..Overrides::default() };
+    let flags = Overrides {
+        log: LogFlags { level: Some("x".into()), ..LogFlags::default() },
+        ..Overrides::default()
+    };
     let error = load(&Sources { flags, ..Sources::default() }).unwrap_err();
     assert_eq!(
         error.to_string(),

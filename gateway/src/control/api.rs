@@ -11,16 +11,17 @@ use frontier_api::{
     },
     error::ApiError,
 };
+use frontier_ops::{config::canonical, serve::Peer};
 use frontier_wire::error::ErrorCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::info;
 
 use super::{
     DataPlane, EdgeRow, KickRule, ServiceRow,
-    list::{self, Column, EdgeFilter, Order, Paging, SCANS, ServiceFilter, TimeRange},
-    serve::Peer,
+    list::{
+        Column, EdgeFilter, Order, Paging, SCANS, ServiceFilter, TimeRange, {self},
+    },
 };
-use crate::config::canonical;
 
 /// The calls over one data plane.
 pub(super) struct Api<D> {

@@ -1,6 +1,6 @@
 //! The control plane as gRPC, with health and reflection.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use axum::Router;
 use frontier_api::controlplane::{
@@ -10,20 +10,17 @@ use frontier_api::controlplane::{
     ListServicesRequest, ListServicesResponse, Service,
     control_plane_server::{ControlPlane, ControlPlaneServer, SERVICE_NAME},
 };
-use futures::{Stream, stream};
-use tonic::{Request, Response, Status, service::Routes};
-use tonic_health::pb::{
-    FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTORS, HealthCheckRequest, HealthCheckResponse,
-    health_check_response::ServingStatus,
-    health_server::{Health, HealthServer},
+use frontier_ops::{
+    health::{DESCRIPTORS as HEALTH_DESCRIPTORS, ReadyHealth},
+    readiness::Readiness,
+    serve::Peer,
 };
+use tonic::{Request, Response, Status, service::Routes};
 
 use super::{
     DataPlane,
     api::{Api, Caller},
-    serve::Peer,
 };
-use crate::readiness::Readiness;
 
 /// Requests are a few numbers and short texts.
 const REQUEST_MAX: usize = 64 * 1024;
@@ -31,8 +28,7 @@ const REQUEST_MAX: usize = 64 * 1024;
 /// Every gRPC service of the port.
 pub(super) fn router<D: DataPlane>(api: Arc<Api<D>>, readiness: &Readiness) -> Router {
     let control = ControlPlaneServer::new(Grpc { api }).max_decoding_message_size(REQUEST_MAX);
-    let health = HealthServer::new(ReadyHealth { readiness: readiness.clone() })
-        .max_decoding_message_size(REQUEST_MAX);
+    let health = ReadyHealth::server(readiness, &[SERVICE_NAME]);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(frontier_api::descriptors::CONTROLPLANE)
@@ -100,46 +96,4 @@ fn caller<T>(request: &Request<T>) -> Caller<'_> {
         peer: request.extensions().get::<Peer>().copied(),
         authorization: request.metadata().get("authorization").map(|value| value.as_encoded_bytes()),
     }
-}
-
-/// The standard health service: serving while the gateway is ready.
-struct ReadyHealth {
-    readiness: Readiness,
-}
-
-type HealthStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Health for ReadyHealth {
-    type WatchStream = HealthStream;
-
-    async fn check(&self, request: Request<HealthCheckRequest>) -> Answer<HealthCheckResponse> {
-        known(&request.get_ref().service)?;
-        Ok(Response::new(health(self.readiness.is_ready())))
-    }
-
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Answer<HealthStream> {
-        known(&request.get_ref().service)?;
-        let mut ready = self.readiness.watch();
-        // The first answer is the state now.
-        ready.mark_changed();
-        let states = stream::unfold(ready, |mut ready| async move {
-            ready.changed().await.ok()?;
-            let state = health(*ready.borrow_and_update());
-            Some((Ok(state), ready))
-        });
-        Ok(Response::new(Box::pin(states)))
-    }
-}
-
-fn known(service: &str) -> Result<(), Status> {
-    match service {
-        "" | SERVICE_NAME => Ok(()),
-        _ => Err(Status::not_found("no such service")),
-    }
-}
-
-fn health(ready: bool) -> HealthCheckResponse {
-    let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-    HealthCheckResponse { status: status.into() }
 }

@@ -4,11 +4,10 @@ use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{constant_time, digest};
 use frontier_api::error::ApiError;
+use frontier_ops::config::{Secret, SecretSource};
 use frontier_wire::error::ErrorCode;
 use parking_lot::Mutex;
 use tracing::{error, warn};
-
-use crate::config::{Secret, SecretSource};
 
 /// The rule for kicks.
 #[derive(Clone, Debug, Default)]

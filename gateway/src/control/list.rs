@@ -7,10 +7,10 @@
 use std::{cmp::Ordering, collections::HashMap, sync::Arc};
 
 use frontier_api::error::ApiError;
+use frontier_ops::config::canonical;
 use frontier_wire::error::ErrorCode;
 
 use super::{DataPlane, EdgeRow, Scan, ServiceRow};
-use crate::config::canonical;
 
 /// Scans at once; others wait. Each asks every shard for every session.
 pub(super) const SCANS: usize = 2;

@@ -7,16 +7,17 @@ use std::sync::Arc;
 use axum::{
     Extension, Json, Router,
     extract::{Path, RawQuery, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderValue, header},
     routing::get,
 };
-use frontier_api::{
-    controlplane::{
-        Edge, ListEdgeRpCsRequest, ListEdgesRequest, ListServiceRpCsRequest, ListServiceTopicsRequest,
-        ListServicesRequest, Service,
-    },
-    error::{ApiError, ErrorBody},
+use frontier_api::controlplane::{
+    Edge, ListEdgeRpCsRequest, ListEdgesRequest, ListServiceRpCsRequest, ListServiceTopicsRequest,
+    ListServicesRequest, Service,
+};
+use frontier_ops::{
+    query::{Query, number},
+    rest::{RestError, method_not_allowed, not_found},
+    serve::Peer,
 };
 use serde::Serialize;
 
@@ -24,8 +25,6 @@ use super::{
     DataPlane,
     api::{Api, Caller},
     openapi,
-    query::{Query, number},
-    serve::Peer,
 };
 
 /// Every route, and JSON answers for what is none.
@@ -239,63 +238,4 @@ async fn list_service_topics<D: DataPlane>(
 fn caller(peer: Option<Extension<Peer>>, headers: &HeaderMap) -> Caller<'_> {
     let authorization = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     Caller { peer: peer.map(|Extension(peer)| peer), authorization }
-}
-
-/// An [`ApiError`] on its way out.
-struct RestError(ApiError);
-
-impl From<ApiError> for RestError {
-    fn from(error: ApiError) -> Self {
-        Self(error)
-    }
-}
-
-impl IntoResponse for RestError {
-    fn into_response(self) -> Response {
-        error_response(&self.0)
-    }
-}
-
-/// The JSON body of an error under its status.
-pub(super) fn error_response(error: &ApiError) -> Response {
-    let body = error.body();
-    let status = StatusCode::from_u16(body.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = (status, Json(body)).into_response();
-    match status {
-        StatusCode::UNAUTHORIZED => {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        StatusCode::SERVICE_UNAVAILABLE => {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        _ => {}
-    }
-    response
-}
-
-/// A path that is none; with a slash too many, the way to the one that was meant.
-async fn not_found(uri: Uri) -> Response {
-    // Only below `/v1/`: a redirect made of a whole path such as `//host/` would lead to another host.
-    let path = uri.path();
-    if let Some(meant) = path.strip_suffix('/').filter(|path| path.starts_with("/v1/")) {
-        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        if let Ok(location) = HeaderValue::try_from(format!("{meant}{query}")) {
-            return (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, location)]).into_response();
-        }
-    }
-    plain_error(StatusCode::NOT_FOUND, "no such path; /openapi.json describes those there are")
-}
-
-async fn method_not_allowed() -> Response {
-    plain_error(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "the path has no such method; /openapi.json describes those there are",
-    )
-}
-
-/// An error of HTTP itself, which has no reason of ours.
-fn plain_error(status: StatusCode, message: &str) -> Response {
-    let metadata = Default::default();
-    let body = ErrorBody { code: status.as_u16(), reason: "", message: message.to_owned(), metadata };
-    (status, Json(body)).into_response()
 }

@@ -1,10 +1,12 @@
-use axum::body::Body;
+use axum::{body::Body, response::Response};
+use frontier_ops::config::SecretSource;
 use http::{Method, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use super::*;
-use crate::{config::SecretSource, core::names::NameSet};
+use crate::core::names::NameSet;
 
 /// Edges and services in memory, scanned a few at a time.
 #[derive(Default)]
@@ -125,9 +127,7 @@ async fn body(response: Response) -> Value {
 /// With room for so many requests at once.
 fn app_of(data: impl DataPlane, kicks: KickRule, places: usize) -> Router {
     let api = Arc::new(Api::new(Arc::new(data), kicks));
-    let split =
-        Split { grpc: grpc::router(Arc::clone(&api), &Readiness::default()), rest: rest::router(api) };
-    bounded(split, Guard::new(places, REQUEST_TIME))
+    bounded(api, &Readiness::default(), places)
 }
 
 fn app(fixture: Fixture) -> Router {

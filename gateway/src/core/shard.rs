@@ -40,6 +40,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use frontier_ops::complaints::Complaints;
 use frontier_wire::{
     geminio::{connection::Connection as Geminio, limits::Limits as GeminioLimits},
     native::{
@@ -60,7 +61,6 @@ pub(in crate::core) use self::ops::Bodies;
 pub use self::{geminio::Dialogue, log::Stranger};
 use crate::core::{
     Bound, Now,
-    complaints::Complaints,
     dialect::Dialect,
     exchange::mix,
     identity::Subject,

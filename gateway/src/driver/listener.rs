@@ -2,13 +2,11 @@
 
 use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc};
 
+use frontier_ops::config::{ListenAddr, canonical};
 use mio::{Interest, Registry, Token, event::Source};
 use rustix::process::{Resource, getrlimit};
 
-use crate::{
-    config::{ListenAddr, canonical},
-    core::Bound,
-};
+use crate::core::Bound;
 
 /// Connections taken per turn: sessions that are there go on meanwhile.
 const STEP: usize = 64;

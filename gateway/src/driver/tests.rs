@@ -7,6 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use frontier_ops::{
+    config::ListenAddr,
+    tls::{
+        server::{Files, server_config},
+        testing::{Ca, Dir, block, connect},
+    },
+};
 use frontier_wire::native::{
     frame::{FrameHeader, FrameType},
     hello::{Hello, InstanceId, Role},
@@ -16,7 +23,6 @@ use parking_lot::Mutex;
 
 use super::{BUFFER, Driver, Foreign, Handover, Hub, Inbox, LISTENERS, Listener, Parcel, Tuning, WAKE};
 use crate::{
-    config::ListenAddr,
     core::{
         Bound, Settings, Shard, Shared,
         message::{Msg, ScanReply},
@@ -25,8 +31,7 @@ use crate::{
     sim::gate::Gate,
     tls::{
         io::{TlsIo, TlsScratch},
-        server::{Files, server_config},
-        testing::{Ca, Dir, Pipe, block, connect},
+        testing::Pipe,
     },
 };
 

@@ -1,9 +1,10 @@
 //! The names in a verified client certificate, as entries of the configuration name them.
 
+use frontier_ops::tls::certificate;
 use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
-use crate::{core::identity::Subject, identity::certificate};
+use crate::core::identity::Subject;
 
 /// The names in a verified client certificate: `CN=…` first, then `DNS:…`, `URI:…`, `EMAIL:…` and `IP:…`. One that cannot be read has
 /// none, so no entry fits it.

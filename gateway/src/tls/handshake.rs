@@ -18,6 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use frontier_ops::{
+    complaints::Complaints,
+    places::{Place, Places},
+};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
@@ -31,9 +35,8 @@ use tracing::{debug, info, warn};
 
 pub use self::stats::{HandshakeStats, Outcome};
 use crate::{
-    core::{complaints::Complaints, identity::Subject},
+    core::identity::Subject,
     identity::subject_of,
-    places::{Place, Places},
     tls::{
         io::{ReadState, TlsError, TlsIo, TlsScratch},
         stream::TryIo,

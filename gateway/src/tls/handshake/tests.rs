@@ -7,16 +7,16 @@ use std::{
     },
 };
 
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-
-use super::*;
-use crate::{
+use frontier_ops::{
     config::Tls,
     tls::{
         server::{Files, server_config},
         testing::{Ca, Dir, Leaf, block, connect, mutual},
     },
 };
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use super::*;
 
 /// Far longer than anything here takes; a test that waits for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,13 +1,14 @@
 use std::io::BufRead as _;
 
+use frontier_ops::tls::{
+    server::{Files, server_config},
+    testing::{Ca, Dir, block, connect},
+};
 use proptest::prelude::*;
 use rustls::ClientConnection;
 
 use super::{buffers::RECORD_OVERHEAD, *};
-use crate::tls::{
-    server::{Files, server_config},
-    testing::{Ca, Dir, Pipe, block, connect},
-};
+use crate::tls::testing::Pipe;
 
 /// A client and a server with a pipe in each direction.
 struct Pair {
