@@ -5,5 +5,6 @@
 #![deny(missing_docs)]
 
 pub mod directory;
+pub mod links;
 pub mod record;
 pub mod store;

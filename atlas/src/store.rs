@@ -157,6 +157,20 @@ pub enum ServiceWrite {
     },
 }
 
+/// Words kept for one gateway by [`Store::leave_cuts`].
+pub const CUTS: usize = 10_000;
+
+/// A session that has lost its ID to a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// Whose.
+    pub edge: u64,
+    /// Of the session that has lost.
+    pub epoch: u64,
+    /// Of the one that has the ID now.
+    pub newer: u64,
+}
+
 /// Something in the store was changed by somebody else: another atlas, or a hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -166,6 +180,8 @@ pub enum Change {
     Services(u16),
     /// The gateways.
     Members,
+    /// Word was left for this gateway.
+    Cuts(Instance),
     /// Anything may have been: the connection was lost, or all was deleted.
     Everything,
 }
@@ -234,6 +250,35 @@ pub trait Store: Send + Sync + 'static {
         buckets: &[u16],
     ) -> impl Future<Output = Result<Vec<ServiceBucket>, StoreError>> + Send;
 
+    /// What a gateway has in these buckets is this and nothing else: writes each as [`write_edges`](Self::write_edges) does, and removes
+    /// what else it has there by this link or an earlier one. Gives what did not simply come about.
+    fn replace_edges(
+        &self,
+        instance: Instance,
+        stream: u32,
+        buckets: &[(u16, Vec<(u64, EdgeRecord)>)],
+        horizon: StoreTime,
+    ) -> impl Future<Output = Result<Vec<(u64, EdgeOutcome)>, StoreError>> + Send;
+
+    /// As [`replace_edges`](Self::replace_edges), of services.
+    fn replace_services(
+        &self,
+        instance: Instance,
+        stream: u32,
+        buckets: &[(u16, Vec<(u64, ServiceRecord)>)],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Leaves word for a gateway that is attached to another atlas: these sessions of its have lost their IDs. At most [`CUTS`] are kept
+    /// for a gateway, the newest, and for a minute: whoever holds a lease asks every second.
+    fn leave_cuts(
+        &self,
+        instance: Instance,
+        cuts: &[Cut],
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Takes what was left for a gateway.
+    fn take_cuts(&self, instance: Instance) -> impl Future<Output = Result<Vec<Cut>, StoreError>> + Send;
+
     /// What others change, from now on. Who lags behind must take it that everything was.
     fn changes(&self) -> broadcast::Receiver<Change>;
 }
@@ -263,6 +308,24 @@ impl Roster {
     #[must_use]
     pub fn lives(&self, instance: Instance) -> bool {
         self.living(instance).is_some()
+    }
+}
+
+// === impl Cut ===
+
+impl Cut {
+    /// As it is kept: 24 bytes, big-endian.
+    #[must_use]
+    pub fn encode(self) -> Vec<u8> {
+        [self.edge, self.epoch, self.newer].map(u64::to_be_bytes).concat()
+    }
+
+    /// Reads what is kept; `None` if that is none.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let ([edge, epoch, newer], []) = bytes.as_chunks::<8>() else { return None };
+        let [edge, epoch, newer] = [edge, epoch, newer].map(|number| u64::from_be_bytes(*number));
+        Some(Self { edge, epoch, newer })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A store in the memory of one atlas: for development, for a cluster that needs no second atlas, and for tests. It keeps every rule that
 //! the one on Redis keeps. What it holds is lost with the process, and gateways bring it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::{
-    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster, ServiceBucket,
-    ServiceWrite, Store, StoreError, decide,
+    CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster,
+    ServiceBucket, ServiceWrite, Store, StoreError, decide,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
 use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
@@ -30,6 +30,7 @@ struct State {
     members: BTreeMap<Instance, Member>,
     edges: Vec<EdgeBucket>,
     services: Vec<ServiceBucket>,
+    cuts: BTreeMap<Instance, Vec<Cut>>,
 }
 
 // === impl Memory ===
@@ -43,6 +44,7 @@ impl Memory {
             members: BTreeMap::new(),
             edges: vec![BTreeMap::new(); usize::from(EDGE_BUCKETS)],
             services: vec![BTreeMap::new(); usize::from(SERVICE_BUCKETS)],
+            cuts: BTreeMap::new(),
         };
         Self {
             origin: StoreTime(millis(unix)),
@@ -121,7 +123,9 @@ impl Store for Memory {
     }
 
     async fn forget(&self, instance: Instance) -> Result<(), StoreError> {
-        self.state.lock().members.remove(&instance);
+        let mut state = self.state.lock();
+        state.members.remove(&instance);
+        state.cuts.remove(&instance);
         Ok(())
     }
 
@@ -135,17 +139,7 @@ impl Store for Memory {
         horizon: StoreTime,
     ) -> Result<Vec<EdgeOutcome>, StoreError> {
         let mut state = self.state.lock();
-        let write = |write: &EdgeWrite| {
-            let bucket = &mut state.edges[usize::from(edge_bucket(write.edge()))];
-            let (after, outcome) = decide(bucket.get(&write.edge()), write, horizon);
-            match after {
-                Some(Some(record)) => drop(bucket.insert(write.edge(), record)),
-                Some(None) => drop(bucket.remove(&write.edge())),
-                None => {}
-            }
-            outcome
-        };
-        Ok(writes.iter().map(write).collect())
+        Ok(writes.iter().map(|write| state.write_edge(write, horizon)).collect())
     }
 
     async fn edges(&self, edges: &[u64]) -> Result<Vec<Option<EdgeRecord>>, StoreError> {
@@ -160,27 +154,7 @@ impl Store for Memory {
 
     async fn write_services(&self, writes: &[ServiceWrite]) -> Result<(), StoreError> {
         let mut state = self.state.lock();
-        for write in writes {
-            match write {
-                ServiceWrite::Online { service, record } => {
-                    let key = (*service, record.claim.instance);
-                    let bucket = &mut state.services[usize::from(service_bucket(*service))];
-                    let newer = |current: &ServiceRecord| {
-                        (record.claim, record.stream) >= (current.claim, current.stream)
-                    };
-                    if bucket.get(&key).is_none_or(newer) {
-                        bucket.insert(key, record.clone());
-                    }
-                }
-                ServiceWrite::Offline { service, claim } => {
-                    let key = (*service, claim.instance);
-                    let bucket = &mut state.services[usize::from(service_bucket(*service))];
-                    if bucket.get(&key).is_some_and(|current| current.claim <= *claim) {
-                        bucket.remove(&key);
-                    }
-                }
-            }
-        }
+        writes.iter().for_each(|write| state.write_service(write));
         Ok(())
     }
 
@@ -192,8 +166,101 @@ impl Store for Memory {
             .collect())
     }
 
+    async fn replace_edges(
+        &self,
+        instance: Instance,
+        stream: u32,
+        buckets: &[(u16, Vec<(u64, EdgeRecord)>)],
+        horizon: StoreTime,
+    ) -> Result<Vec<(u64, EdgeOutcome)>, StoreError> {
+        let mut state = self.state.lock();
+        let mut outcomes = Vec::new();
+        for (bucket, edges) in buckets {
+            let kept: BTreeSet<u64> = edges.iter().map(|(edge, _)| *edge).collect();
+            state.edges[usize::from(bucket % EDGE_BUCKETS)].retain(|edge, record| {
+                record.claim.instance != instance || record.stream > stream || kept.contains(edge)
+            });
+            for (edge, record) in edges {
+                let outcome = state.write_edge(&EdgeWrite::Online { edge: *edge, record: *record }, horizon);
+                if outcome != EdgeOutcome::Done {
+                    outcomes.push((*edge, outcome));
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn replace_services(
+        &self,
+        instance: Instance,
+        stream: u32,
+        buckets: &[(u16, Vec<(u64, ServiceRecord)>)],
+    ) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for (bucket, services) in buckets {
+            let kept: BTreeSet<u64> = services.iter().map(|(service, _)| *service).collect();
+            state.services[usize::from(bucket % SERVICE_BUCKETS)].retain(|(service, holder), record| {
+                *holder != instance || record.stream > stream || kept.contains(service)
+            });
+            for (service, record) in services {
+                state.write_service(&ServiceWrite::Online { service: *service, record: record.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave_cuts(&self, instance: Instance, cuts: &[Cut]) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        let left = state.cuts.entry(instance).or_default();
+        left.extend_from_slice(cuts);
+        let surplus = left.len().saturating_sub(CUTS);
+        left.drain(..surplus);
+        Ok(())
+    }
+
+    async fn take_cuts(&self, instance: Instance) -> Result<Vec<Cut>, StoreError> {
+        Ok(self.state.lock().cuts.remove(&instance).unwrap_or_default())
+    }
+
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn write_edge(&mut self, write: &EdgeWrite, horizon: StoreTime) -> EdgeOutcome {
+        let bucket = &mut self.edges[usize::from(edge_bucket(write.edge()))];
+        let (after, outcome) = decide(bucket.get(&write.edge()), write, horizon);
+        match after {
+            Some(Some(record)) => drop(bucket.insert(write.edge(), record)),
+            Some(None) => drop(bucket.remove(&write.edge())),
+            None => {}
+        }
+        outcome
+    }
+
+    fn write_service(&mut self, write: &ServiceWrite) {
+        match write {
+            ServiceWrite::Online { service, record } => {
+                let key = (*service, record.claim.instance);
+                let bucket = &mut self.services[usize::from(service_bucket(*service))];
+                let newer = |current: &ServiceRecord| {
+                    (record.claim, record.stream) >= (current.claim, current.stream)
+                };
+                if bucket.get(&key).is_none_or(newer) {
+                    bucket.insert(key, record.clone());
+                }
+            }
+            ServiceWrite::Offline { service, claim } => {
+                let key = (*service, claim.instance);
+                let bucket = &mut self.services[usize::from(service_bucket(*service))];
+                if bucket.get(&key).is_some_and(|current| current.claim <= *claim) {
+                    bucket.remove(&key);
+                }
+            }
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 //! |---|---|---|
 //! | `fr:e:{0}` … `fr:e:{16383}` | hash | edge ID (8 bytes) → [`EdgeRecord`](crate::record::EdgeRecord) |
 //! | `fr:s:{0}` … `fr:s:{255}` | hash | service ID and instance (24 bytes) → [`ServiceRecord`](crate::record::ServiceRecord) |
+//! | `fr:c:{instance in hex}` | list | sessions of this gateway that were taken over elsewhere: edge ID, epoch, newer epoch (24 bytes) |
 //! | `fr:{g}:rows` | hash | instance (16 bytes) → a gateway's name and addresses (JSON) |
 //! | `fr:{g}:leases` | hash | instance → end of the lease in ms, number of the link, edges, services, who superseded it (text) |
 //!
 //! The part in braces decides the slot of a Redis Cluster, so scripts have all their keys in one. Each script touches declared keys only,
-//! is sent by its hash, and compares before it writes: repeating one changes nothing. Nothing has a time to live, because an eviction or a
-//! clock must not remove what is connected.
+//! is sent by its hash, and compares before it writes: repeating one changes nothing. Nothing but the lists has a time to live, because an
+//! eviction or a clock must not remove what is connected.
 //!
 //! What others change in these keys is heard by client tracking in broadcast mode on the connection that writes, which leaves out what came
 //! over it: it costs nothing while nothing changes.
@@ -31,8 +32,8 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio::task::JoinSet;
 
 use super::{
-    Change, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster, ServiceBucket,
-    ServiceWrite, Store, StoreError,
+    CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster,
+    ServiceBucket, ServiceWrite, Store, StoreError,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
 use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
@@ -45,6 +46,9 @@ const IN_FLIGHT: usize = 65_536;
 const BATCH: usize = 1_024;
 /// Changes of others that are remembered for who reads them; beyond that, everything counts as changed.
 const CHANGES: usize = 4_096;
+
+/// Seconds that word is kept for a gateway: long after its lease is over.
+const CUTS_SECONDS: u32 = 60;
 
 /// The keys about gateways.
 const ROWS: &str = "fr:{g}:rows";
@@ -77,6 +81,10 @@ pub struct Redis {
 struct Scripts {
     edges: Script,
     services: Script,
+    replace: Script,
+    replace_services: Script,
+    leave_cuts: Script,
+    take_cuts: Script,
     tidy: Script,
     join: Script,
     renew: Script,
@@ -418,6 +426,60 @@ impl Store for Redis {
         self.records(&keys, read).await
     }
 
+    async fn replace_edges(
+        &self,
+        instance: Instance,
+        stream: u32,
+        buckets: &[(u16, Vec<(u64, EdgeRecord)>)],
+        horizon: StoreTime,
+    ) -> Result<Vec<(u64, EdgeOutcome)>, StoreError> {
+        let call = |(bucket, edges): &(u16, Vec<(u64, EdgeRecord)>)| {
+            let horizon = horizon.epoch();
+            let halves = [horizon >> 32, horizon & u64::from(u32::MAX)].map(|half| half.to_string().into());
+            let who = [bytes(&instance.0), stream.to_string().into()];
+            let records =
+                edges.iter().flat_map(|(edge, record)| [bytes(&edge.to_be_bytes()), bytes(&record.encode())]);
+            (edge_key(*bucket), halves.into_iter().chain(who).chain(records).collect())
+        };
+        let answers = self.scripts(&self.scripts.replace, buckets.iter().map(call).collect()).await?;
+        let mut outcomes = Vec::new();
+        for (field, answer) in answers.into_iter().map(pairs).collect::<Result<Vec<_>, _>>()?.concat() {
+            let edge = field.as_bytes().and_then(|field| field.try_into().ok());
+            let edge = edge.map(u64::from_be_bytes).ok_or_else(|| nonsense("an ID that is none"))?;
+            outcomes.push((edge, outcome(answer.as_bytes().unwrap_or_default())?));
+        }
+        Ok(outcomes)
+    }
+
+    async fn replace_services(
+        &self,
+        instance: Instance,
+        stream: u32,
+        buckets: &[(u16, Vec<(u64, ServiceRecord)>)],
+    ) -> Result<(), StoreError> {
+        let call = |(bucket, services): &(u16, Vec<(u64, ServiceRecord)>)| {
+            let who = [bytes(&instance.0), stream.to_string().into()];
+            let records = services
+                .iter()
+                .flat_map(|(service, record)| [service_field(*service, instance), bytes(&record.encode())]);
+            (service_key(*bucket), who.into_iter().chain(records).collect())
+        };
+        let calls = buckets.iter().map(call).collect();
+        self.scripts(&self.scripts.replace_services, calls).await.map(drop)
+    }
+
+    async fn leave_cuts(&self, instance: Instance, cuts: &[Cut]) -> Result<(), StoreError> {
+        let limits = [CUTS.to_string().into(), CUTS_SECONDS.to_string().into()];
+        let args = limits.into_iter().chain(cuts.iter().map(|cut| bytes(&cut.encode()))).collect();
+        self.scripts(&self.scripts.leave_cuts, vec![(cuts_key(instance), args)]).await.map(drop)
+    }
+
+    async fn take_cuts(&self, instance: Instance) -> Result<Vec<Cut>, StoreError> {
+        let answers = self.scripts(&self.scripts.take_cuts, vec![(cuts_key(instance), Vec::new())]).await?;
+        let cuts = answers.into_iter().flat_map(Value::into_array);
+        Ok(cuts.filter_map(|cut| Cut::decode(cut.as_bytes()?)).collect())
+    }
+
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
@@ -456,6 +518,10 @@ impl Scripts {
         Self {
             edges: Script::from_lua(include_str!("redis/edges.lua")),
             services: Script::from_lua(include_str!("redis/services.lua")),
+            replace: Script::from_lua(include_str!("redis/replace.lua")),
+            replace_services: Script::from_lua(include_str!("redis/replace_services.lua")),
+            leave_cuts: Script::from_lua(include_str!("redis/leave_cuts.lua")),
+            take_cuts: Script::from_lua(include_str!("redis/take_cuts.lua")),
             tidy: Script::from_lua(include_str!("redis/tidy.lua")),
             join: Script::from_lua(include_str!("redis/join.lua")),
             renew: Script::from_lua(include_str!("redis/renew.lua")),
@@ -482,6 +548,10 @@ fn service_key(bucket: u16) -> String {
     format!("fr:s:{{{}}}", bucket % SERVICE_BUCKETS)
 }
 
+fn cuts_key(instance: Instance) -> String {
+    format!("fr:c:{{{instance}}}")
+}
+
 fn service_field(service: u64, instance: Instance) -> Value {
     bytes(&[service.to_be_bytes().as_slice(), &instance.0].concat())
 }
@@ -492,10 +562,11 @@ fn change(key: &str) -> Change {
     match key.strip_prefix(PREFIX) {
         Some(rest) if rest.starts_with("{g}") => Change::Members,
         Some(rest) => {
-            let edges = rest.strip_prefix("e:").and_then(bucket).filter(|bucket| *bucket < EDGE_BUCKETS);
-            let services =
-                rest.strip_prefix("s:").and_then(bucket).filter(|bucket| *bucket < SERVICE_BUCKETS);
-            edges.map(Change::Edges).or_else(|| services.map(Change::Services)).unwrap_or(Change::Everything)
+            let bucket = |kind| rest.strip_prefix(kind).and_then(bucket);
+            let edges = || bucket("e:").filter(|bucket| *bucket < EDGE_BUCKETS).map(Change::Edges);
+            let services = || bucket("s:").filter(|bucket| *bucket < SERVICE_BUCKETS).map(Change::Services);
+            let cuts = || Instance::parse(rest.strip_prefix("c:{")?.strip_suffix('}')?).map(Change::Cuts);
+            edges().or_else(services).or_else(cuts).unwrap_or(Change::Everything)
         }
         None => Change::Everything,
     }

@@ -40,4 +40,7 @@ rules![
     who_is_not_known_is_told_so,
     services_of_several_gateways_stand_beside_each_other,
     many_edges_are_written_at_once_and_found_by_bucket,
+    a_bucket_said_anew_is_all_its_gateway_has_there,
+    a_bucket_of_services_said_anew_is_all_its_gateway_has_there,
+    word_for_a_gateway_is_taken_once,
 ];

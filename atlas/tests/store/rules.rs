@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use frontier_api::bucket::{EDGE_BUCKETS, edge_bucket, service_bucket};
 use frontier_atlas::record::{Claim, EdgeRecord, Instance, ServiceRecord, StoreTime};
-use frontier_atlas::store::{EdgeOutcome, EdgeWrite, Gateway, Joined, ServiceWrite, Store, StoreError};
+use frontier_atlas::store::{
+    CUTS, Cut, EdgeOutcome, EdgeWrite, Gateway, Joined, ServiceWrite, Store, StoreError,
+};
 
 const LEASE: Duration = Duration::from_secs(4);
 const HERE: Instance = Instance([1; 16]);
@@ -227,4 +229,84 @@ pub(crate) async fn many_edges_are_written_at_once_and_found_by_bucket(store: &i
             .zip(&asked)
             .all(|(found, edge)| *found == (*edge <= 10_000).then(|| record(*edge, HERE, 1)))
     );
+}
+
+pub(crate) async fn a_bucket_said_anew_is_all_its_gateway_has_there(store: &impl Store) {
+    // All in one bucket.
+    let ids: Vec<u64> = (1..).filter(|id| edge_bucket(*id) == edge_bucket(1)).take(6).collect();
+    let [a, b, c, d, e, f] = ids[..] else { panic!("{ids:?}") };
+    let bucket = edge_bucket(1);
+    put(store, a, record(10, HERE, 1)).await;
+    put(store, b, record(10, HERE, 1)).await;
+    put(store, c, record(10, THERE, 1)).await;
+    put(store, d, record(50, THERE, 1)).await;
+    put(store, e, record(10, HERE, 3)).await;
+    let said = vec![
+        (b, record(10, HERE, 2)),
+        (c, record(20, HERE, 2)),
+        (d, record(20, HERE, 2)),
+        (f, record(5, HERE, 2)),
+    ];
+    let outcomes = store.replace_edges(HERE, 2, &[(bucket, said)], HORIZON).await.unwrap();
+    let mut outcomes: Vec<_> = outcomes.into_iter().collect();
+    outcomes.sort_by_key(|(edge, _)| *edge);
+    let mut expected =
+        [(c, EdgeOutcome::Replaced(record(10, THERE, 1))), (d, EdgeOutcome::Lost(record(50, THERE, 1)))];
+    expected.sort_by_key(|(edge, _)| *edge);
+    assert_eq!(outcomes, expected);
+    assert_eq!(get(store, a).await, None);
+    assert_eq!(get(store, b).await, Some(record(10, HERE, 2)));
+    assert_eq!(get(store, c).await, Some(record(20, HERE, 2)));
+    assert_eq!(get(store, d).await, Some(record(50, THERE, 1)));
+    assert_eq!(get(store, e).await, Some(record(10, HERE, 3)), "a later link has written it");
+    assert_eq!(get(store, f).await, Some(record(5, HERE, 2)));
+    // Saying it again changes nothing.
+    let outcomes =
+        store.replace_edges(HERE, 2, &[(bucket, vec![(b, record(10, HERE, 2))])], HORIZON).await.unwrap();
+    assert_eq!(outcomes, []);
+    assert_eq!((get(store, b).await, get(store, f).await), (Some(record(10, HERE, 2)), None));
+    // What lies beyond the horizon is nobody's.
+    put(store, a, record(StoreTime(2_000).epoch(), THERE, 1)).await;
+    let said = [(bucket, vec![(a, record(7, HERE, 2))])];
+    assert_eq!(store.replace_edges(HERE, 2, &said, StoreTime(1_000)).await.unwrap(), []);
+    assert_eq!(get(store, a).await, Some(record(7, HERE, 2)));
+}
+
+pub(crate) async fn a_bucket_of_services_said_anew_is_all_its_gateway_has_there(store: &impl Store) {
+    let ids: Vec<u64> = (1..).filter(|id| service_bucket(*id) == service_bucket(1)).take(3).collect();
+    let [a, b, c] = ids[..] else { panic!("{ids:?}") };
+    let record = |epoch, instance, stream| ServiceRecord {
+        claim: Claim { epoch, instance },
+        stream,
+        addr: "10.0.0.1:9".parse().unwrap(),
+        name: "files".to_owned(),
+    };
+    let online = |service, record| ServiceWrite::Online { service, record };
+    let writes =
+        [online(a, record(5, HERE, 1)), online(b, record(5, THERE, 1)), online(c, record(5, HERE, 3))];
+    store.write_services(&writes).await.unwrap();
+    let said = [(service_bucket(1), vec![(b, record(4, HERE, 2))])];
+    store.replace_services(HERE, 2, &said).await.unwrap();
+    let found = store.service_buckets(&[service_bucket(1)]).await.unwrap().remove(0);
+    let mut keys: Vec<_> = found.keys().copied().collect();
+    keys.sort_unstable();
+    let mut expected = vec![(b, HERE), (b, THERE), (c, HERE)];
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
+    assert_eq!(found[&(b, HERE)], record(4, HERE, 2));
+}
+
+pub(crate) async fn word_for_a_gateway_is_taken_once(store: &impl Store) {
+    let cut = |edge| Cut { edge, epoch: 1 << 60, newer: u64::MAX };
+    store.leave_cuts(HERE, &[cut(1), cut(2)]).await.unwrap();
+    store.leave_cuts(HERE, &[cut(3)]).await.unwrap();
+    store.leave_cuts(THERE, &[cut(4)]).await.unwrap();
+    assert_eq!(store.take_cuts(HERE).await.unwrap(), [cut(1), cut(2), cut(3)]);
+    assert_eq!(store.take_cuts(HERE).await.unwrap(), []);
+    // However many there are, the newest are kept.
+    let many: Vec<Cut> = (1..=CUTS as u64 + 5).map(cut).collect();
+    for some in many.chunks(4_000) {
+        store.leave_cuts(HERE, some).await.unwrap();
+    }
+    assert_eq!(store.take_cuts(HERE).await.unwrap(), many[5..]);
 }
