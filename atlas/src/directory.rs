@@ -127,7 +127,8 @@ impl<S: Store> Directory<S> {
     pub async fn edge_page(&self, cursor: u32, count: u32) -> Result<Page<Edge>, StoreError> {
         let roster = self.roster().await?;
         let names = names(&roster);
-        let read = async |buckets: &[u16]| self.store.edge_buckets(buckets).await;
+        let store = &*self.store;
+        let read = |buckets: Vec<u16>| async move { store.edge_buckets(&buckets).await };
         let make = |id: u64, record| edge(id, record, &names);
         page(cursor, count, EDGE_BUCKETS, read, make).await
     }
@@ -174,7 +175,8 @@ impl<S: Store> Directory<S> {
     pub async fn service_page(&self, cursor: u32, count: u32) -> Result<Page<ServiceInstance>, StoreError> {
         let roster = self.roster().await?;
         let names = names(&roster);
-        let read = async |buckets: &[u16]| self.store.service_buckets(buckets).await;
+        let store = &*self.store;
+        let read = |buckets: Vec<u16>| async move { store.service_buckets(&buckets).await };
         let make = |(id, _): (u64, Instance), record| service(id, record, &names);
         page(cursor, count, SERVICE_BUCKETS, read, make).await
     }
@@ -232,11 +234,11 @@ fn service(id: u64, record: ServiceRecord, names: &BTreeMap<Instance, String>) -
 }
 
 /// Reads buckets from a cursor on until a page is full. A cursor is a bucket and a number within it, both from 0.
-async fn page<K: Ord, V, T>(
+async fn page<K: Ord, V, T, F: Future<Output = Result<Vec<BTreeMap<K, V>>, StoreError>>>(
     cursor: u32,
     count: u32,
     buckets: u16,
-    read: impl AsyncFn(&[u16]) -> Result<Vec<BTreeMap<K, V>>, StoreError>,
+    read: impl Fn(Vec<u16>) -> F,
     make: impl Fn(K, V) -> Option<T>,
 ) -> Result<Page<T>, StoreError> {
     /// Buckets read at once: few if a page is small, and so many that an empty store is through at once.
@@ -251,8 +253,7 @@ async fn page<K: Ord, V, T>(
     while bucket < u32::from(buckets) {
         let first = u16::try_from(bucket).unwrap_or(buckets);
         let last = first.saturating_add(stride).min(buckets);
-        let asked: Vec<u16> = (first..last).collect();
-        for records in read(&asked).await? {
+        for records in read((first..last).collect()).await? {
             for (at, (key, value)) in (0_u32..).zip(records).skip(offset as usize) {
                 if entries.len() == count {
                     return Ok(Page { entries, cursor: (bucket << OFFSET_BITS) | at });

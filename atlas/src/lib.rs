@@ -4,7 +4,9 @@
 
 #![deny(missing_docs)]
 
+pub mod api;
 pub mod directory;
 pub mod links;
 pub mod record;
 pub mod store;
+pub mod watch;

@@ -37,6 +37,7 @@ use self::told::Told;
 use self::wants::Wants;
 use crate::record::Instance;
 use crate::store::{Store, StoreError};
+use crate::watch::Watchers;
 
 /// The version of the protocol between gateways and atlas.
 pub const VERSION: u32 = 1;
@@ -119,6 +120,8 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Links<S> {
     store: Arc<S>,
+    /// Told of what is written here.
+    watchers: Arc<Watchers<S>>,
     terms: Terms,
     links: Mutex<BTreeMap<Instance, Arc<Link>>>,
     dirty: Dirty,
@@ -163,9 +166,10 @@ impl Default for Terms {
 impl<S: Store> Links<S> {
     /// Over this store. [`keep`](Self::keep) must run as long as it is used.
     #[must_use]
-    pub fn new(store: Arc<S>, terms: Terms) -> Self {
+    pub fn new(store: Arc<S>, watchers: Arc<Watchers<S>>, terms: Terms) -> Self {
         Self {
             store,
+            watchers,
             terms,
             links: Mutex::default(),
             dirty: Dirty::default(),

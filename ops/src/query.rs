@@ -1,4 +1,4 @@
-//! Query strings: each parameter at most once, under its proto name or the camelCase form of it.
+//! Query strings: each parameter under its proto name or the camelCase form of it, and at most once unless it is a list.
 
 use frontier_api::error::ApiError;
 
@@ -43,6 +43,21 @@ impl Query {
         // An empty value counts as not given, as forms send it.
         let Some(text) = self.text(name)?.filter(|text| !text.is_empty()) else { return Ok(None) };
         number(name, &text).map(Some)
+    }
+
+    /// The texts of a parameter that may be repeated.
+    #[must_use]
+    pub fn texts(&self, name: &str) -> Vec<String> {
+        let values = self.0.iter().filter(|(given, _)| given == name || *given == camel_case(name));
+        values.map(|(_, value)| value.clone()).filter(|value| !value.is_empty()).collect()
+    }
+
+    /// The numbers of a parameter that may be repeated.
+    ///
+    /// # Errors
+    /// One of them is none.
+    pub fn numbers<N: std::str::FromStr>(&self, name: &str) -> Result<Vec<N>, ApiError> {
+        self.texts(name).iter().map(|text| number(name, text)).collect()
     }
 }
 
@@ -120,6 +135,14 @@ mod tests {
             let found = query.number::<i64>("page").and_then(|_| query.number::<i64>("page_size"));
             assert!(found.unwrap_err().message.starts_with("too many values"));
         }
+    }
+
+    #[test]
+    fn lists_are_repeated_parameters() {
+        let query = Query::parse(Some("edge_ids=1&edgeIds=2&edge_ids=&names=a&names=b%20c")).unwrap();
+        assert_eq!(query.numbers::<u64>("edge_ids").unwrap(), [1, 2]);
+        assert_eq!(query.texts("names"), ["a", "b c"]);
+        assert!(query.texts("none").is_empty() && query.numbers::<u64>("names").is_err());
     }
 
     #[test]

@@ -314,6 +314,7 @@ impl<S: Store> Session<'_, S> {
             EdgeWrite::Online { .. } | EdgeWrite::Offline { .. } => None,
         });
         self.settle(lost.collect(), horizon).await?;
+        self.links.watchers.touch(edge_buckets.iter().copied());
         let mut told = self.link.told.lock();
         told.end(Kind::Edges, edge_buckets.into_iter().map(|bucket| (bucket, None)));
         told.end(Kind::Services, service_buckets.into_iter().map(|bucket| (bucket, None)));
@@ -383,6 +384,7 @@ impl<S: Store> Session<'_, S> {
         let lost =
             outcomes.into_iter().filter_map(|(edge, outcome)| Some((edge, *records.get(&edge)?, outcome)));
         let cut = self.settle(lost.collect(), horizon).await?;
+        self.links.watchers.touch(edge_buckets.iter().copied());
         let mut told = self.link.told.lock();
         // What lost its ID is told again as gone, so the store does not have what the digest says: the next renewal knows better.
         let known = |(bucket, digest)| (bucket, (!cut.contains(&bucket)).then_some(digest));

@@ -30,7 +30,13 @@ struct Gateway {
 }
 
 fn links(store: &Arc<Memory>) -> Arc<Links<Memory>> {
-    Arc::new(Links::new(Arc::clone(store), Terms::default()))
+    links_on(store, Terms::default())
+}
+
+fn links_on(store: &Arc<Memory>, terms: Terms) -> Arc<Links<Memory>> {
+    let directory = Arc::new(Directory::new(Arc::clone(store)));
+    let watchers = Arc::new(Watchers::new(Arc::clone(store), directory, 10));
+    Arc::new(Links::new(Arc::clone(store), watchers, terms))
 }
 
 fn hello(instance: u8, name: &str) -> Hello {
@@ -415,7 +421,7 @@ async fn an_epoch_from_next_year_is_not_taken() {
 #[tokio::test(start_paused = true)]
 async fn there_are_only_so_many_links_and_none_while_draining() {
     let store = Arc::new(Memory::new());
-    let links = Arc::new(Links::new(Arc::clone(&store), Terms { links: 1, ..Terms::default() }));
+    let links = links_on(&store, Terms { links: 1, ..Terms::default() });
     let one = Gateway::attach(&links, hello(ONE, "g")).await;
     assert_eq!(refused(&links, hello(TWO, "h")).await, LinkError::TooMany);
     let again = Gateway::attach(&links, hello(ONE, "g")).await;
