@@ -43,6 +43,22 @@ pub enum StoreError {
     Nonsense(String),
 }
 
+// === impl StoreError ===
+
+impl StoreError {
+    /// For metrics and status codes.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Busy => "busy",
+            Self::ReadOnly(_) => "read_only",
+            Self::Denied(_) => "denied",
+            Self::Nonsense(_) => "nonsense",
+        }
+    }
+}
+
 /// What a gateway says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
@@ -279,7 +295,10 @@ pub trait Store: Send + Sync + 'static {
     /// Takes what was left for a gateway.
     fn take_cuts(&self, instance: Instance) -> impl Future<Output = Result<Vec<Cut>, StoreError>> + Send;
 
-    /// What others change, from now on. Who lags behind must take it that everything was.
+    /// Whether it can be reached, all of it.
+    fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// What others change, from now on; what is written through this value is left out, as far as can be told. Who lags behind must take it that everything was.
     fn changes(&self) -> broadcast::Receiver<Change>;
 }
 

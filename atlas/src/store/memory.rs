@@ -222,6 +222,10 @@ impl Store for Memory {
         Ok(self.state.lock().cuts.remove(&instance).unwrap_or_default())
     }
 
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }

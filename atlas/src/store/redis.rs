@@ -10,27 +10,45 @@
 //!
 //! The part in braces decides the slot of a Redis Cluster, so scripts have all their keys in one. Each script touches declared keys only,
 //! is sent by its hash, and compares before it writes: repeating one changes nothing. Nothing but the lists has a time to live, because an
-//! eviction or a clock must not remove what is connected.
+//! eviction or a clock must not remove what is connected: `maxmemory-policy` has to be `noeviction`.
 //!
-//! What others change in these keys is heard by client tracking in broadcast mode on the connection that writes, which leaves out what came
-//! over it: it costs nothing while nothing changes.
+//! What others change in these keys is heard by client tracking in broadcast mode on the connections that write, which costs nothing while
+//! nothing changes; what we write ourselves is left out. Where that fails, the slow round tells of every bucket now and then.
+//!
+//! ```text
+//!   Store for Redis ─▶ servers: who has the slot ─▶ node: one server ─▶ link: one connection, by fred
+//!                         │ CLUSTER SLOTS, MOVED, ASK    │ connect again, markers, changes
+//!                         └ follows a cluster            └ sentinel: where is the master
+//! ```
+
+mod call;
+mod echoes;
+mod errors;
+mod keys;
+mod link;
+mod node;
+mod sentinel;
+mod servers;
+mod settings;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use fred::interfaces::TrackingInterface as _;
-use fred::prelude::{
-    Builder, Client, ClientLike as _, Config, ConnectionConfig, Error, ErrorKind, EventInterface as _,
-    HashesInterface as _, LuaInterface as _, PerformanceConfig, ReconnectPolicy, TcpConfig, Value,
-};
-use fred::types::RespVersion;
-use fred::types::scripts::Script;
-use futures::future::join_all;
+use fred::prelude::Value;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use self::call::{Call, Script};
+use self::keys::{LEASES, ROWS, cuts_key, edge_key, service_key};
+use self::servers::Servers;
+pub use self::settings::{Address, AddressError, Credentials, Mode, Settings, SettingsError, Tls};
 use super::{
     CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster,
     ServiceBucket, ServiceWrite, Store, StoreError,
@@ -38,58 +56,61 @@ use super::{
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
 use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
 
-/// What all keys begin with.
-const PREFIX: &str = "fr:";
-/// Commands that may wait for Redis at once; who comes beyond is told [`StoreError::Busy`].
-const IN_FLIGHT: usize = 65_536;
 /// Commands sent in one go.
 const BATCH: usize = 1_024;
+/// Whole hashes asked for in one go: with a million edges, about 3 KiB each.
+const HASHES: usize = 256;
 /// Changes of others that are remembered for who reads them; beyond that, everything counts as changed.
 const CHANGES: usize = 4_096;
-
+/// One part of the slow round.
+const ROUND_STEP: Duration = Duration::from_millis(250);
+/// Parts of the slow round, and of the one when some server tells of no changes.
+const ROUND: usize = 1_200;
+const ROUND_DEAF: usize = 240;
 /// Seconds that word is kept for a gateway: long after its lease is over.
 const CUTS_SECONDS: u32 = 60;
 
-/// The keys about gateways.
-const ROWS: &str = "fr:{g}:rows";
-const LEASES: &str = "fr:{g}:leases";
-
-/// How Redis is reached.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Servers, credentials, database, TLS.
-    pub config: Config,
-    /// For a connection, its TLS handshake and its authentication.
-    pub connect_timeout: Duration,
-    /// For one command, everything included.
-    pub command_timeout: Duration,
-    /// Between attempts to connect again: at first, and at most.
-    pub backoff: (Duration, Duration),
-}
-
 /// See the module documentation.
 pub struct Redis {
-    client: Client,
-    scripts: Scripts,
+    shared: Arc<Shared>,
+    servers: Servers,
     room: Semaphore,
-    changes: broadcast::Sender<Change>,
     /// End with this value.
     _tasks: JoinSet<()>,
 }
 
-#[derive(Clone, Debug)]
-struct Scripts {
-    edges: Script,
-    services: Script,
-    replace: Script,
-    replace_services: Script,
-    leave_cuts: Script,
-    take_cuts: Script,
-    tidy: Script,
-    join: Script,
-    renew: Script,
-    leave: Script,
-    members: Script,
+/// What all connections share.
+struct Shared {
+    settings: Settings,
+    changes: broadcast::Sender<Change>,
+    /// Servers may have changed their roles.
+    refresh: Notify,
+    /// Some server cannot tell of changes.
+    deaf: AtomicBool,
+    /// Whether the servers tell of what our own scripts write; found out at the first connection.
+    echoes: OnceLock<bool>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    opened: AtomicU64,
+    lost: AtomicU64,
+    failed: AtomicU64,
+    redirected: AtomicU64,
+}
+
+/// What became of connections to Redis so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Made.
+    pub opened: u64,
+    /// Of these, lost.
+    pub lost: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Calls that a Redis Cluster sent on to another server.
+    pub redirected: u64,
 }
 
 /// What is kept of a gateway that does not change while it lives.
@@ -103,147 +124,91 @@ struct Row {
 // === impl Redis ===
 
 impl Redis {
-    /// Connects.
+    /// Begins to connect, in the background and for as long as the value lives. Until that has succeeded, and whenever the connection is
+    /// lost, every operation fails at once; none takes longer than [`Settings::command_timeout`] for each 1,024 commands it needs.
     ///
     /// # Errors
-    /// When settings are wrong or no server answers in time.
-    pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
-        let mut config = settings.config.clone();
-        // Tracking needs it.
-        config.version = RespVersion::RESP3;
-        // Whether a start waits for Redis is decided above.
-        config.fail_fast = true;
-        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let (least, most) = settings.backoff;
-        let client = Builder::from_config(config)
-            .with_connection_config(|connection: &mut ConnectionConfig| {
-                connection.connection_timeout = settings.connect_timeout;
-                connection.internal_command_timeout = settings.connect_timeout;
-                connection.max_command_attempts = 2;
-                connection.max_command_buffer_len = IN_FLIGHT * 2;
-                connection.reconnect_on_auth_error = true;
-                connection.tcp = TcpConfig { nodelay: Some(true), ..TcpConfig::default() };
-                connection.unresponsive.max_timeout = Some(settings.command_timeout);
-            })
-            .with_performance_config(|performance: &mut PerformanceConfig| {
-                performance.default_command_timeout = settings.command_timeout;
-                performance.broadcast_channel_capacity = CHANGES;
-            })
-            .set_policy(ReconnectPolicy::new_exponential(0, millis(least), millis(most), 2))
-            .build()
-            .map_err(|error| store_error(&error))?;
-        client.init().await.map_err(|error| store_error(&error))?;
-        let mut redis = Self {
-            client,
-            scripts: Scripts::new(),
-            room: Semaphore::new(IN_FLIGHT),
+    /// When the settings cannot work.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn connect(settings: Settings) -> Result<Self, SettingsError> {
+        settings.check()?;
+        let room = Semaphore::new(usize::try_from(settings.in_flight).unwrap_or(Semaphore::MAX_PERMITS));
+        let shared = Arc::new(Shared {
+            settings,
             changes: broadcast::Sender::new(CHANGES),
-            _tasks: JoinSet::new(),
-        };
-        redis.listen().await;
-        Ok(redis)
+            refresh: Notify::new(),
+            deaf: AtomicBool::new(false),
+            echoes: OnceLock::new(),
+            counters: Counters::default(),
+        });
+        let servers = Servers::start(&shared);
+        let mut tasks = JoinSet::new();
+        if let Servers::Cluster(cluster) = &servers {
+            tasks.spawn(Arc::clone(cluster).follow());
+        }
+        tasks.spawn(go_round(Arc::clone(&shared)));
+        Ok(Self { shared, servers, room, _tasks: tasks })
     }
 
-    /// Hears what others change, again after each reconnect.
-    async fn listen(&mut self) {
-        let (changes, client) = (self.changes.clone(), self.client.clone());
-        let mut invalidations = client.invalidation_rx();
-        self._tasks.spawn(async move {
-            loop {
-                match invalidations.recv().await {
-                    Ok(invalidation) => {
-                        for key in &invalidation.keys {
-                            let _ = changes.send(change(key.as_str().unwrap_or_default()));
-                        }
-                    }
-                    Err(broadcast::error::RecvError::Lagged(_)) => drop(changes.send(Change::Everything)),
-                    Err(broadcast::error::RecvError::Closed) => return,
-                }
+    /// Waits until every server answers.
+    ///
+    /// # Errors
+    /// What is wrong when the time is over.
+    pub async fn connected(&self, within: Duration) -> Result<(), StoreError> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.ping().await {
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => sleep(Duration::from_millis(10)).await,
+                Ok(()) => return Ok(()),
             }
-        });
-        let (changes, client) = (self.changes.clone(), self.client.clone());
-        let mut reconnects = client.reconnect_rx();
-        self._tasks.spawn(async move {
-            loop {
-                match reconnects.recv().await {
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                        // Without tracking (Redis before 6, some proxies) changes by hand are found by the slow round only.
-                        let _ = client.start_tracking(PREFIX, true, false, false, true).await;
-                        let _ = changes.send(Change::Everything);
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return,
-                }
-            }
-        });
-        let _ = self.client.start_tracking(PREFIX, true, false, false, true).await;
+        }
     }
 
-    /// Sends one script per bucket, many at a time; the answers in the order of `calls`.
-    async fn scripts(
-        &self,
-        script: &Script,
-        calls: Vec<(String, Vec<Value>)>,
-    ) -> Result<Vec<Value>, StoreError> {
+    /// What became of connections so far.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let Counters { opened, lost, failed, redirected } = &self.shared.counters;
+        let [opened, lost, failed, redirected] =
+            [opened, lost, failed, redirected].map(|counter| counter.load(Ordering::Relaxed));
+        Connections { opened, lost, failed, redirected }
+    }
+
+    /// One call.
+    async fn call(&self, call: &Call) -> Result<Value, StoreError> {
+        let _room = self.room(1)?;
+        self.servers.call(call).await
+    }
+
+    /// Many calls, so many at a time; the answers in their order.
+    async fn calls(&self, calls: &[Call], at_once: usize) -> Result<Vec<Value>, StoreError> {
         let mut answers = Vec::with_capacity(calls.len());
-        for batch in calls.chunks(BATCH) {
-            let _room = self.room(batch.len())?;
-            let mut results = self.send(script, batch).await;
-            if results.iter().any(is_unknown_script) {
-                script.load(&self.client).await.map_err(|error| store_error(&error))?;
-                results = self.send(script, batch).await;
-            }
-            for result in results {
-                answers.push(result.map_err(|error| store_error(&error))?);
+        for calls in calls.chunks(at_once) {
+            let _room = self.room(calls.len())?;
+            for answer in self.servers.calls(calls).await {
+                answers.push(answer?);
             }
         }
         Ok(answers)
     }
 
-    async fn send(&self, script: &Script, batch: &[(String, Vec<Value>)]) -> Vec<Result<Value, Error>> {
-        // The client sends what is asked at the same time in one go.
-        let calls = batch.iter().map(|(key, args)| {
-            self.client.evalsha::<Value, _, _, _>(script.sha1().clone(), key.as_str(), args.clone())
-        });
-        join_all(calls).await
-    }
-
-    /// Runs a script about gateways.
-    async fn about_members(
-        &self,
-        script: &Script,
-        keys: Vec<&str>,
-        args: Vec<Value>,
-    ) -> Result<Value, StoreError> {
-        let _room = self.room(1)?;
-        script.evalsha_with_reload(&self.client, keys, args).await.map_err(|error| store_error(&error))
-    }
-
     /// The contents of many hashes.
     async fn hashes(&self, keys: &[String]) -> Result<Vec<Vec<(Value, Value)>>, StoreError> {
-        let mut contents = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(BATCH) {
-            let _room = self.room(batch.len())?;
-            let pipeline = self.client.pipeline();
-            for key in batch {
-                let queued: Result<(), Error> = pipeline.hgetall(key.as_str()).await;
-                queued.map_err(|error| store_error(&error))?;
-            }
-            for result in pipeline.try_all::<Value>().await {
-                contents.push(pairs(result.map_err(|error| store_error(&error))?)?);
-            }
-        }
-        Ok(contents)
+        let calls: Vec<Call> =
+            keys.iter().map(|key| Call::command("HGETALL", key.clone(), Vec::new())).collect();
+        self.calls(&calls, HASHES).await?.into_iter().map(pairs).collect()
     }
 
     /// Removes what is no record.
     async fn tidy(&self, junk: Vec<(String, Vec<Value>)>) -> Result<(), StoreError> {
-        if junk.is_empty() {
-            return Ok(());
-        }
-        self.scripts(&self.scripts.tidy, junk).await.map(drop)
+        let call = |(key, args)| Call::script(Script::Tidy, vec![key], args).writes(is_not_zero);
+        let calls: Vec<Call> = junk.into_iter().map(call).collect();
+        self.calls(&calls, BATCH).await.map(drop)
     }
 
-    fn room(&self, commands: usize) -> Result<tokio::sync::SemaphorePermit<'_>, StoreError> {
+    fn room(&self, commands: usize) -> Result<SemaphorePermit<'_>, StoreError> {
         let commands = u32::try_from(commands).map_err(|_| StoreError::Busy)?;
         self.room.try_acquire_many(commands).map_err(|_| StoreError::Busy)
     }
@@ -251,7 +216,7 @@ impl Redis {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("free", &self.room.available_permits()).finish_non_exhaustive()
+        f.debug_struct("Redis").field("mode", &self.shared.settings.mode).finish_non_exhaustive()
     }
 }
 
@@ -266,7 +231,8 @@ impl Store for Redis {
         let lease = millis(lease).to_string();
         let hex = gateway.instance.to_string();
         let args = vec![bytes(&gateway.instance.0), row.into(), lease.into(), hex.into()];
-        let answer = self.about_members(&self.scripts.join, vec![ROWS, LEASES], args).await?;
+        let join = Call::script(Script::Join, member_keys(), args).writes(always);
+        let answer = self.call(&join).await?;
         let (now, stream, by): (String, String, String) = convert(answer)?;
         if !by.is_empty() {
             let by = Instance::parse(&by).ok_or_else(|| nonsense("no instance"))?;
@@ -285,30 +251,26 @@ impl Store for Redis {
     ) -> Result<Renewed, StoreError> {
         let numbers = [edges, services, millis(lease)].map(|number| number.to_string().into());
         let args = [bytes(&instance.0)].into_iter().chain(numbers).collect();
-        let answer = self.about_members(&self.scripts.renew, vec![ROWS, LEASES], args).await?;
+        let keys = vec![LEASES.to_owned(), ROWS.to_owned()];
+        let renew = Call::script(Script::Renew, keys, args).writes(always);
+        let answer = self.call(&renew).await?;
         let (now, known): (String, String) = convert(answer)?;
         Ok(Renewed { now: StoreTime(number(&now)?), known: known == "1" })
     }
 
     async fn leave(&self, instance: Instance) -> Result<(), StoreError> {
-        self.about_members(&self.scripts.leave, vec![LEASES], vec![bytes(&instance.0)]).await.map(drop)
+        let keys = vec![LEASES.to_owned()];
+        let leave = Call::script(Script::Leave, keys, vec![bytes(&instance.0)]).writes(is_not_zero);
+        self.call(&leave).await.map(drop)
     }
 
     async fn forget(&self, instance: Instance) -> Result<(), StoreError> {
-        let _room = self.room(2)?;
-        let pipeline = self.client.pipeline();
-        for key in [ROWS, LEASES] {
-            let queued: Result<(), Error> = pipeline.hdel(key, instance.0.as_slice()).await;
-            queued.map_err(|error| store_error(&error))?;
-        }
-        for result in pipeline.try_all::<Value>().await {
-            result.map_err(|error| store_error(&error))?;
-        }
-        Ok(())
+        let forget = |key: &str| Call::command("HDEL", key.to_owned(), vec![bytes(&instance.0)]);
+        self.calls(&[forget(ROWS), forget(LEASES)], BATCH).await.map(drop)
     }
 
     async fn members(&self) -> Result<Roster, StoreError> {
-        let answer = self.about_members(&self.scripts.members, vec![ROWS, LEASES], Vec::new()).await?;
+        let answer = self.call(&Call::script(Script::Members, member_keys(), Vec::new())).await?;
         let mut parts = answer.into_array().into_iter();
         let mut part = || parts.next().ok_or_else(|| nonsense("no list of gateways"));
         let now: String = convert(part()?)?;
@@ -348,10 +310,11 @@ impl Store for Redis {
                     ["0".into(), bytes(&edge.to_be_bytes()), bytes(&claim.encode())]
                 }
             });
-            (edge_key(*bucket), halves.into_iter().chain(changes).collect())
+            let args = halves.into_iter().chain(changes).collect();
+            Call::script(Script::Edges, vec![edge_key(*bucket)], args).writes(changed_edges)
         };
-        let calls = by_bucket.iter().map(call).collect();
-        let answers = self.scripts(&self.scripts.edges, calls).await?;
+        let calls: Vec<Call> = by_bucket.iter().map(call).collect();
+        let answers = self.calls(&calls, BATCH).await?;
         let mut outcomes = vec![EdgeOutcome::Done; writes.len()];
         for (at, answer) in by_bucket.values().zip(answers) {
             for (at, answer) in at.iter().zip(answer.into_array()) {
@@ -365,28 +328,15 @@ impl Store for Redis {
     }
 
     async fn edges(&self, edges: &[u64]) -> Result<Vec<Option<EdgeRecord>>, StoreError> {
-        let mut records = Vec::with_capacity(edges.len());
-        for batch in edges.chunks(BATCH) {
-            let _room = self.room(batch.len())?;
-            if let [edge] = batch {
-                let value: Result<Value, Error> =
-                    self.client.hget(edge_key(edge_bucket(*edge)), edge.to_be_bytes().as_slice()).await;
-                let value = value.map_err(|error| store_error(&error))?;
-                records.push(value.as_bytes().and_then(EdgeRecord::decode));
-                continue;
-            }
-            let pipeline = self.client.pipeline();
-            for edge in batch {
-                let queued: Result<(), Error> =
-                    pipeline.hget(edge_key(edge_bucket(*edge)), edge.to_be_bytes().as_slice()).await;
-                queued.map_err(|error| store_error(&error))?;
-            }
-            for result in pipeline.try_all::<Value>().await {
-                let value = result.map_err(|error| store_error(&error))?;
-                records.push(value.as_bytes().and_then(EdgeRecord::decode));
-            }
+        let read = |value: Value| value.as_bytes().and_then(EdgeRecord::decode);
+        let call = |edge: &u64| {
+            Call::command("HGET", edge_key(edge_bucket(*edge)), vec![bytes(&edge.to_be_bytes())])
+        };
+        if let [edge] = edges {
+            return Ok(vec![read(self.call(&call(edge)).await?)]);
         }
-        Ok(records)
+        let calls: Vec<Call> = edges.iter().map(call).collect();
+        Ok(self.calls(&calls, BATCH).await?.into_iter().map(read).collect())
     }
 
     async fn edge_buckets(&self, buckets: &[u16]) -> Result<Vec<EdgeBucket>, StoreError> {
@@ -409,10 +359,10 @@ impl Store for Redis {
                     ["0".into(), service_field(*service, claim.instance), bytes(&claim.encode())]
                 }
             });
-            (service_key(*bucket), changes.collect())
+            Call::script(Script::Services, vec![service_key(*bucket)], changes.collect()).writes(is_not_zero)
         };
-        let calls = by_bucket.iter().map(call).collect();
-        self.scripts(&self.scripts.services, calls).await.map(drop)
+        let calls: Vec<Call> = by_bucket.iter().map(call).collect();
+        self.calls(&calls, BATCH).await.map(drop)
     }
 
     async fn service_buckets(&self, buckets: &[u16]) -> Result<Vec<ServiceBucket>, StoreError> {
@@ -439,14 +389,19 @@ impl Store for Redis {
             let who = [bytes(&instance.0), stream.to_string().into()];
             let records =
                 edges.iter().flat_map(|(edge, record)| [bytes(&edge.to_be_bytes()), bytes(&record.encode())]);
-            (edge_key(*bucket), halves.into_iter().chain(who).chain(records).collect())
+            let args = halves.into_iter().chain(who).chain(records).collect();
+            Call::script(Script::Replace, vec![edge_key(*bucket)], args).writes(replaced)
         };
-        let answers = self.scripts(&self.scripts.replace, buckets.iter().map(call).collect()).await?;
+        let calls: Vec<Call> = buckets.iter().map(call).collect();
         let mut outcomes = Vec::new();
-        for (field, answer) in answers.into_iter().map(pairs).collect::<Result<Vec<_>, _>>()?.concat() {
-            let edge = field.as_bytes().and_then(|field| field.try_into().ok());
-            let edge = edge.map(u64::from_be_bytes).ok_or_else(|| nonsense("an ID that is none"))?;
-            outcomes.push((edge, outcome(answer.as_bytes().unwrap_or_default())?));
+        for answer in self.calls(&calls, HASHES).await? {
+            // The first says how much was changed.
+            let mut parts = answer.into_array().into_iter().skip(1);
+            while let Some((field, answer)) = parts.next().zip(parts.next()) {
+                let edge = field.as_bytes().and_then(|field| field.try_into().ok());
+                let edge = edge.map(u64::from_be_bytes).ok_or_else(|| nonsense("an ID that is none"))?;
+                outcomes.push((edge, outcome(answer.as_bytes().unwrap_or_default())?));
+            }
         }
         Ok(outcomes)
     }
@@ -462,26 +417,32 @@ impl Store for Redis {
             let records = services
                 .iter()
                 .flat_map(|(service, record)| [service_field(*service, instance), bytes(&record.encode())]);
-            (service_key(*bucket), who.into_iter().chain(records).collect())
+            let args = who.into_iter().chain(records).collect();
+            Call::script(Script::ReplaceServices, vec![service_key(*bucket)], args).writes(is_not_zero)
         };
-        let calls = buckets.iter().map(call).collect();
-        self.scripts(&self.scripts.replace_services, calls).await.map(drop)
+        let calls: Vec<Call> = buckets.iter().map(call).collect();
+        self.calls(&calls, HASHES).await.map(drop)
     }
 
     async fn leave_cuts(&self, instance: Instance, cuts: &[Cut]) -> Result<(), StoreError> {
         let limits = [CUTS.to_string().into(), CUTS_SECONDS.to_string().into()];
         let args = limits.into_iter().chain(cuts.iter().map(|cut| bytes(&cut.encode()))).collect();
-        self.scripts(&self.scripts.leave_cuts, vec![(cuts_key(instance), args)]).await.map(drop)
+        let leave = Call::script(Script::LeaveCuts, vec![cuts_key(instance)], args).writes(always);
+        self.call(&leave).await.map(drop)
     }
 
     async fn take_cuts(&self, instance: Instance) -> Result<Vec<Cut>, StoreError> {
-        let answers = self.scripts(&self.scripts.take_cuts, vec![(cuts_key(instance), Vec::new())]).await?;
-        let cuts = answers.into_iter().flat_map(Value::into_array);
+        let take = Call::script(Script::TakeCuts, vec![cuts_key(instance)], Vec::new()).writes(is_not_empty);
+        let cuts = self.call(&take).await?.into_array().into_iter();
         Ok(cuts.filter_map(|cut| Cut::decode(cut.as_bytes()?)).collect())
     }
 
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.servers.ping().await
+    }
+
     fn changes(&self) -> broadcast::Receiver<Change> {
-        self.changes.subscribe()
+        self.shared.changes.subscribe()
     }
 }
 
@@ -511,22 +472,27 @@ impl Redis {
     }
 }
 
-// === impl Scripts ===
+// === impl Shared ===
 
-impl Scripts {
-    fn new() -> Self {
-        Self {
-            edges: Script::from_lua(include_str!("redis/edges.lua")),
-            services: Script::from_lua(include_str!("redis/services.lua")),
-            replace: Script::from_lua(include_str!("redis/replace.lua")),
-            replace_services: Script::from_lua(include_str!("redis/replace_services.lua")),
-            leave_cuts: Script::from_lua(include_str!("redis/leave_cuts.lua")),
-            take_cuts: Script::from_lua(include_str!("redis/take_cuts.lua")),
-            tidy: Script::from_lua(include_str!("redis/tidy.lua")),
-            join: Script::from_lua(include_str!("redis/join.lua")),
-            renew: Script::from_lua(include_str!("redis/renew.lua")),
-            leave: Script::from_lua(include_str!("redis/leave.lua")),
-            members: Script::from_lua(include_str!("redis/members.lua")),
+impl Shared {
+    fn count(&self, which: impl Fn(&Counters) -> &AtomicU64) {
+        which(&self.counters).fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Says of one bucket after the other that it may have changed: a change that nobody heard of is found in five minutes, or in one minute
+/// where servers cannot tell of changes at all.
+async fn go_round(shared: Arc<Shared>) {
+    let mut steps = interval(ROUND_STEP);
+    steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let edges = (0..EDGE_BUCKETS).map(Change::Edges);
+    let mut round = edges.chain((0..SERVICE_BUCKETS).map(Change::Services)).cycle();
+    let all = usize::from(EDGE_BUCKETS) + usize::from(SERVICE_BUCKETS);
+    loop {
+        steps.tick().await;
+        let parts = if shared.deaf.load(Ordering::Relaxed) { ROUND_DEAF } else { ROUND };
+        for change in round.by_ref().take(all.div_ceil(parts)) {
+            let _ = shared.changes.send(change);
         }
     }
 }
@@ -540,36 +506,43 @@ fn group<W>(writes: &[W], bucket: impl Fn(&W) -> u16) -> BTreeMap<u16, Vec<usize
     groups
 }
 
-fn edge_key(bucket: u16) -> String {
-    format!("fr:e:{{{}}}", bucket % EDGE_BUCKETS)
-}
-
-fn service_key(bucket: u16) -> String {
-    format!("fr:s:{{{}}}", bucket % SERVICE_BUCKETS)
-}
-
-fn cuts_key(instance: Instance) -> String {
-    format!("fr:c:{{{instance}}}")
+fn member_keys() -> Vec<String> {
+    vec![ROWS.to_owned(), LEASES.to_owned()]
 }
 
 fn service_field(service: u64, instance: Instance) -> Value {
     bytes(&[service.to_be_bytes().as_slice(), &instance.0].concat())
 }
 
-/// What a change of this key is a change of.
-fn change(key: &str) -> Change {
-    let bucket = |rest: &str| rest.strip_prefix('{')?.strip_suffix('}')?.parse().ok();
-    match key.strip_prefix(PREFIX) {
-        Some(rest) if rest.starts_with("{g}") => Change::Members,
-        Some(rest) => {
-            let bucket = |kind| rest.strip_prefix(kind).and_then(bucket);
-            let edges = || bucket("e:").filter(|bucket| *bucket < EDGE_BUCKETS).map(Change::Edges);
-            let services = || bucket("s:").filter(|bucket| *bucket < SERVICE_BUCKETS).map(Change::Services);
-            let cuts = || Instance::parse(rest.strip_prefix("c:{")?.strip_suffix('}')?).map(Change::Cuts);
-            edges().or_else(services).or_else(cuts).unwrap_or(Change::Everything)
-        }
-        None => Change::Everything,
+/// Whether some edge was changed: not if all writes came too late.
+fn changed_edges(answer: &Value) -> bool {
+    let outcome = |outcome: &Value| outcome.as_bytes().and_then(|bytes| bytes.first().copied());
+    match answer {
+        Value::Array(outcomes) => outcomes.iter().any(|one| !matches!(outcome(one), Some(b'=' | b'l'))),
+        _ => false,
     }
+}
+
+/// Of a script that counts what it changes.
+fn is_not_zero(answer: &Value) -> bool {
+    answer.as_u64() != Some(0)
+}
+
+/// Of a script that says first how much it changed.
+fn replaced(answer: &Value) -> bool {
+    match answer {
+        Value::Array(parts) => parts.first().is_some_and(is_not_zero),
+        _ => false,
+    }
+}
+
+/// Of a script that gives what it removes.
+fn is_not_empty(answer: &Value) -> bool {
+    matches!(answer, Value::Array(parts) if !parts.is_empty())
+}
+
+fn always(_: &Value) -> bool {
+    true
 }
 
 fn outcome(answer: &[u8]) -> Result<EdgeOutcome, StoreError> {
@@ -617,32 +590,4 @@ fn convert<R: fred::types::FromValue>(value: Value) -> Result<R, StoreError> {
 
 fn nonsense(what: impl Into<String>) -> StoreError {
     StoreError::Nonsense(what.into())
-}
-
-fn is_unknown_script(result: &Result<Value, Error>) -> bool {
-    result.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT"))
-}
-
-/// What an error of the client means to us.
-fn store_error(error: &Error) -> StoreError {
-    let details = error.details();
-    let starts = |words: &[&str]| words.iter().any(|word| details.starts_with(word));
-    match error.kind() {
-        ErrorKind::Auth => StoreError::Denied(details.to_owned()),
-        _ if starts(&["NOAUTH", "WRONGPASS", "NOPERM", "ERR invalid password"]) => {
-            StoreError::Denied(details.to_owned())
-        }
-        _ if starts(&["OOM", "READONLY", "MISCONF", "NOREPLICAS"]) => {
-            StoreError::ReadOnly(details.to_owned())
-        }
-        ErrorKind::Backpressure => StoreError::Busy,
-        ErrorKind::IO
-        | ErrorKind::Timeout
-        | ErrorKind::Canceled
-        | ErrorKind::Cluster
-        | ErrorKind::Sentinel
-        | ErrorKind::Routing
-        | ErrorKind::Tls => StoreError::Unreachable(error.to_string()),
-        _ => StoreError::Nonsense(error.to_string()),
-    }
 }

@@ -1,9 +1,15 @@
-//! Every store keeps the same rules: the one in memory, and the one on a real Redis, alone and as a cluster.
+//! Every store keeps the same rules: the one in memory, and the one on a real Redis, alone, behind sentinels and as a cluster. And what
+//! becomes of the store on Redis when a server is in trouble.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod changes;
+mod cluster;
 mod rules;
+mod sentinel;
 mod server;
+mod tls;
+mod trouble;
 
 use frontier_atlas::store::Memory;
 
@@ -20,9 +26,15 @@ macro_rules! rules {
         mod redis {
             $(#[tokio::test]
             async fn $rule() {
-                let server = super::server::Server::start();
+                let server = super::server::Server::start(&[]);
                 super::rules::$rule(&server.connect().await).await;
             })*
+        }
+
+        /// All of them, on a store that takes long to start; `clear` empties it before each.
+        async fn every_rule(store: &impl frontier_atlas::store::Store, clear: impl Fn()) {
+            $(clear();
+            Box::pin(rules::$rule(store)).await;)*
         }
     };
 }

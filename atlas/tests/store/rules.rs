@@ -12,7 +12,7 @@ const LEASE: Duration = Duration::from_secs(4);
 const HERE: Instance = Instance([1; 16]);
 const THERE: Instance = Instance([2; 16]);
 /// Later than every epoch here.
-const HORIZON: StoreTime = StoreTime(1 << 40);
+pub(crate) const HORIZON: StoreTime = StoreTime(1 << 40);
 
 fn record(epoch: u64, instance: Instance, stream: u32) -> EdgeRecord {
     EdgeRecord { claim: Claim { epoch, instance }, stream, addr: "10.1.2.3:4567".parse().unwrap() }
@@ -32,13 +32,22 @@ async fn get(store: &impl Store, edge: u64) -> Option<EdgeRecord> {
     store.edges(&[edge]).await.unwrap()[0]
 }
 
-fn gateway(instance: Instance, name: &str, port: u16) -> Gateway {
+pub(crate) fn gateway(instance: Instance, name: &str, port: u16) -> Gateway {
     Gateway {
         instance,
         frontier_id: name.to_owned(),
         service_addr: format!("10.0.0.1:{port}"),
         edge_addr: format!("10.0.0.1:{}", port + 1),
     }
+}
+
+/// What an edge's record is after so many writes: no two edges have the same.
+pub(crate) fn record_of(edge: u64, epoch: u64) -> EdgeRecord {
+    record((epoch << 32) + edge, HERE, 1)
+}
+
+pub(crate) fn online(edge: u64, epoch: u64) -> EdgeWrite {
+    EdgeWrite::Online { edge, record: record_of(edge, epoch) }
 }
 
 /// The number of the link, or who superseded the instance.

@@ -1,5 +1,6 @@
 -- Writes changes of one bucket of edges; see `decide` in store.rs for the rule. KEYS: the bucket. ARGV: the horizon's epoch as two halves,
--- then for each change: 1 online or 0 offline, the field, the record or the claim.
+-- then for each change: 1 online or 0 offline, the field, the record or the claim. Gives for each: nothing if it was written, `=` if there
+-- was nothing to change, `r` and the record that gave way, `l` and the record that it lost to.
 -- Numbers are unpacked in halves: a double holds 53 bits. Strings are not compared by `<`: that goes by the locale.
 local result = {}
 for i = 3, #ARGV, 3 do
@@ -24,7 +25,7 @@ for i = 3, #ARGV, 3 do
           outcome = 'r' .. current
         elseif order < 0 then
           outcome = 'l' .. current
-        elseif struct.unpack('>I4', string.sub(new, 25, 28)) < c[7] then
+        elseif new == current or struct.unpack('>I4', string.sub(new, 25, 28)) < c[7] then
           outcome = '='
         end
       end
@@ -36,6 +37,8 @@ for i = 3, #ARGV, 3 do
     end
   elseif order and order >= 0 and string.sub(current, 9, 24) == string.sub(new, 9, 24) then
     redis.call('HDEL', KEYS[1], field)
+  else
+    outcome = '='
   end
   result[#result + 1] = outcome
 end

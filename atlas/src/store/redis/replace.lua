@@ -1,6 +1,7 @@
 -- What a gateway has in one bucket of edges is this and nothing else. KEYS: the bucket. ARGV: the horizon's epoch as two halves, the
 -- instance, the number of its link, then field and record of each edge. Removes what else this link or an earlier one wrote, and writes the rest
--- as edges.lua does. Gives field and outcome of what did not simply come about.
+-- as edges.lua does. Gives how much was changed, then field and outcome of what did not simply come about.
+local changed = 0
 local keep = {}
 for i = 5, #ARGV, 2 do
   keep[ARGV[i]] = true
@@ -13,10 +14,10 @@ for i = 1, #all, 2 do
   if keep[field] then
     records[field] = record
   elseif #record >= 28 and string.sub(record, 9, 24) == ARGV[3] and struct.unpack('>I4', string.sub(record, 25, 28)) <= stream then
-    redis.call('HDEL', KEYS[1], field)
+    changed = changed + redis.call('HDEL', KEYS[1], field)
   end
 end
-local result = {}
+local result = { 0 }
 for i = 5, #ARGV, 2 do
   local field, new = ARGV[i], ARGV[i + 1]
   local current = records[field]
@@ -47,10 +48,12 @@ for i = 5, #ARGV, 2 do
   local kind = string.sub(outcome, 1, 1)
   if outcome == '' or kind == 'r' then
     redis.call('HSET', KEYS[1], field, new)
+    changed = changed + 1
   end
   if kind == 'r' or kind == 'l' then
     result[#result + 1] = field
     result[#result + 1] = outcome
   end
 end
+result[1] = changed
 return result

@@ -1,5 +1,7 @@
 -- What a gateway has in one bucket of services is this and nothing else. KEYS: the bucket. ARGV: the instance, the number of its link,
--- then field and record of each. A field belongs to one gateway: it is compared only with its own earlier records.
+-- then field and record of each. A field belongs to one gateway: it is compared only with its own earlier records. Gives how much was
+-- changed.
+local changed = 0
 local keep = {}
 for i = 3, #ARGV, 2 do
   keep[ARGV[i]] = ARGV[i + 1]
@@ -18,11 +20,12 @@ for i = 1, #all, 2 do
         keep[field] = nil
       end
     elseif not later then
-      redis.call('HDEL', KEYS[1], field)
+      changed = changed + redis.call('HDEL', KEYS[1], field)
     end
   end
 end
 for field, record in pairs(keep) do
   redis.call('HSET', KEYS[1], field, record)
+  changed = changed + 1
 end
-return '1'
+return changed

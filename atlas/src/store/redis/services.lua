@@ -1,5 +1,6 @@
 -- Writes changes of one bucket of services. KEYS: the bucket. ARGV for each change: 1 online or 0 offline, the field, the record or the
--- claim. A field belongs to one gateway, so a claim is compared only with its own earlier ones.
+-- claim. A field belongs to one gateway, so a claim is compared only with its own earlier ones. Gives how many were changed.
+local changed = 0
 for i = 1, #ARGV, 3 do
   local field, new = ARGV[i + 1], ARGV[i + 2]
   local current = redis.call('HGET', KEYS[1], field)
@@ -13,11 +14,12 @@ for i = 1, #ARGV, 3 do
     end
   end
   if order >= 0 then
-    if ARGV[i] == '1' then
+    if ARGV[i] == '0' then
+      changed = changed + redis.call('HDEL', KEYS[1], field)
+    elseif new ~= current then
       redis.call('HSET', KEYS[1], field, new)
-    else
-      redis.call('HDEL', KEYS[1], field)
+      changed = changed + 1
     end
   end
 end
-return #ARGV / 3
+return changed
