@@ -9,7 +9,6 @@
 //! What a gateway wrote before it was lost is not removed at once: whoever reads hides records of gateways without a lease
 //! ([`Roster::lives`]), and a sweeper removes them later.
 
-pub mod measured;
 pub mod memory;
 pub mod redis;
 
@@ -19,7 +18,6 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-pub use self::measured::Measured;
 pub use self::memory::Memory;
 pub use self::redis::Redis;
 use crate::record::{Claim, EdgeRecord, Instance, ServiceRecord, StoreTime};
@@ -48,9 +46,6 @@ pub enum StoreError {
 // === impl StoreError ===
 
 impl StoreError {
-    /// What [`kind`](Self::kind) may be.
-    pub const KINDS: [&'static str; 5] = ["unreachable", "busy", "read_only", "denied", "nonsense"];
-
     /// For metrics and status codes.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -225,7 +220,7 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Joined, StoreError>> + Send;
 
-    /// Extends a lease, also one that is over, but none of a gateway that is superseded.
+    /// Extends a lease, also one that is over, but none of a gateway that is superseded or has left.
     fn renew(
         &self,
         instance: Instance,
@@ -234,8 +229,9 @@ pub trait Store: Send + Sync + 'static {
         lease: Duration,
     ) -> impl Future<Output = Result<Renewed, StoreError>> + Send;
 
-    /// Ends a lease: what the gateway had is not there from now on.
-    fn leave(&self, instance: Instance) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Ends a lease for good: what the gateway had is not there from now on, and it is not until it joins again. If this is not its newest
+    /// link nothing happens: a gateway that moves to another atlas gives up the old link, which may look as if it left.
+    fn leave(&self, instance: Instance, stream: u32) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Forgets a gateway, after everything it had was removed.
     fn forget(&self, instance: Instance) -> impl Future<Output = Result<(), StoreError>> + Send;

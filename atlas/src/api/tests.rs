@@ -30,7 +30,7 @@ async fn cluster() -> Cluster<Memory> {
         };
         store.join(&gateway, LEASE).await.unwrap();
     }
-    store.leave(GONE).await.unwrap();
+    store.leave(GONE, 1).await.unwrap();
     store.renew(ONE, 6, 1, LEASE).await.unwrap();
     store.renew(TWO, 4, 1, LEASE).await.unwrap();
     let claim = |instance| Claim { epoch: StoreTime(1_700_000_000_123).epoch(), instance };

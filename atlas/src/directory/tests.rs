@@ -32,7 +32,7 @@ async fn gateways_with_one_name_are_told_apart() {
     let directory = directory().await;
     let names: Vec<_> = directory.gateways().await.unwrap().into_iter().map(|one| one.frontier_id).collect();
     assert_eq!(names, ["same-01010101", "same-2f2f2f2f"]);
-    directory.store.leave(TWO).await.unwrap();
+    directory.store.leave(TWO, 1).await.unwrap();
     tokio::time::advance(ROSTER_AGE).await;
     let names: Vec<_> = directory.gateways().await.unwrap().into_iter().map(|one| one.frontier_id).collect();
     assert_eq!(names, ["same"]);

@@ -199,7 +199,7 @@ impl<S: Store> Session<'_, S> {
             let kind = match message {
                 // The gateway has ended its side: it takes its leave.
                 None => {
-                    self.links.store.leave(self.link.instance).await?;
+                    self.links.store.leave(self.link.instance, self.link.stream).await?;
                     return Ok(());
                 }
                 Some(Err(_)) => return Err(LinkError::Broken),

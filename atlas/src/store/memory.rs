@@ -40,6 +40,12 @@ impl Memory {
     #[must_use]
     pub fn new() -> Self {
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::starting_at(StoreTime(millis(unix)))
+    }
+
+    /// An empty one whose clock shows this now.
+    #[must_use]
+    pub fn starting_at(origin: StoreTime) -> Self {
         let state = State {
             members: BTreeMap::new(),
             edges: vec![BTreeMap::new(); usize::from(EDGE_BUCKETS)],
@@ -47,7 +53,7 @@ impl Memory {
             cuts: BTreeMap::new(),
         };
         Self {
-            origin: StoreTime(millis(unix)),
+            origin,
             start: Instant::now(),
             state: Mutex::new(state),
             // Nobody else can change anything here.
@@ -106,7 +112,8 @@ impl Store for Memory {
     ) -> Result<Renewed, StoreError> {
         let now = self.now();
         let mut state = self.state.lock();
-        let member = state.members.get_mut(&instance).filter(|member| member.superseded_by.is_none());
+        let member = state.members.get_mut(&instance);
+        let member = member.filter(|member| member.superseded_by.is_none() && member.lease > StoreTime(0));
         let Some(member) = member else { return Ok(Renewed { now, known: false }) };
         member.lease = now.after(millis(lease));
         member.edges = edges;
@@ -114,10 +121,10 @@ impl Store for Memory {
         Ok(Renewed { now, known: true })
     }
 
-    async fn leave(&self, instance: Instance) -> Result<(), StoreError> {
-        let now = self.now();
-        if let Some(member) = self.state.lock().members.get_mut(&instance) {
-            member.lease = member.lease.min(now);
+    async fn leave(&self, instance: Instance, stream: u32) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if let Some(member) = state.members.get_mut(&instance).filter(|member| member.stream == stream) {
+            member.lease = StoreTime(0);
         }
         Ok(())
     }

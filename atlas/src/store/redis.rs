@@ -258,9 +258,10 @@ impl Store for Redis {
         Ok(Renewed { now: StoreTime(number(&now)?), known: known == "1" })
     }
 
-    async fn leave(&self, instance: Instance) -> Result<(), StoreError> {
+    async fn leave(&self, instance: Instance, stream: u32) -> Result<(), StoreError> {
         let keys = vec![LEASES.to_owned()];
-        let leave = Call::script(Script::Leave, keys, vec![bytes(&instance.0)]).writes(is_not_zero);
+        let args = vec![bytes(&instance.0), stream.to_string().into()];
+        let leave = Call::script(Script::Leave, keys, args).writes(is_not_zero);
         self.call(&leave).await.map(drop)
     }
 

@@ -112,7 +112,7 @@ async fn a_watcher_has_what_there_is_and_then_what_changes() {
     assert_eq!((client.edges.len(), client.edges[&3], client.edges[&9_000]), (5_000, 8, 8));
     assert!(!client.edges.contains_key(&4) && client.frontiers.len() == 2);
     // A gateway that is gone takes its edges with it.
-    scene.store.leave(ONE).await.unwrap();
+    scene.store.leave(ONE, 1).await.unwrap();
     client.follow(&mut watcher).await;
     assert_eq!(client.edges.keys().copied().collect::<Vec<_>>(), [3, 9_000]);
     assert!(client.frontiers.contains("two") && client.frontiers.len() == 1);

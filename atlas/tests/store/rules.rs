@@ -126,9 +126,14 @@ pub(crate) async fn a_lease_ends_unless_it_is_renewed(store: &impl Store) {
     let member = roster.living(HERE).unwrap();
     assert_eq!((member.lease, member.edges, member.services), (renewed.now.after(60_000), 10, 2));
     assert_eq!((member.stream, &member.gateway), (1, &gateway(HERE, "g", 1)));
-    store.leave(HERE).await.unwrap();
+    // An older link than its newest has nothing to end.
+    store.leave(HERE, 7).await.unwrap();
+    assert!(store.members().await.unwrap().lives(HERE));
+    store.leave(HERE, 1).await.unwrap();
     let roster = store.members().await.unwrap();
     assert!(!roster.lives(HERE) && roster.members.contains_key(&HERE));
+    assert!(!store.renew(HERE, 10, 2, LEASE).await.unwrap().known, "a renewal that was on its way");
+    assert_eq!(join(store, HERE, 1).await.unwrap(), Ok(2));
     store.forget(HERE).await.unwrap();
     assert_eq!(store.members().await.unwrap().members.len(), 0);
 }
@@ -141,6 +146,11 @@ pub(crate) async fn a_gateway_that_starts_again_takes_over_from_its_earlier_life
     assert!(roster.lives(THERE) && !roster.lives(HERE));
     assert_eq!(roster.members[&HERE].superseded_by, Some(THERE));
     assert_eq!(roster.members[&THERE].superseded_by, None);
+}
+
+/// A lease ends as if nobody had renewed it.
+async fn over(store: &impl Store, instance: Instance) {
+    assert!(store.renew(instance, 0, 0, Duration::ZERO).await.unwrap().known);
 }
 
 pub(crate) async fn who_is_superseded_stays_away_while_its_successor_lives(store: &impl Store) {
@@ -158,7 +168,7 @@ pub(crate) async fn who_is_superseded_stays_away_while_its_successor_lives(store
     join(store, third, 1).await.unwrap().unwrap();
     assert_eq!(join(store, HERE, 1).await.unwrap(), Err(third));
     assert_eq!(join(store, THERE, 1).await.unwrap(), Err(third));
-    store.leave(third).await.unwrap();
+    over(store, third).await;
     assert!(!store.renew(HERE, 1, 1, LEASE).await.unwrap().known);
     assert_eq!(join(store, HERE, 1).await.unwrap(), Ok(2));
     assert!(store.renew(HERE, 1, 1, LEASE).await.unwrap().known);
@@ -171,14 +181,14 @@ pub(crate) async fn who_is_superseded_stays_away_while_its_successor_lives(store
 
 pub(crate) async fn a_lease_that_is_over_comes_back_by_a_renewal_unless_superseded(store: &impl Store) {
     join(store, HERE, 1).await.unwrap().unwrap();
-    store.leave(HERE).await.unwrap();
+    over(store, HERE).await;
     assert!(!store.members().await.unwrap().lives(HERE));
     assert!(store.renew(HERE, 3, 1, LEASE).await.unwrap().known);
     assert!(store.members().await.unwrap().lives(HERE));
     // Over, then superseded, and the successor is gone as well: what it had may have been taken, so it joins again.
-    store.leave(HERE).await.unwrap();
+    over(store, HERE).await;
     join(store, THERE, 1).await.unwrap().unwrap();
-    store.leave(THERE).await.unwrap();
+    over(store, THERE).await;
     assert!(!store.renew(HERE, 3, 1, LEASE).await.unwrap().known);
     assert!(store.renew(THERE, 3, 1, LEASE).await.unwrap().known);
 }
@@ -192,7 +202,7 @@ pub(crate) async fn gateways_with_one_name_and_other_addresses_live_beside_each_
 
 pub(crate) async fn who_is_not_known_is_told_so(store: &impl Store) {
     assert!(!store.renew(HERE, 0, 0, LEASE).await.unwrap().known);
-    store.leave(HERE).await.unwrap();
+    store.leave(HERE, 1).await.unwrap();
     store.forget(HERE).await.unwrap();
     assert_eq!(get(store, 7).await, None);
 }

@@ -1,10 +1,8 @@
--- Ends a lease. KEYS: leases. ARGV: instance. Gives whether there was one.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Ends a lease for good. KEYS: leases. ARGV: instance, number of its link. Gives whether that was its newest.
 local lease = redis.call('HGET', KEYS[1], ARGV[1])
-local over, rest = string.match(lease or '', '^(%d+)( .*)$')
-if over and tonumber(over) > now then
-  redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now) .. rest)
-  return 1
+local stream, rest = string.match(lease or '', '^%d+ (%d+)( .*)$')
+if stream ~= ARGV[2] then
+  return 0
 end
-return 0
+redis.call('HSET', KEYS[1], ARGV[1], '0 ' .. stream .. rest)
+return 1
