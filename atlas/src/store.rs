@@ -9,6 +9,7 @@
 //! What a gateway wrote before it was lost is not removed at once: whoever reads hides records of gateways without a lease
 //! ([`Roster::lives`]), and a sweeper removes them later.
 
+pub mod measured;
 pub mod memory;
 pub mod redis;
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
+pub use self::measured::Measured;
 pub use self::memory::Memory;
 pub use self::redis::Redis;
 use crate::record::{Claim, EdgeRecord, Instance, ServiceRecord, StoreTime};
@@ -46,6 +48,9 @@ pub enum StoreError {
 // === impl StoreError ===
 
 impl StoreError {
+    /// What [`kind`](Self::kind) may be.
+    pub const KINDS: [&'static str; 5] = ["unreachable", "busy", "read_only", "denied", "nonsense"];
+
     /// For metrics and status codes.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
