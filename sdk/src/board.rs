@@ -1,17 +1,12 @@
-//! What the links of a client report about themselves, and the one state the user sees.
+//! What the links to one gateway report about themselves, and the one state that comes of it.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
+use crate::{error::ConnectError, state::State};
 use parking_lot::Mutex;
-use tokio::sync::watch;
-
-use crate::{
-    error::ConnectError,
-    state::{State, StateWatch},
-};
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -19,18 +14,13 @@ pub(crate) struct Board {
     links: Mutex<Vec<State>>,
     /// A bit for each link that is connected.
     connected: AtomicU64,
-    seen: watch::Sender<State>,
 }
 
 // === impl Board ===
 
 impl Board {
     pub(crate) fn new() -> Self {
-        Self {
-            links: Mutex::default(),
-            connected: AtomicU64::new(0),
-            seen: watch::Sender::new(State::Connecting),
-        }
+        Self { links: Mutex::default(), connected: AtomicU64::new(0) }
     }
 
     /// Another link; returns its index.
@@ -49,18 +39,14 @@ impl Board {
         } else {
             self.connected.fetch_and(!bit, Ordering::Relaxed);
         }
-        let Some(slot) = links.get_mut(link) else { return };
-        *slot = state;
-        let seen = overall(&links);
-        // Under the lock: two links must not publish in the wrong order.
-        self.seen.send_if_modified(|before| {
-            // Links of a pool come up one by one; the user sees one client, which was ready before.
-            let differs = !before.is_same(&seen);
-            if differs {
-                *before = seen;
-            }
-            differs
-        });
+        if let Some(slot) = links.get_mut(link) {
+            *slot = state;
+        }
+    }
+
+    /// Whether a link is connected.
+    pub(crate) fn is_connected(&self, link: usize) -> bool {
+        self.connected.load(Ordering::Relaxed) & (1 << link.min(63)) != 0
     }
 
     /// ID and epoch of a link's session, while it has one.
@@ -69,11 +55,7 @@ impl Board {
     }
 
     pub(crate) fn current(&self) -> State {
-        self.seen.borrow().clone()
-    }
-
-    pub(crate) fn watch(&self) -> StateWatch {
-        StateWatch::new(self.seen.subscribe())
+        overall(&self.links.lock()).unwrap_or(State::Connecting)
     }
 
     /// Which of `links` links shall carry what belongs to `key`: always the same one while the same are connected; one of all, if none is.
@@ -90,17 +72,18 @@ impl Board {
             .unwrap_or(0)
     }
 
-    /// The client is over.
+    /// The gateway is over.
     pub(crate) fn close(&self, reason: &Arc<ConnectError>) {
-        for state in &mut *self.links.lock() {
+        let mut links = self.links.lock();
+        self.connected.store(0, Ordering::Relaxed);
+        for state in links.iter_mut().filter(|state| !state.is_closed()) {
             *state = State::Closed { reason: reason.clone() };
         }
-        self.seen.send_replace(State::Closed { reason: reason.clone() });
     }
 }
 
-/// A client is ready if one of its links is, and closed if all are.
-fn overall(links: &[State]) -> State {
+/// A gateway is ready if one of its links is, and closed if all are; and so is a client by its gateways. `None` if there are none.
+pub(crate) fn overall(links: &[State]) -> Option<State> {
     let rank = |state: &&State| match state {
         State::Ready { .. } => 0,
         State::Draining { .. } => 1,
@@ -108,7 +91,7 @@ fn overall(links: &[State]) -> State {
         State::Connecting => 3,
         State::Closed { .. } => 4,
     };
-    links.iter().min_by_key(rank).cloned().unwrap_or(State::Connecting)
+    links.iter().min_by_key(rank).cloned()
 }
 
 /// Spreads the bits of a number (the finisher of splitmix64).
@@ -123,21 +106,6 @@ mod tests {
     use super::*;
 
     const READY: State = State::Ready { id: 1, epoch: 1 };
-
-    #[tokio::test]
-    async fn more_links_of_a_ready_client_are_no_change() {
-        let board = Board::new();
-        board.add();
-        board.add();
-        board.set(0, READY);
-        let mut watch = board.watch();
-        board.set(1, READY);
-        board.set(1, lost());
-        board.set(1, READY);
-        board.set(0, State::Draining { id: 1, epoch: 1 });
-        board.set(1, State::Draining { id: 1, epoch: 1 });
-        assert!(matches!(watch.changed().await, Some(State::Draining { .. })));
-    }
 
     fn lost() -> State {
         State::Reconnecting { attempt: 1, error: Arc::new(ConnectError::Closed) }

@@ -371,7 +371,7 @@ macro_rules! common_methods {
         /// ```
         #[must_use]
         pub fn state(&self) -> crate::State {
-            self.client.shared.board.current()
+            self.client.shared.state()
         }
 
         /// Follows the state of the connection. Does not keep the client open.
@@ -387,7 +387,7 @@ macro_rules! common_methods {
         /// ```
         #[must_use]
         pub fn watch(&self) -> crate::StateWatch {
-            self.client.shared.board.watch()
+            self.client.shared.watch()
         }
 
         /// Closes the client, whoever else still has a handle: nothing new is started, what is under way may finish within the `close_timeout`,

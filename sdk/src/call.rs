@@ -292,35 +292,36 @@ impl Draft {
     }
 
     async fn send(self, kind: SendKind) -> Result<Reply> {
-        let (head, order, key) = (self.head()?, self.order(), self.edge);
-        let deadline = deadline(self.timeout);
-        let (promise, answer) = promise();
-        let send = Box::new(Outgoing { kind, head, body: self.body, deadline, order, promise });
+        let (head, order) = (self.head()?, self.order());
+        let Self { via, edge, body, timeout, .. } = self;
+        let deadline = deadline(timeout);
         // The handle is held until the answer is there: a client is not closed under somebody who waits.
-        let _slot = match &self.via {
+        match &via {
             Via::Session(client) => {
-                client.submit(Op::Send(send), key, deadline).await?;
-                None
+                let op = |promise, (head, body)| {
+                    Op::Send(Box::new(Outgoing { kind, head, body, deadline, order, promise }))
+                };
+                client.carry(edge, (head, body), op, deadline).await
             }
             Via::Stream(_, stream) => {
+                let (promise, answer) = promise();
+                let send = Box::new(Outgoing { kind, head, body, deadline, order, promise });
                 let slot = timeout_at(deadline, stream.slots.acquire()).await;
-                let slot = slot.map_err(|_| Error::deadline())?.ok();
+                let _slot = slot.map_err(|_| Error::deadline())?.ok();
                 if !stream.mailbox.push(Note::StreamOp(stream.id, send)) {
                     return Err(Error::session_closed("the stream is over"));
                 }
-                slot
+                timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
             }
-        };
-        timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
+        }
     }
 
     async fn open(self) -> Result<Stream> {
         let head = self.head()?;
         let deadline = deadline(self.timeout);
-        let (promise, answer) = promise();
         let (Via::Session(client) | Via::Stream(client, _)) = self.via;
-        client.submit(Op::Open(Open { head, deadline, promise }), self.edge, deadline).await?;
-        let handle = timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))?;
+        let op = |promise, head| Op::Open(Open { head, deadline, promise });
+        let handle = client.carry(self.edge, head, op, deadline).await?;
         Ok(Stream::new(handle, client))
     }
 }

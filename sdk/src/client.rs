@@ -1,7 +1,7 @@
 //! What edges and services have in common: the state shared by handles, links and sessions.
 //!
 //! ```text
-//!  Edge, Service, Stream ──▶ Client ──▶ Shared ◀── links (a task each) ──▶ sessions
+//!  Edge, Service, Stream ──▶ Client ──▶ Shared ◀── sites ◀── links (a task each) ──▶ sessions
 //!        handles               │          handlers, queues, state
 //!                              └─ the last one dropped: `closing` is cancelled, links leave, tasks end
 //! ```
@@ -10,49 +10,42 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use frontier_wire::native::{
-    hello::{InstanceId, Role, is_reserved},
-    presence,
-};
+use frontier_wire::native::hello::{InstanceId, is_reserved};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     runtime,
-    sync::{
-        Semaphore, SemaphorePermit,
-        mpsc::{self, error::TrySendError},
-        oneshot,
-    },
-    time::{Instant, timeout, timeout_at},
+    sync::{Semaphore, watch},
+    time::{timeout, timeout_at},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::{
     address::Address,
-    board::Board,
+    board::overall,
     budget::Budget,
-    dialogue::{Delivery, Host},
     error::{ConnectError, Error, ErrorCode, Result},
-    handler::{Dispatcher, Handler, Handlers, Job},
-    link::Link,
+    handler::{Dispatcher, Handlers},
     message::Message,
-    op::{NameLists, Names, Op, SendKind, deadline},
-    options::{Options, POOL_MAX, Pool},
-    presence::Events,
+    op::{Op, deadline},
+    options::Options,
+    presence::{EdgeInfo, Events},
     promise::promise,
     queue::Queue,
     random::Random,
-    request::{Peer, Request},
-    state::State,
+    site::{Live, Site},
+    state::{State, StateWatch},
     stream::Offer,
     transport::Dialer,
 };
@@ -76,32 +69,34 @@ pub(crate) struct Shared {
     pub(crate) handlers: Handlers,
     pub(crate) topics: Mutex<BTreeSet<Arc<str>>>,
     /// Changes of what is offered go one after the other: the outcome of one decides whether the next has anything to do.
-    names_turn: Semaphore,
+    pub(crate) names_turn: Semaphore,
+    /// How often what is offered has changed.
+    pub(crate) revision: Mutex<u64>,
     pub(crate) messages: Queue<Message>,
     pub(crate) offers: Queue<Offer>,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) events: Arc<Events>,
     pub(crate) budget: Budget,
-    pub(crate) board: Board,
     /// Cancelled when the client closes.
     pub(crate) closing: CancellationToken,
-    /// Which address the first link is connected to: a pool stays together.
-    pub(crate) home: AtomicUsize,
-    /// The ID of the last session, 0 before the first.
+    /// The ID of the last session, 0 before the first; in a cluster the first ID that was given.
     last_id: AtomicU64,
+    /// Whoever holds it is asking the first gateway of a cluster for an ID.
+    pub(crate) first_id: Semaphore,
     /// The newest resume ticket.
     pub(crate) ticket: Mutex<Bytes>,
     tasks: TaskTracker,
-    pub(crate) runtime: runtime::Handle,
-    links: RwLock<Vec<mpsc::Sender<Op>>>,
-}
-
-/// What became of an operation handed to a link.
-enum Submit {
-    Done,
-    Closed,
-    /// The link and the operation, to wait with.
-    Full(Box<(mpsc::Sender<Op>, Op)>),
+    runtime: runtime::Handle,
+    /// The gateways: one, or those of a cluster.
+    sites: RwLock<Vec<Weak<Site>>>,
+    /// What the user sees of them together.
+    seen: watch::Sender<State>,
+    /// The state while there is no gateway at all.
+    without: Mutex<State>,
+    /// Told when a gateway has come or gone, or one of its links has changed its state.
+    pulse: watch::Sender<()>,
+    #[cfg(feature = "cluster")]
+    pub(crate) cluster: Option<Cluster>,
 }
 
 // === impl Client ===
@@ -110,115 +105,49 @@ impl Client {
     /// Starts a client and waits for its first connection; with `wait` false it is made in the background.
     pub(crate) async fn start(options: Options, wait: bool) -> Result<Self, ConnectError> {
         options.check()?;
+        #[cfg(feature = "cluster")]
+        if options.atlas.is_some() {
+            return Self::start_cluster(options, wait).await;
+        }
         let addresses = Address::parse_all(&options.addresses)?;
-        let shared = Arc::new(Shared::new(options));
-        let client = Self { shared: shared.clone(), _open: Arc::new(shared.closing.clone().drop_guard()) };
-        let first = shared.add_link(addresses, wait);
+        let client = Self::new(Shared::new(options));
+        let site = Site::new(client.shared.clone(), 0, addresses);
+        client.shared.set_sites(std::iter::once(&site));
+        let first = site.start(wait);
         if wait {
             first.await.unwrap_or(Err(ConnectError::Closed))?;
         }
         Ok(client)
     }
 
-    /// Hands an operation to the link for `key`, waiting for room until the deadline.
-    pub(crate) async fn submit(&self, op: Op, key: u64, deadline: Instant) -> Result<()> {
-        let (link, op) = match self.shared.try_submit(op, key) {
-            Submit::Done => return Ok(()),
-            Submit::Closed => return Err(self.shared.closed_error()),
-            Submit::Full(full) => *full,
-        };
-        match timeout_at(deadline, link.send(op)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(self.shared.closed_error()),
-            Err(_) => Err(Error::deadline()),
-        }
+    pub(crate) fn new(shared: Shared) -> Self {
+        let shared = Arc::new(shared);
+        let open = Arc::new(shared.closing.clone().drop_guard());
+        Self { shared, _open: open }
     }
 
-    /// Offers a method; on failure it is not offered.
-    pub(crate) async fn register(&self, method: &str, handler: Handler) -> Result<()> {
+    /// Who is online.
+    pub(crate) async fn presence(&self) -> Result<Vec<EdgeInfo>> {
         let deadline = deadline(self.shared.options.call_timeout);
-        let _turn = self.shared.names_turn(deadline).await?;
-        let before = self.shared.handlers.insert(method, handler);
-        let replaced = before.is_some();
-        // Handlers may hold handles: what was replaced must not be dropped later than it has to.
-        drop(before);
-        if replaced {
-            return Ok(());
+        #[cfg(feature = "cluster")]
+        if self.shared.is_cluster() {
+            return self.shared.presence_everywhere(deadline).await;
         }
-        let outcome = self.names(true, Some(method), None, deadline).await;
-        if outcome.is_err() {
-            self.shared.handlers.remove(method);
-            // Some gateway connections of a pool may have taken it.
-            let _ = self.names(false, Some(method), None, deadline).await;
-        }
-        outcome
+        let (promise, answer) = promise();
+        self.shared.only_site()?.submit(Op::Presence { promise }, 0, deadline).await?;
+        timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
     }
 
-    pub(crate) async fn unregister(&self, method: &str) -> Result<()> {
+    /// The epoch of an edge's session, 0 if it has none.
+    pub(crate) async fn locate(&self, edge: u64) -> Result<u64> {
         let deadline = deadline(self.shared.options.call_timeout);
-        let _turn = self.shared.names_turn(deadline).await?;
-        match self.shared.handlers.remove(method) {
-            Some(_) => self.names(false, Some(method), None, deadline).await,
-            None => Ok(()),
+        #[cfg(feature = "cluster")]
+        if self.shared.is_cluster() {
+            return self.shared.locate_everywhere(edge, deadline).await;
         }
-    }
-
-    pub(crate) async fn subscribe(&self, topic: &str) -> Result<()> {
-        check_topic(topic)?;
-        let deadline = deadline(self.shared.options.call_timeout);
-        let _turn = self.shared.names_turn(deadline).await?;
-        if !self.shared.topics.lock().insert(topic.into()) {
-            return Ok(());
-        }
-        let outcome = self.names(true, None, Some(topic), deadline).await;
-        if outcome.is_err() {
-            self.shared.topics.lock().remove(topic);
-            let _ = self.names(false, None, Some(topic), deadline).await;
-        }
-        outcome
-    }
-
-    pub(crate) async fn unsubscribe(&self, topic: &str) -> Result<()> {
-        let deadline = deadline(self.shared.options.call_timeout);
-        let _turn = self.shared.names_turn(deadline).await?;
-        if !self.shared.topics.lock().remove(topic) {
-            return Ok(());
-        }
-        self.names(false, None, Some(topic), deadline).await
-    }
-
-    /// Offers methods and topics on all links, or no longer.
-    async fn names(
-        &self,
-        register: bool,
-        method: Option<&str>,
-        topic: Option<&str>,
-        deadline: Instant,
-    ) -> Result<()> {
-        let links = self.shared.links.read().clone();
-        let mut answers = Vec::with_capacity(links.len());
-        for link in links {
-            let (promise, answer) = promise();
-            let lists = NameLists {
-                methods: method.map(Into::into).into_iter().collect(),
-                topics: topic.map(Into::into).into_iter().collect(),
-            };
-            let names = Op::Names(Names { register, lists, promise });
-            match timeout_at(deadline, link.send(names)).await {
-                Ok(Ok(())) => answers.push(answer),
-                Ok(Err(_)) => return Err(self.shared.closed_error()),
-                Err(_) => return Err(Error::deadline()),
-            }
-        }
-        for answer in answers {
-            match timeout_at(deadline, answer).await {
-                // A session that ended took the names along: the next one says them in its Hello.
-                Ok(Err(error)) if error.code() == ErrorCode::SessionClosed && !self.shared.is_closed() => {}
-                Ok(outcome) => drop(outcome?),
-                Err(_) => return Err(Error::deadline()),
-            }
-        }
-        Ok(())
+        let (promise, answer) = promise();
+        self.shared.only_site()?.submit(Op::Locate { edge, promise }, edge, deadline).await?;
+        timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
     }
 
     /// Closes the client and waits until its tasks have ended; for handlers that go on and on, not longer than leaving may take.
@@ -232,7 +161,7 @@ impl Client {
 // === impl Shared ===
 
 impl Shared {
-    fn new(options: Options) -> Self {
+    pub(crate) fn new(options: Options) -> Self {
         let runtime = runtime::Handle::current();
         let tasks = TaskTracker::new();
         let backlog = options.max_in_flight;
@@ -252,118 +181,139 @@ impl Shared {
             handlers,
             topics: Mutex::new(options.topics.iter().map(|topic| topic.as_str().into()).collect()),
             names_turn: Semaphore::new(1),
+            revision: Mutex::new(0),
             messages: Queue::new(options.message_queue),
             offers: Queue::new(options.stream_backlog),
             dispatcher: Arc::new(dispatcher),
             events: Arc::default(),
             budget: Budget::new(options.max_inbound_bytes),
-            board: Board::new(),
             closing: CancellationToken::new(),
-            home: AtomicUsize::new(0),
             last_id: AtomicU64::new(0),
+            first_id: Semaphore::new(1),
             ticket: Mutex::new(Bytes::clone(&options.ticket)),
             tasks,
             runtime,
-            links: RwLock::default(),
+            sites: RwLock::default(),
+            seen: watch::Sender::new(State::Connecting),
+            without: Mutex::new(State::Connecting),
+            pulse: watch::Sender::new(()),
+            #[cfg(feature = "cluster")]
+            cluster: None,
             options,
         }
     }
 
-    /// Starts a link. The outcome of its first attempts comes by the receiver; with `once` a failure ends the link, otherwise it goes on.
-    fn add_link(
-        self: &Arc<Self>,
-        addresses: Vec<Address>,
-        once: bool,
-    ) -> oneshot::Receiver<Result<(), ConnectError>> {
-        let (ops, commands) = mpsc::channel(self.options.command_queue.max(1));
-        let index = {
-            let mut links = self.links.write();
-            links.push(ops);
-            self.board.add()
-        };
-        let (done, first) = oneshot::channel();
-        let link = Link::new(self.clone(), index, addresses, commands);
-        self.tasks.spawn_on(link.run(done, once), &self.runtime);
-        first
+    /// Runs a task of this client.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
-    /// The first link is connected: brings a service's pool to its full size, then tells `first`. The pool's other links go on trying
-    /// should they fail; the client works without them.
-    pub(crate) fn fill_pool(
-        self: Arc<Self>,
-        shards: u32,
-        addresses: &[Address],
-        first: oneshot::Sender<Result<(), ConnectError>>,
-    ) {
-        let wanted = match (self.options.role, self.options.pool) {
-            (Role::Edge, _) => 1,
-            (Role::Service, Pool::Auto) => shards,
-            (Role::Service, Pool::Fixed(n)) => n,
+    pub(crate) const fn runtime(&self) -> &runtime::Handle {
+        &self.runtime
+    }
+
+    /// Whether this client may be connected to more than one gateway.
+    pub(crate) const fn is_cluster(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        let cluster = self.cluster.is_some();
+        #[cfg(not(feature = "cluster"))]
+        let cluster = false;
+        cluster
+    }
+
+    // --- the gateways
+
+    /// These are the gateways now.
+    pub(crate) fn set_sites<'a>(&self, sites: impl Iterator<Item = &'a Arc<Site>>) {
+        *self.sites.write() = sites.map(Arc::downgrade).collect();
+        self.refresh();
+    }
+
+    pub(crate) fn sites(&self) -> Vec<Arc<Site>> {
+        self.sites.read().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The gateway of a client that has one.
+    pub(crate) fn only_site(&self) -> Result<Arc<Site>> {
+        let site = self.sites.read().first().and_then(Weak::upgrade);
+        site.ok_or_else(|| self.closed_error())
+    }
+
+    /// All links that are connected.
+    pub(crate) fn live(&self) -> Vec<Live> {
+        self.sites().iter().flat_map(Site::live).collect()
+    }
+
+    /// Follows the changes of gateways and links; what was before is not told.
+    pub(crate) fn pulse(&self) -> watch::Receiver<()> {
+        self.pulse.subscribe()
+    }
+
+    /// Whether nothing is connected, and why, as the user sees it.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn set_without(&self, state: State) {
+        *self.without.lock() = state;
+        self.refresh();
+    }
+
+    /// Makes the state that the user sees of what the gateways have reported.
+    pub(crate) fn refresh(&self) {
+        // Held until it is published: two links must not do so in the wrong order.
+        let without = self.without.lock();
+        let cluster = self.is_cluster();
+        let states: Vec<State> = self.sites().iter().map(|site| site.state()).collect();
+        let state = match overall(&states) {
+            None => without.clone(),
+            // The cluster may have other gateways tomorrow.
+            Some(State::Closed { reason }) if cluster => State::Reconnecting { attempt: 0, error: reason },
+            Some(state) => state,
         };
-        let mut more = Vec::new();
-        while self.links.read().len() < wanted.clamp(1, POOL_MAX) as usize {
-            more.push(self.add_link(addresses.to_vec(), false));
-        }
-        if more.is_empty() {
-            let _ = first.send(Ok(()));
-            return;
-        }
-        let wait = async move {
-            for link in more {
-                let _ = link.await;
+        self.publish(state);
+        drop(without);
+        self.pulse.send_replace(());
+    }
+
+    fn publish(&self, state: State) {
+        self.seen.send_if_modified(|before| {
+            // Links come up one by one; the user sees one client, which was ready before. Over is over.
+            let differs = !before.is_closed() && !before.is_same(&state);
+            if differs {
+                *before = state;
             }
-            let _ = first.send(Ok(()));
-        };
-        self.tasks.spawn_on(wait, &self.runtime);
+            differs
+        });
     }
 
-    /// Waits until nobody else changes what is offered, or until the deadline.
-    async fn names_turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>> {
-        let turn = timeout_at(deadline, self.names_turn.acquire()).await;
-        turn.map_err(|_| Error::deadline())?.map_err(|_| self.closed_error())
+    pub(crate) fn state(&self) -> State {
+        self.seen.borrow().clone()
     }
 
-    /// A session was welcomed.
-    pub(crate) fn welcomed(&self, id: u64, ticket: &[u8]) {
-        self.last_id.store(id, Ordering::Relaxed);
-        if self.ticket.lock().as_ref() != ticket {
-            *self.ticket.lock() = Bytes::copy_from_slice(ticket);
-        }
+    pub(crate) fn watch(&self) -> StateWatch {
+        StateWatch::new(self.seen.subscribe())
     }
 
-    /// The ID a service wishes: the one it had, else the one its user wants.
-    pub(crate) fn id_to_wish(&self) -> u64 {
-        match self.last_id.load(Ordering::Relaxed) {
-            0 => self.options.wished_id,
-            id => id,
-        }
+    /// A gateway is over for this client. If it was the only one, so is the client.
+    pub(crate) fn site_ended(&self, reason: &Arc<ConnectError>) {
+        if self.is_cluster() { self.refresh() } else { self.end(reason) }
     }
 
-    pub(crate) fn last_id(&self) -> u64 {
-        self.last_id.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn topic_names(&self) -> Vec<String> {
-        self.topics.lock().iter().map(|topic| topic.to_string()).collect()
-    }
-
-    /// Hands an operation to the link for `key`; if that is full, gives both back.
-    fn try_submit(&self, op: Op, key: u64) -> Submit {
-        let links = self.links.read();
-        let Some(link) = links.get(self.board.choose(key, links.len())) else { return Submit::Closed };
-        match link.try_send(op) {
-            Ok(()) => Submit::Done,
-            Err(TrySendError::Closed(_)) => Submit::Closed,
-            Err(TrySendError::Full(op)) => Submit::Full(Box::new((link.clone(), op))),
-        }
+    /// The client is over.
+    pub(crate) fn end(&self, reason: &Arc<ConnectError>) {
+        self.closing.cancel();
+        self.publish(State::Closed { reason: reason.clone() });
+        self.pulse.send_replace(());
+        self.messages.close(true);
+        self.offers.close(true);
+        self.handlers.clear();
+        self.tasks.close();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closing.is_cancelled() || self.board.current().is_closed()
+        self.closing.is_cancelled() || self.seen.borrow().is_closed()
     }
 
     pub(crate) fn closed_error(&self) -> Error {
-        match self.board.current() {
+        match &*self.seen.borrow() {
             State::Closed { reason } => {
                 Error::session_closed(format!("the client is closed: {}", reason.in_full()))
             }
@@ -371,63 +321,27 @@ impl Shared {
         }
     }
 
-    /// A link has ended for good.
-    pub(crate) fn link_ended(&self, index: usize, reason: Arc<ConnectError>) {
-        // The first link is the client: a pool's others come and go with it.
-        if index > 0 && !self.closing.is_cancelled() {
-            self.board.set(index, State::Closed { reason });
+    // --- who it is
+
+    /// A session was welcomed.
+    pub(crate) fn welcomed(&self, id: u64, ticket: &[u8]) {
+        if self.is_cluster() {
+            let _ = self.last_id.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed);
             return;
         }
-        self.closing.cancel();
-        self.board.close(&reason);
-        self.messages.close(true);
-        self.offers.close(true);
-        self.handlers.clear();
-        self.tasks.close();
+        self.last_id.store(id, Ordering::Relaxed);
+        if self.ticket.lock().as_ref() != ticket {
+            *self.ticket.lock() = Bytes::copy_from_slice(ticket);
+        }
+    }
+
+    pub(crate) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
     }
 
     /// How long leaving may take.
     pub(crate) const fn close_timeout(&self) -> Duration {
         self.options.close_timeout
-    }
-}
-
-impl Host for Shared {
-    fn admit(&self, kind: SendKind, name: &str) -> Result<()> {
-        match kind {
-            SendKind::Request if self.handlers.contains(name) => Ok(()),
-            SendKind::Request => Err(no_method()),
-            SendKind::Publish if self.messages.is_full() => Err(not_received()),
-            SendKind::Publish => Ok(()),
-        }
-    }
-
-    fn deliver(&self, delivery: Delivery<'_>) {
-        let Delivery { kind, head, body, deadline, cancel, responder } = delivery;
-        let from = Peer::from_wire(head.sender());
-        let headers = head.headers().collect();
-        if kind == SendKind::Publish {
-            let topic = self.topics.lock().get(head.name).cloned().unwrap_or_else(|| head.name.into());
-            let message = Message { topic, body, headers, from, cancel, responder };
-            if let Err(message) = self.messages.push(message) {
-                let _ = message.responder.answer(Err(not_received()));
-            }
-            return;
-        }
-        // Only the gateway calls these, in the name of the edge they are about.
-        let reserved = is_reserved(head.name);
-        let Some((method, handler)) = self.handlers.find(head.name) else {
-            let _ = responder.answer(Err(no_method()));
-            return;
-        };
-        let about = if reserved { presence::EdgeInfo::parse(&body).ok().map(|info| info.edge) } else { None };
-        let request = Request { method, body, headers, from, deadline: Some(deadline), cancel };
-        let job = Job { handler, request, responder, turn: None };
-        match about {
-            // An edge that has no ID yet cannot be confused with itself.
-            Some(edge) if edge != 0 => self.events.submit(edge, job, &self.dispatcher),
-            _ => self.dispatcher.submit(job),
-        }
     }
 }
 
@@ -452,12 +366,4 @@ fn check_name(name: &str, what: &str) -> Result<()> {
         return Err(Error::invalid(format!("a {what} has 1 to {MAX} bytes, this one {}", name.len())));
     }
     Ok(())
-}
-
-fn no_method() -> Error {
-    Error::new(ErrorCode::MethodNotFound, "the method is not registered")
-}
-
-fn not_received() -> Error {
-    Error::overloaded("messages are not received fast enough")
 }

@@ -31,6 +31,8 @@ struct Inner {
     code: ErrorCode,
     text: Cow<'static, str>,
     retry_after: Option<Duration>,
+    /// Whether the operation has surely not left this client.
+    unsent: bool,
 }
 
 /// Result of an operation.
@@ -108,6 +110,23 @@ pub enum ConnectError {
         /// How long.
         after: Duration,
     },
+    /// The cluster's registry did not answer as it should.
+    #[error("atlas at {address}: {reason}")]
+    Atlas {
+        /// Which instance of it.
+        address: String,
+        /// What it said, or what became of the connection.
+        reason: String,
+    },
+    /// None of the cluster's gateways could be connected to.
+    #[error("none of the cluster's {known} gateways is connected")]
+    NoGateway {
+        /// How many there are.
+        known: usize,
+        /// What became of one of them.
+        #[source]
+        last: Option<std::sync::Arc<Self>>,
+    },
     /// A newer session with the same ID took over.
     #[error("a newer session with the same ID took over")]
     TakenOver,
@@ -138,7 +157,7 @@ impl Error {
     /// assert_eq!(error.to_string(), "permission_denied: not yours");
     /// ```
     pub fn new(code: ErrorCode, text: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { code, text: text.into(), retry_after: None }))
+        Self(Box::new(Inner { code, text: text.into(), retry_after: None, unsent: false }))
     }
 
     /// The same error, telling when to try again.
@@ -225,6 +244,7 @@ impl Error {
             code: error.code,
             text: Cow::Owned(error.text.to_owned()),
             retry_after: (retry_after > 0).then(|| Duration::from_millis(retry_after)),
+            unsent: false,
         }))
     }
 
@@ -232,6 +252,17 @@ impl Error {
         let mut error = ErrorRef::new(self.0.code, cut(&self.0.text, MAX_TEXT));
         error.retry_after_ms = self.0.retry_after.map_or(0, millis);
         error
+    }
+
+    /// The same, of an operation that has not left this client.
+    pub(crate) fn unsent(mut self) -> Self {
+        self.0.unsent = true;
+        self
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.0.unsent
     }
 
     pub(crate) fn session_closed(text: impl Into<Cow<'static, str>>) -> Self {
@@ -325,6 +356,8 @@ impl ConnectError {
             Self::Protocol(_) => "protocol",
             Self::Lost(_) => "lost",
             Self::Silent { .. } => "silent",
+            Self::Atlas { .. } => "atlas",
+            Self::NoGateway { .. } => "no_gateway",
             Self::TakenOver => "taken_over",
             Self::Closed => "closed",
         }
@@ -343,7 +376,10 @@ impl ConnectError {
             | Self::Handshake { .. }
             | Self::Timeout { .. }
             | Self::Lost(_)
-            | Self::Silent { .. } => true,
+            | Self::Silent { .. }
+            | Self::Atlas { .. } => true,
+            // More may come, if it is not that this one refuses for good.
+            Self::NoGateway { last, .. } => last.as_ref().is_none_or(|last| last.is_retryable()),
             Self::Rejected(error) | Self::SentAway(error) => {
                 error.retry_after().is_some() || error.is_retryable()
             }
@@ -366,6 +402,7 @@ impl ConnectError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Name(error) | Self::Rejected(error) | Self::SentAway(error) => Some(error.code()),
+            Self::NoGateway { last: Some(last), .. } => last.code(),
             _ => None,
         }
     }
@@ -384,7 +421,10 @@ impl ConnectError {
     /// With its cause, for people.
     pub(crate) fn in_full(&self) -> String {
         match std::error::Error::source(self) {
-            Some(cause) => format!("{self}: {cause}"),
+            Some(cause) => match cause.source() {
+                Some(deeper) => format!("{self}: {cause}: {deeper}"),
+                None => format!("{self}: {cause}"),
+            },
             None => self.to_string(),
         }
     }

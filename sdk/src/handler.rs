@@ -9,14 +9,7 @@
 //!
 //! A session is always read, whatever handlers do: nothing here makes it wait.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    thread,
-};
+use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc, thread};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::{runtime, time::Instant};
@@ -24,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     error::{Error, Result},
+    lanes::Lanes,
     presence::Turn,
     reply::Reply,
     request::Request,
@@ -47,6 +41,8 @@ pub(crate) struct Job {
     pub(crate) responder: Responder,
     /// Keeps events about the same edge in order.
     pub(crate) turn: Option<Turn>,
+    /// Which gateway it comes from: those wait side by side.
+    pub(crate) lane: u64,
 }
 
 /// See the module documentation.
@@ -55,16 +51,15 @@ pub(crate) struct Dispatcher {
     state: Mutex<State>,
     /// Jobs that run at the same time.
     slots: usize,
-    /// Jobs that wait, at most. When there are more the caller is told `overloaded`.
-    backlog: usize,
     tasks: TaskTracker,
     runtime: runtime::Handle,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     running: usize,
-    waiting: VecDeque<Job>,
+    /// When a lane is full the caller is told `overloaded`.
+    waiting: Lanes<Job>,
 }
 
 /// One of the slots, while its task lives.
@@ -130,7 +125,7 @@ impl Handlers {
 
 impl Job {
     async fn run(self) {
-        let Self { handler, request, responder, turn } = self;
+        let Self { handler, request, responder, turn, lane: _ } = self;
         let outcome = if request.is_cancelled() {
             Err(Error::cancelled())
         } else if request.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -153,28 +148,26 @@ impl fmt::Debug for Job {
 // === impl Dispatcher ===
 
 impl Dispatcher {
-    /// Runs its jobs on the current runtime, `slots` at a time, while up to `backlog` wait.
+    /// Runs its jobs on the current runtime, `slots` at a time, while up to `backlog` of each lane wait.
     pub(crate) fn new(slots: usize, backlog: usize, tasks: TaskTracker, runtime: runtime::Handle) -> Self {
-        Self { state: Mutex::default(), slots: slots.max(1), backlog, tasks, runtime }
+        let state = Mutex::new(State { running: 0, waiting: Lanes::new(backlog) });
+        Self { state, slots: slots.max(1), tasks, runtime }
     }
 
     /// Runs a job now or later, or refuses it with `overloaded`.
     pub(crate) fn submit(self: &Arc<Self>, job: Job) {
-        {
+        let refused = {
             let mut state = self.state.lock();
             if state.running < self.slots {
                 state.running += 1;
-            } else if state.waiting.len() < self.backlog {
-                state.waiting.push_back(job);
-                return;
-            } else {
                 drop(state);
-                let _ =
-                    job.responder.answer(Err(Error::overloaded("too many calls are waiting for a handler")));
-                return;
+                return self.spawn(job);
             }
+            state.waiting.push(job.lane, job)
+        };
+        if let Err(job) = refused {
+            let _ = job.responder.answer(Err(Error::overloaded("too many calls are waiting for a handler")));
         }
-        self.spawn(job);
     }
 
     fn spawn(self: &Arc<Self>, first: Job) {
@@ -200,7 +193,7 @@ impl Slot {
     /// The next job for this slot; `None` frees the slot.
     fn next(&self) -> Option<Job> {
         let mut state = self.0.as_ref()?.state.lock();
-        let job = state.waiting.pop_front();
+        let job = state.waiting.pop();
         if job.is_none() {
             state.running -= 1;
         }
@@ -217,7 +210,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let Some(dispatcher) = self.0.take() else { return };
         // The handler panicked (its caller has been told by the responder's drop), or the runtime is going down.
-        let next = if thread::panicking() { dispatcher.state.lock().waiting.pop_front() } else { None };
+        let next = if thread::panicking() { dispatcher.state.lock().waiting.pop() } else { None };
         match next {
             Some(job) => dispatcher.spawn(job),
             None => dispatcher.state.lock().running -= 1,

@@ -37,15 +37,20 @@ mod budget;
 mod builder;
 mod call;
 mod client;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod dialogue;
 mod edge;
 mod error;
+mod gateway;
 mod handler;
 mod headers;
 mod ids;
+mod lanes;
 mod link;
 mod mailbox;
 mod message;
+mod offered;
 mod op;
 mod options;
 mod presence;
@@ -56,9 +61,11 @@ mod reconnect;
 mod reply;
 mod request;
 mod responder;
+mod route;
 mod secret;
 mod service;
 mod session;
+mod site;
 mod state;
 mod stream;
 #[cfg(any(test, feature = "testing"))]
@@ -85,6 +92,7 @@ pub use crate::{
     call::{Call, OpenStream, Publish},
     edge::{Edge, EdgeBuilder},
     error::{ConnectError, Error, ErrorCode, Result},
+    gateway::GatewayInfo,
     headers::Headers,
     ids::{EdgeId, ServiceId},
     message::Message,

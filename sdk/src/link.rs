@@ -1,4 +1,4 @@
-//! One connection of a client through its life: connect, serve, reconnect, move.
+//! One connection to a gateway through its life: connect, serve, reconnect, move.
 //!
 //! ```text
 //!            ┌──────────────── lost ◀────────────────┐
@@ -8,9 +8,11 @@
 //!            └─────── the new one serves ◀── connect anew while the old one goes on;
 //!                                            then the old one finishes and leaves
 //! ```
-//! The link owns the operations its handles ask for: while there is no session they wait in its channel, up to their deadline.
+//! The link owns the operations its handles ask for: while there is no session they wait in its channel, up to their deadline. In a
+//! cluster they are given back instead, because there may be another way.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -25,13 +27,14 @@ use tokio::{
 
 use crate::{
     address::Address,
-    client::Shared,
     error::{ConnectError, Error, ErrorCode},
+    offered::Said,
     op::{NameLists, Names, Op},
     promise::promise,
     random::Random,
     reconnect::Reconnect,
     session::{Greeted, HELLO_MAX, Session, Turn, greet},
+    site::Site,
     state::State,
 };
 
@@ -53,7 +56,7 @@ pub(crate) struct Link {
 /// Makes sessions, one after the other.
 #[derive(Debug)]
 struct Connector {
-    shared: Arc<Shared>,
+    site: Arc<Site>,
     index: usize,
     addresses: Vec<Address>,
     /// Which address is next.
@@ -76,27 +79,33 @@ enum After {
 
 impl Link {
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        site: Arc<Site>,
         index: usize,
         addresses: Vec<Address>,
         ops: mpsc::Receiver<Op>,
     ) -> Self {
-        let ticket = shared.options.ticket.to_vec();
+        let ticket = site.client.options.ticket.to_vec();
         let random = Random::new();
-        let connector = Connector { shared, index, addresses, turn: index, ticket, attempts: 0, random };
+        let connector = Connector { site, index, addresses, turn: index, ticket, attempts: 0, random };
         Self { connector, ops, retired: JoinSet::new() }
     }
 
-    /// Lives until the client closes or gives up. `first` learns how the first attempts went; with `once`, their failure is the end.
+    /// Lives until its site closes or gives up. `first` learns how the first attempts went; with `once`, their failure is the end.
     pub(crate) async fn run(mut self, first: oneshot::Sender<Result<(), ConnectError>>, once: bool) {
         let reason = self.live(first, once).await;
         // They have seen that the client closes, or are bounded by their own time.
-        if self.connector.shared.closing.is_cancelled() {
+        if self.connector.site.closing.is_cancelled() {
             while self.retired.join_next().await.is_some() {}
         }
-        let Self { connector, ops, retired } = self;
-        connector.shared.link_ended(connector.index, reason);
-        drop((ops, retired));
+        let Self { connector, mut ops, retired } = self;
+        connector.site.link_ended(connector.index, reason);
+        ops.close();
+        while let Ok(op) = ops.try_recv() {
+            if connector.site.is_one_of_many() {
+                op.give_back();
+            }
+        }
+        drop(retired);
     }
 
     async fn live(
@@ -112,7 +121,7 @@ impl Link {
             match self.serve(session).await {
                 After::Replaced(newer) => session = newer,
                 After::Over(reason) => return Arc::new(reason),
-                After::Lost(error) => match self.connector.connect(error, true).await {
+                After::Lost(error) => match self.reconnect(error).await {
                     Ok(newer) => session = newer,
                     Err(reason) => return reason,
                 },
@@ -127,12 +136,12 @@ impl Link {
         once: bool,
     ) -> Result<Box<Session>, Arc<ConnectError>> {
         let connector = &mut self.connector;
-        let shared = connector.shared.clone();
+        let site = connector.site.clone();
         let mut outcome = Err(ConnectError::Closed);
         for _ in 0..connector.addresses.len() {
-            let attempt = shared.closing.run_until_cancelled(connector.attempt()).await;
+            let attempt = site.closing.run_until_cancelled(connector.attempt()).await;
             outcome = attempt.unwrap_or(Err(ConnectError::Closed));
-            if outcome.is_ok() || shared.closing.is_cancelled() {
+            if outcome.is_ok() || site.closing.is_cancelled() {
                 break;
             }
         }
@@ -143,7 +152,7 @@ impl Link {
             }
             Ok((session, shards)) => {
                 // The pool is told apart from its first link, which must serve meanwhile.
-                shared.clone().fill_pool(shards, &connector.addresses, first);
+                site.fill_pool(shards, first);
                 Ok(session)
             }
             Err(error) if once => {
@@ -152,7 +161,21 @@ impl Link {
             }
             Err(error) => {
                 drop(first);
-                connector.connect(error, true).await
+                self.reconnect(error).await
+            }
+        }
+    }
+
+    /// Connects after a loss. What handles ask for meanwhile waits, or goes back to look for another way.
+    async fn reconnect(&mut self, error: ConnectError) -> Result<Box<Session>, Arc<ConnectError>> {
+        let Self { connector, ops, .. } = self;
+        let site = connector.site.clone();
+        let mut connecting = pin!(connector.connect(error, true));
+        loop {
+            select! {
+                biased;
+                outcome = &mut connecting => return outcome,
+                Some(op) = ops.recv(), if site.is_one_of_many() => op.give_back(),
             }
         }
     }
@@ -160,12 +183,12 @@ impl Link {
     /// Serves until the session ends, or a newer one has taken its place.
     async fn serve(&mut self, mut session: Box<Session>) -> After {
         let began = Instant::now();
-        let shared = self.connector.shared.clone();
+        let site = self.connector.site.clone();
         let turn = loop {
             select! {
                 // Closing first: whoever closes waits for it.
                 biased;
-                () = shared.closing.cancelled() => return leave(&mut session, &shared).await,
+                () = site.closing.cancelled() => return leave(&mut session, &site).await,
                 turn = session.run(Some(&mut self.ops)) => break turn,
                 Some(_) = self.retired.join_next() => {}
             }
@@ -191,7 +214,7 @@ impl Link {
     /// Make before break: connects anew while the session goes on.
     async fn replace(&mut self, mut session: Box<Session>, error: Error) -> After {
         let Self { connector, ops, retired } = self;
-        let (shared, index) = (connector.shared.clone(), connector.index);
+        let (site, index) = (connector.site.clone(), connector.index);
         connector.draining();
         connector.turn = connector.turn.wrapping_add(1);
         let newer = connector.connect(ConnectError::SentAway(error), false);
@@ -200,11 +223,11 @@ impl Link {
         let lost = loop {
             select! {
                 biased;
-                () = shared.closing.cancelled() => return leave(&mut session, &shared).await,
+                () = site.closing.cancelled() => return leave(&mut session, &site).await,
                 outcome = &mut newer, if !gave_up => match outcome {
                     Ok(newer) => {
-                        session.retire(shared.options.drain_timeout);
-                        retired.spawn_on(run_out(session, shared.clone()), &shared.runtime);
+                        session.retire(site.client.options.drain_timeout);
+                        retired.spawn_on(run_out(session, site.clone()), site.client.runtime());
                         return After::Replaced(newer);
                     }
                     Err(_) => gave_up = true,
@@ -220,7 +243,7 @@ impl Link {
         if gave_up {
             return After::Over(lost);
         }
-        shared.board.set(index, State::Reconnecting { attempt: 0, error: Arc::new(lost) });
+        site.set(index, State::Reconnecting { attempt: 0, error: Arc::new(lost) });
         match newer.await {
             Ok(newer) => After::Replaced(newer),
             Err(_) => After::Over(ConnectError::Closed),
@@ -229,20 +252,20 @@ impl Link {
 }
 
 /// Leaves the gateway in good order.
-async fn leave(session: &mut Session, shared: &Shared) -> After {
-    session.leave(None, shared.close_timeout());
+async fn leave(session: &mut Session, site: &Site) -> After {
+    session.leave(None, site.client.close_timeout());
     // Ends within the grace and the time a close may take.
     while !matches!(session.run(None).await, Turn::Ended(_)) {}
     After::Over(ConnectError::Closed)
 }
 
 /// Lets a replaced session finish what it has.
-async fn run_out(mut session: Box<Session>, shared: Arc<Shared>) {
+async fn run_out(mut session: Box<Session>, site: Arc<Site>) {
     loop {
         select! {
             biased;
-            () = shared.closing.cancelled() => {
-                leave(&mut session, &shared).await;
+            () = site.closing.cancelled() => {
+                leave(&mut session, &site).await;
                 return;
             }
             turn = session.run(None) => {
@@ -265,12 +288,12 @@ impl Connector {
         report: bool,
     ) -> Result<Box<Session>, Arc<ConnectError>> {
         let mut error = Arc::new(error);
-        let shared = self.shared.clone();
-        let policy = shared.options.reconnect;
+        let site = self.site.clone();
+        let policy = site.client.options.reconnect;
         while policy.allows(self.attempts) {
             if report {
                 let state = State::Reconnecting { attempt: self.attempts, error: error.clone() };
-                shared.board.set(self.index, state);
+                site.set(self.index, state);
             }
             let delay = self.delay(policy, error.retry_after());
             self.attempts = self.attempts.saturating_add(1);
@@ -278,7 +301,7 @@ impl Connector {
                 sleep(delay).await;
                 self.attempt().await
             };
-            match shared.closing.run_until_cancelled(attempt).await {
+            match site.closing.run_until_cancelled(attempt).await {
                 None => return Err(Arc::new(ConnectError::Closed)),
                 Some(Ok((session, _))) => return Ok(session),
                 Some(Err(next)) => {
@@ -303,19 +326,19 @@ impl Connector {
     /// One attempt at the next address: dial, greet, register. Returns the session and how many shards the gateway has.
     async fn attempt(&mut self) -> Result<(Box<Session>, u32), ConnectError> {
         if self.index > 0 {
-            self.turn = self.shared.home.load(Ordering::Relaxed);
+            self.turn = self.site.home.load(Ordering::Relaxed);
         }
         let turn = self.turn % self.addresses.len().max(1);
         let Some(address) = self.addresses.get(turn).cloned() else {
             return Err(ConnectError::Address { address: String::new(), reason: "none was given" });
         };
-        let after = self.shared.options.connect_timeout;
+        let after = self.site.client.options.connect_timeout;
         let outcome = match timeout(after, Box::pin(self.establish(&address))).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ConnectError::Timeout { address: address.to_string(), after }),
         };
         match &outcome {
-            Ok(_) if self.index == 0 => self.shared.home.store(turn, Ordering::Relaxed),
+            Ok(_) if self.index == 0 => self.site.home.store(turn, Ordering::Relaxed),
             // What worked is tried first after the next loss.
             Ok(_) => {}
             Err(_) => self.turn = turn + 1,
@@ -324,66 +347,75 @@ impl Connector {
     }
 
     async fn establish(&mut self, address: &Address) -> Result<(Box<Session>, u32), ConnectError> {
-        let shared = self.shared.clone();
-        let io = shared.dialer.dial(address).await?;
-        let (hello, rest) = self.hello();
-        let greeted: Greeted = greet(io, &hello, &shared.options.yamux())
-            .await
-            .map_err(|error| error.before_welcome(address))?;
+        let site = self.site.clone();
+        let options = &site.client.options;
+        let io = site.client.dialer.dial(address).await?;
+        let first_id = site.first_id().await;
+        let mut said = site.client.offered();
+        let (hello, rest) = self.hello(&said);
+        let greeted: Greeted =
+            greet(io, &hello, &options.yamux()).await.map_err(|error| error.before_welcome(address))?;
         let (id, epoch, shards) = (greeted.welcome.id, greeted.welcome.epoch, greeted.welcome.shards);
         let ticket = greeted.welcome.ticket.clone();
-        let mut session = Box::new(Session::new(shared.clone(), greeted, Instant::now()));
-        self.register(&mut session, rest).await?;
+        let mut session = Box::new(Session::new(site.clone(), greeted, Instant::now()));
         if !ticket.is_empty() {
             self.ticket = ticket;
         }
-        shared.welcomed(id, &self.ticket);
-        shared.board.set(self.index, State::Ready { id, epoch });
+        site.welcomed(id, &self.ticket);
+        drop(first_id);
+        register(&mut session, true, rest).await?;
+        while !site.set_ready(self.index, State::Ready { id, epoch }, said.revision) {
+            let now = site.client.offered();
+            let difference = said.until(&now);
+            register(&mut session, true, portions(difference.gained)).await?;
+            register(&mut session, false, portions(difference.lost)).await?;
+            said = now;
+        }
         tracing::debug!(%address, id, epoch, "connected");
         Ok((session, shards))
     }
 
     /// What this link says of itself, and the names that do not fit into it.
-    fn hello(&self) -> (Hello, Vec<NameLists>) {
-        let options = &self.shared.options;
+    fn hello(&self, said: &Said) -> (Hello, Vec<NameLists>) {
+        let client = &self.site.client;
+        let options = &client.options;
         let index = u32::try_from(self.index).unwrap_or(u32::MAX);
-        let mut hello = options.hello(self.shared.instance, index);
+        let mut hello = options.hello(client.instance, index);
         hello.ticket.clone_from(&self.ticket);
         hello.wished_id = match options.role {
             Role::Edge => options.wished_id,
             // A service has no ticket: the ID it had is a wish like the first one.
-            Role::Service => self.shared.id_to_wish(),
+            Role::Service => self.site.id_to_wish(),
         };
         let room = HELLO_MAX.saturating_sub(hello.encoded_len());
         let rest;
-        (hello.methods, hello.topics, rest) =
-            split(self.shared.handlers.names(), self.shared.topic_names(), room);
+        (hello.methods, hello.topics, rest) = split(said.methods.clone(), said.topics.clone(), room);
         (hello, rest)
-    }
-
-    /// Registers what did not fit into Hello, before the session counts as ready.
-    async fn register(&self, session: &mut Session, rest: Vec<NameLists>) -> Result<(), ConnectError> {
-        for lists in rest {
-            let (promise, answer) = promise();
-            session.start(Op::Names(Names { register: true, lists, promise }));
-            select! {
-                biased;
-                outcome = answer => drop(outcome.map_err(ConnectError::Rejected)?),
-                turn = session.run(None) => return Err(match turn {
-                    Turn::SentAway(error) => ConnectError::SentAway(error),
-                    Turn::Ended(error) => error,
-                }),
-            }
-        }
-        Ok(())
     }
 
     /// The gateway of the session is about to stop.
     fn draining(&self) {
-        if let Some((id, epoch)) = self.shared.board.session(self.index) {
-            self.shared.board.set(self.index, State::Draining { id, epoch });
+        if let Some((id, epoch)) = self.site.session(self.index) {
+            self.site.set(self.index, State::Draining { id, epoch });
         }
     }
+}
+
+/// Registers what was not in Hello, or the end of what was, before the session counts as ready.
+async fn register(session: &mut Session, register: bool, lists: Vec<NameLists>) -> Result<(), ConnectError> {
+    for lists in lists {
+        let (promise, answer) = promise();
+        session.start(Op::Names(Names { register, lists, promise }));
+        select! {
+            biased;
+            outcome = answer => drop(outcome.map_err(ConnectError::Rejected)?),
+            turn = session.run(None) => return Err(match turn {
+                Turn::SentAway(error) => ConnectError::SentAway(error),
+                Turn::Ended(error) => error,
+            }),
+        }
+    }
+    Ok(())
 }
 
 /// The names that fit into `room` bytes of Hello, and the others in portions for Register.
@@ -392,8 +424,6 @@ fn split(
     topics: Vec<String>,
     mut room: usize,
 ) -> (Vec<String>, Vec<String>, Vec<NameLists>) {
-    // Tag and length around each name.
-    let cost = |name: &str| name.len() + 4;
     let mut fits = |name: &String| {
         let fits = cost(name) <= room;
         room -= if fits { cost(name) } else { room };
@@ -401,8 +431,19 @@ fn split(
     };
     let (methods, more_methods): (Vec<_>, Vec<_>) = methods.into_iter().partition(&mut fits);
     let (topics, more_topics): (Vec<_>, Vec<_>) = topics.into_iter().partition(&mut fits);
-    let named = more_methods.into_iter().map(|name| (true, name));
-    let named = named.chain(more_topics.into_iter().map(|name| (false, name)));
+    let boxed = |names: Vec<String>| names.into_iter().map(String::into_boxed_str).collect();
+    (methods, topics, portions(NameLists { methods: boxed(more_methods), topics: boxed(more_topics) }))
+}
+
+/// What a name takes in a list: tag and length are around it.
+const fn cost(name: &str) -> usize {
+    name.len() + 4
+}
+
+/// Names in lists that fit into one Register frame each.
+fn portions(names: NameLists) -> Vec<NameLists> {
+    let named = names.methods.into_iter().map(|name| (true, name));
+    let named = named.chain(names.topics.into_iter().map(|name| (false, name)));
     let mut rest: Vec<NameLists> = Vec::new();
     let mut left = 0;
     for (is_method, name) in named {
@@ -413,10 +454,10 @@ fn split(
         left = left.saturating_sub(cost(&name));
         if let Some(lists) = rest.last_mut() {
             let list = if is_method { &mut lists.methods } else { &mut lists.topics };
-            list.push(name.into_boxed_str());
+            list.push(name);
         }
     }
-    (methods, topics, rest)
+    rest
 }
 
 #[cfg(test)]

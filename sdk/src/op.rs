@@ -6,7 +6,7 @@ use bytes::Bytes;
 use frontier_wire::native::frame::FrameType;
 use tokio::time::Instant;
 
-use crate::{presence::EdgeInfo, promise::Promise, reply::Reply, stream::Opened};
+use crate::{error::Error, presence::EdgeInfo, promise::Promise, reply::Reply, stream::Opened};
 
 /// An operation on its way from a handle to the driver.
 #[derive(Debug)]
@@ -89,6 +89,18 @@ impl Op {
             Self::Locate { promise, .. } => promise.is_abandoned(),
             Self::Presence { promise } => promise.is_abandoned(),
             Self::Open(open) => open.promise.is_abandoned(),
+        }
+    }
+
+    /// Tells whoever waits that the operation was not sent.
+    pub(crate) fn give_back(self) {
+        let error = Error::session_closed("the gateway is not connected").unsent();
+        match self {
+            Self::Send(send) => send.promise.fulfil(Err(error)),
+            Self::Names(names) => names.promise.fulfil(Err(error)),
+            Self::Locate { promise, .. } => promise.fulfil(Err(error)),
+            Self::Presence { promise } => promise.fulfil(Err(error)),
+            Self::Open(open) => open.promise.fulfil(Err(error)),
         }
     }
 }

@@ -37,6 +37,12 @@ pub(crate) enum Pool {
 pub(crate) struct Options {
     pub(crate) role: Role,
     pub(crate) addresses: Vec<String>,
+    /// Where the cluster's registry listens, if this is a client of a cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) atlas: Option<Vec<String>>,
+    /// Gateways of the cluster that are known from the start.
+    #[cfg(feature = "cluster")]
+    pub(crate) gateways: Vec<String>,
     pub(crate) meta: Bytes,
     pub(crate) wished_id: u64,
     pub(crate) token: Secret,
@@ -75,6 +81,10 @@ impl Options {
         Self {
             role,
             addresses,
+            #[cfg(feature = "cluster")]
+            atlas: None,
+            #[cfg(feature = "cluster")]
+            gateways: Vec::new(),
             meta: Bytes::new(),
             wished_id: 0,
             token: Secret::default(),

@@ -1,51 +1,52 @@
-//! A bounded queue that any number of tasks may take from: messages and streams that wait for their user.
+//! A bounded queue that any number of tasks may take from: messages and streams that wait for their user. What comes from different
+//! gateways waits in lanes of its own ([`Lanes`]).
 //!
 //! Full means refused: whoever sent what does not fit is told `overloaded`, nobody waits.
 
-use std::collections::VecDeque;
-
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::lanes::Lanes;
 
 /// See the module documentation.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     state: Mutex<State<T>>,
     came: Notify,
-    capacity: usize,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    items: VecDeque<T>,
+    items: Lanes<T>,
     closed: bool,
 }
 
 // === impl Queue ===
 
 impl<T> Queue<T> {
+    /// A queue in which `capacity` items of each lane may wait.
     pub(crate) fn new(capacity: usize) -> Self {
-        let state = Mutex::new(State { items: VecDeque::new(), closed: false });
-        Self { state, came: Notify::new(), capacity }
+        let state = Mutex::new(State { items: Lanes::new(capacity), closed: false });
+        Self { state, came: Notify::new() }
     }
 
-    /// Appends an item, or gives it back if the queue is full or closed.
-    pub(crate) fn push(&self, item: T) -> Result<(), T> {
+    /// Appends an item, or gives it back if its lane is full or the queue is closed.
+    pub(crate) fn push(&self, lane: u64, item: T) -> Result<(), T> {
         {
             let mut state = self.state.lock();
-            if state.closed || state.items.len() >= self.capacity {
+            if state.closed {
                 return Err(item);
             }
-            state.items.push_back(item);
+            state.items.push(lane, item)?;
         }
         self.came.notify_one();
         Ok(())
     }
 
     /// Whether a push would be refused now.
-    pub(crate) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self, lane: u64) -> bool {
         let state = self.state.lock();
-        state.closed || state.items.len() >= self.capacity
+        state.closed || state.items.is_full(lane)
     }
 
     #[cfg(test)]
@@ -63,7 +64,7 @@ impl<T> Queue<T> {
             loop {
                 let (item, closed) = {
                     let mut state = self.state.lock();
-                    (state.items.pop_front(), state.closed)
+                    (state.items.pop(), state.closed)
                 };
                 match item {
                     Some(item) if wanted(&item) => return Some(item),
@@ -81,7 +82,7 @@ impl<T> Queue<T> {
         let dropped = {
             let mut state = self.state.lock();
             state.closed = true;
-            if discard { std::mem::take(&mut state.items) } else { VecDeque::new() }
+            discard.then(|| state.items.take())
         };
         // Items may tell their senders when dropped: not under the lock.
         drop(dropped);
@@ -102,9 +103,9 @@ mod tests {
     #[tokio::test]
     async fn items_come_in_order_and_full_is_refused() {
         let queue = Queue::new(2);
-        assert_eq!(queue.push(1), Ok(()));
-        assert_eq!(queue.push(2), Ok(()));
-        assert_eq!(queue.push(3), Err(3));
+        assert_eq!(queue.push(0, 1), Ok(()));
+        assert_eq!(queue.push(0, 2), Ok(()));
+        assert_eq!(queue.push(0, 3), Err(3));
         assert_eq!(queue.next(|_| true).await, Some(1));
         assert_eq!(queue.next(|_| true).await, Some(2));
     }
@@ -112,14 +113,14 @@ mod tests {
     #[tokio::test]
     async fn closing_lets_what_waits_through_unless_it_is_discarded() {
         let queue = Queue::new(2);
-        queue.push(1).unwrap();
+        queue.push(0, 1).unwrap();
         queue.close(false);
-        assert_eq!(queue.push(2), Err(2));
+        assert_eq!(queue.push(0, 2), Err(2));
         assert_eq!(queue.next(|_| true).await, Some(1));
         assert_eq!(queue.next(|_| true).await, None);
 
         let queue = Queue::new(2);
-        queue.push(1).unwrap();
+        queue.push(0, 1).unwrap();
         queue.close(true);
         assert_eq!(queue.next(|_| true).await, None);
     }
@@ -139,7 +140,7 @@ mod tests {
         let mut gone = Box::pin(queue.next(|_| true));
         let mut stays = Box::pin(queue.next(|_| true));
         assert!(poll(gone.as_mut()).is_pending() && poll(stays.as_mut()).is_pending());
-        queue.push(7).unwrap();
+        queue.push(0, 7).unwrap();
         // The wake-up was meant for `gone`; dropping it passes it on.
         drop(gone);
         assert_eq!(stays.await, Some(7));

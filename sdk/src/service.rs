@@ -7,7 +7,6 @@ use frontier_wire::native::{
     hello::Role,
     presence::{self, EdgeInfoBuilder},
 };
-use tokio::time::timeout_at;
 
 use crate::{
     address::IntoAddresses,
@@ -15,12 +14,11 @@ use crate::{
     call::{Call, OpenStream, Publish},
     client::Client,
     error::{ConnectError, Error, Result},
+    gateway::GatewayInfo,
     handler::Handler,
     ids::{EdgeId, ServiceId},
-    op::{Op, deadline},
     options::{Options, POOL_MAX, Pool},
     presence::EdgeInfo,
-    promise::{Answer, promise},
     request::Request,
 };
 
@@ -69,7 +67,53 @@ impl Service {
         ServiceBuilder { options: Options::new(Role::Service, addresses.into_addresses()) }
     }
 
-    /// The ID the gateway has given this instance; of the last session while there is none, 0 before the first.
+    /// A service of a cluster: connected to all of its gateways, those that come later included. `addresses` are those of the cluster's
+    /// registry, atlas (`http://host:port`; `https://` trusts, and shows, what [`tls`](ServiceBuilder::tls) says).
+    ///
+    /// Everything else is as with one gateway. What the service offers it offers on every gateway, under the same ID if they grant it; what
+    /// comes from them is received in turns, so that a loud gateway keeps none waiting. An edge is found wherever it is. An operation that
+    /// came too late, because the edge had just moved, is repeated at the new place, once, if it was surely not passed on. Limits on what
+    /// waits are per gateway. `max_concurrent_handlers` and `max_inbound_bytes` are for all together; of the latter one gateway may take
+    /// half.
+    ///
+    /// Atlas is needed to hear of gateways. When it is gone, those that are connected go on, and are asked themselves where an edge is. A
+    /// gateway that fails concerns no other, and one that the cluster does not list any more is left when its connection ends. The
+    /// [`reconnect`](ServiceBuilder::reconnect) policy holds for each gateway; one that has used it up is connected to again when the cluster
+    /// lists it anew.
+    ///
+    /// ```
+    /// # frontier::testing::scene::play(async |()| {
+    /// use frontier::Service;
+    ///
+    /// let svc = Service::cluster("http://127.0.0.1:40011").name("files").connect().await?;
+    /// let reply = svc.call(42, "echo", "hello").await?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # });
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub fn cluster(addresses: impl IntoAddresses) -> ServiceBuilder {
+        let mut options = Options::new(Role::Service, Vec::new());
+        options.atlas = Some(addresses.into_addresses());
+        ServiceBuilder { options }
+    }
+
+    /// The gateways this service is connected to, or wants to be: one, or those of its [cluster](Self::cluster).
+    ///
+    /// ```
+    /// # frontier::testing::scene::play(async |svc: frontier::Service| {
+    /// for gateway in svc.gateways() {
+    ///     println!("{} at {}: {}", gateway.name(), gateway.addr(), gateway.state());
+    /// }
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn gateways(&self) -> Vec<GatewayInfo> {
+        self.client.shared.sites().iter().map(|site| GatewayInfo::of(site)).collect()
+    }
+
+    /// The ID the gateway has given this instance; of the last session while there is none, 0 before the first. In a cluster it is that of
+    /// the first gateway. The others are asked for the same; should one give another, its edges see that.
+    ///
     ///
     /// ```
     /// # frontier::testing::scene::play(async |svc: frontier::Service| {
@@ -224,7 +268,8 @@ impl Service {
         self.client.register("edge_offline", Handler::new(answer)).await
     }
 
-    /// Who is online now. After registering for events: an edge may be in both, and its epoch tells which is newer.
+    /// Who is online now. After registering for events: an edge may be in both, and its epoch tells which is newer. In a cluster: at any
+    /// gateway that is connected.
     ///
     /// The gateway makes one list at a time for a service: calls that come while one is made wait and share the next.
     ///
@@ -240,11 +285,10 @@ impl Service {
     /// # });
     /// ```
     pub async fn presence(&self) -> Result<Vec<EdgeInfo>> {
-        let (promise, answer) = promise();
-        self.ask(Op::Presence { promise }, 0, answer).await
+        self.client.presence().await
     }
 
-    /// Whether an edge is connected to this gateway, and the epoch of its session if so.
+    /// Whether an edge is connected to this gateway, or to one of the cluster's that are connected, and the epoch of its session if so.
     ///
     /// # Errors
     /// When the gateway does not answer within the `call_timeout`.
@@ -259,16 +303,8 @@ impl Service {
     /// # });
     /// ```
     pub async fn locate(&self, edge: impl Into<EdgeId>) -> Result<Option<u64>> {
-        let edge = edge.into().get();
-        let (promise, answer) = promise();
-        let epoch = self.ask(Op::Locate { edge, promise }, edge, answer).await?;
+        let epoch = self.client.locate(edge.into().get()).await?;
         Ok(Some(epoch).filter(|epoch| *epoch != 0))
-    }
-
-    async fn ask<T>(&self, op: Op, key: u64, answer: Answer<T>) -> Result<T> {
-        let deadline = deadline(self.client.shared.options.call_timeout);
-        self.client.submit(op, key, deadline).await?;
-        timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Error::deadline()))
     }
 
     /// Takes messages of a topic as well, from now on and across reconnects.
@@ -305,6 +341,19 @@ impl Service {
     #[cfg(test)]
     pub(crate) fn budget_left(&self) -> usize {
         self.client.shared.budget.left()
+    }
+
+    /// Edges whose place in the cluster is remembered.
+    #[cfg(all(test, feature = "cluster"))]
+    pub(crate) fn places_remembered(&self) -> usize {
+        self.client.shared.cluster.as_ref().map_or(0, |cluster| cluster.places_remembered())
+    }
+
+    /// Whether what its tasks and handles share is still there.
+    #[cfg(all(test, feature = "cluster"))]
+    pub(crate) fn remains(&self) -> impl Fn() -> bool + use<> {
+        let shared = std::sync::Arc::downgrade(&self.client.shared);
+        move || shared.strong_count() > 0
     }
 
     /// Messages that wait to be received.
@@ -378,6 +427,19 @@ impl ServiceBuilder {
         self
     }
 
+    /// Gateways that are connected to before the cluster's list is there, and if it never comes (default: none). Without meaning outside of
+    /// [clusters](Service::cluster).
+    ///
+    /// ```
+    /// let builder = frontier::Service::cluster("http://atlas:40011").gateways(["tcp://a:30011", "tcp://b:30011"]);
+    /// # let _ = builder;
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub fn gateways(mut self, addresses: impl IntoAddresses) -> Self {
+        self.options.gateways = addresses.into_addresses();
+        self
+    }
+
     /// How many connections to hold as one instance, 1 to 64 (default: as many as the gateway has shards, so that each of its threads
     /// reaches this service without another one's help).
     ///
@@ -392,10 +454,12 @@ impl ServiceBuilder {
 
     common_setters!("Service::builder(\"127.0.0.1:30011\")");
 
-    /// Connects. Every address is tried once; after that success, losses are repaired in the background.
+    /// Connects. Every address is tried once; after that success, losses are repaired in the background. In a cluster one gateway is waited
+    /// for, and the others follow.
     ///
     /// # Errors
-    /// When settings are wrong, or with the error of the last address when none could be connected to.
+    /// When settings are wrong, or with the error of the last address when none could be connected to. In a cluster: when neither atlas nor
+    /// a gateway could be reached, or none of the gateways there are ([`ConnectError::Atlas`], [`ConnectError::NoGateway`]).
     ///
     /// # Cancel safety
     /// Safe: a connection that is not returned is closed.

@@ -28,11 +28,11 @@ use tokio::{
 use self::core::Core;
 pub(crate) use self::handshake::{Greeted, HELLO_MAX, greet};
 use crate::{
-    client::Shared,
     error::{ConnectError, Error, ErrorCode},
     mailbox::Note,
     op::{Op, deadline},
     random::Random,
+    site::Site,
     transport::Io,
 };
 
@@ -125,10 +125,10 @@ struct Clock {
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(client: Arc<Shared>, greeted: Greeted, now: Instant) -> Self {
+    pub(crate) fn new(site: Arc<Site>, greeted: Greeted, now: Instant) -> Self {
         let Greeted { io, conn, welcome, rest } = greeted;
-        let clock = Clock::new(heartbeat(&client, &welcome), now);
-        let mut core = Core::new(client, conn, &welcome, now);
+        let clock = Clock::new(heartbeat(site.client.options.heartbeat, &welcome), now);
+        let mut core = Core::new(site, conn, &welcome, now);
         // The first one measures the round trip, by which windows grow.
         core.ping(now);
         Self {
@@ -392,9 +392,9 @@ fn why(error: &ConnectError) -> Error {
 }
 
 /// The shorter of what the gateway asks for and what the user wants.
-fn heartbeat(client: &Shared, welcome: &Welcome) -> Duration {
+fn heartbeat(wanted: Option<Duration>, welcome: &Welcome) -> Duration {
     let asked = Duration::from_millis(welcome.heartbeat_ms.into());
-    client.options.heartbeat.map_or(asked, |wanted| wanted.min(asked))
+    wanted.map_or(asked, |wanted| wanted.min(asked))
 }
 
 // === impl Clock ===

@@ -4,6 +4,8 @@
 //! and streams, keeps presence, admits edges by the services that want to be asked, and lets the newest session of an edge win. What it
 //! has not: authentication, limits, deadlines of its own, and speed.
 
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
 mod hub;
 mod peer;
 #[doc(hidden)]
@@ -11,12 +13,17 @@ pub mod pipes;
 #[doc(hidden)]
 pub mod scene;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, oneshot},
+};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::hub::{Hub, Order};
+#[cfg(feature = "cluster")]
+pub use self::cluster::Cluster;
+use self::hub::{Hub, Numbers, Order};
 use crate::{Edge, EdgeBuilder, EdgeId, Service, ServiceBuilder, transport::Dialer};
 
 /// A gateway within the process. Dropped, it breaks all connections and takes none any more.
@@ -40,7 +47,7 @@ use crate::{Edge, EdgeBuilder, EdgeId, Service, ServiceBuilder, transport::Diale
 /// ```
 #[derive(Debug)]
 pub struct Gateway {
-    dialer: Dialer,
+    pipes: mpsc::Sender<DuplexStream>,
     orders: mpsc::Sender<Order>,
     _task: AbortOnDropHandle<()>,
 }
@@ -64,10 +71,19 @@ impl Gateway {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(Arc::default())
+    }
+
+    /// One whose IDs and epochs are not those of others with the same numbers.
+    fn start_with(numbers: Arc<Numbers>) -> Self {
         let (pipes, incoming) = mpsc::channel(WAITING);
         let (orders, commands) = mpsc::channel(WAITING);
-        let task = tokio::runtime::Handle::current().spawn(Hub::new(incoming, commands).run());
-        Self { dialer: Dialer::Memory(pipes), orders, _task: AbortOnDropHandle::new(task) }
+        let task = tokio::runtime::Handle::current().spawn(Hub::new(incoming, commands, numbers).run());
+        Self { pipes, orders, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn dialer(&self) -> Dialer {
+        Dialer::Memory(self.pipes.clone())
     }
 
     /// An edge of this gateway.
@@ -81,7 +97,7 @@ impl Gateway {
     /// # }
     /// ```
     pub fn edge(&self) -> EdgeBuilder {
-        Edge::builder("memory:1").dialer(self.dialer.clone())
+        Edge::builder("memory:1").dialer(self.dialer())
     }
 
     /// A service of this gateway.
@@ -95,7 +111,7 @@ impl Gateway {
     /// # }
     /// ```
     pub fn service(&self) -> ServiceBuilder {
-        Service::builder("memory:1").dialer(self.dialer.clone())
+        Service::builder("memory:1").dialer(self.dialer())
     }
 
     /// The edges online.
@@ -161,7 +177,7 @@ impl Gateway {
     #[cfg(test)]
     pub(crate) async fn pipe(&self) -> crate::transport::Io {
         let here = crate::address::Address { tls: false, host: "memory".into(), port: 1 };
-        self.dialer.dial(&here).await.expect("the gateway runs")
+        self.dialer().dial(&here).await.expect("the gateway runs")
     }
 
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {

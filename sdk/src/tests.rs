@@ -4,6 +4,8 @@
 //! exact.
 
 mod calls;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod guide;
 mod messages;
 mod presence;

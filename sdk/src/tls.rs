@@ -186,9 +186,15 @@ impl Tls {
 
     /// The name to expect in the certificate of a gateway on `host`.
     pub(crate) fn server_name(&self, host: &str) -> Result<ServerName<'static>, ConnectError> {
-        let name = self.options.server_name.as_deref().unwrap_or(host);
-        ServerName::try_from(name.to_owned())
-            .map_err(|_| ConnectError::Tls(format!("`{name}` is no server name")))
+        host_name(self.options.server_name.as_deref().unwrap_or(host))
+    }
+
+    /// The same configuration for a server that speaks HTTP/2.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn http2_config(&self) -> Result<Arc<ClientConfig>, ConnectError> {
+        let mut config = ClientConfig::clone(&*self.config()?);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
     }
 
     /// The configuration, made anew only if a file has changed. Reads files: not for async context.
@@ -204,6 +210,12 @@ impl Tls {
         *made = Some((material, config.clone()));
         Ok(config)
     }
+}
+
+/// The name to expect in the certificate of a server on `host`.
+pub(crate) fn host_name(host: &str) -> Result<ServerName<'static>, ConnectError> {
+    ServerName::try_from(host.to_owned())
+        .map_err(|_| ConnectError::Tls(format!("`{host}` is no server name")))
 }
 
 // === impl Material ===

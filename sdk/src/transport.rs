@@ -42,6 +42,20 @@ pub(crate) enum Dialer {
     /// An acceptor within the process, which takes the other end of each pipe.
     #[cfg(any(test, feature = "testing"))]
     Memory(tokio::sync::mpsc::Sender<tokio::io::DuplexStream>),
+    /// The same for several, by their addresses.
+    #[cfg(any(test, feature = "testing"))]
+    Switchboard(Arc<Switchboard>),
+}
+
+/// Acceptors within the process, by host and port.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Default)]
+pub(crate) struct Switchboard {
+    lines: parking_lot::Mutex<
+        std::collections::HashMap<String, tokio::sync::mpsc::Sender<tokio::io::DuplexStream>>,
+    >,
+    /// Takes all that have no line of their own.
+    rest: Option<tokio::sync::mpsc::Sender<tokio::io::DuplexStream>>,
 }
 
 /// Bytes a pipe within the process holds in each direction.
@@ -59,35 +73,109 @@ impl Dialer {
 
     /// Connects. The caller limits the time.
     pub(crate) async fn dial(&self, address: &Address) -> Result<Io, ConnectError> {
+        #[cfg(any(test, feature = "testing"))]
         let failed = |source| ConnectError::Dial { address: address.to_string(), source };
         match self {
-            Self::Net { tls, always_tls } => {
-                let found =
-                    tokio::net::lookup_host((address.host.as_str(), address.port)).await.map_err(failed)?;
-                let socket = staggered::first(found, TcpStream::connect).await.map_err(failed)?;
-                // Frames are batched before they are written, so waiting for more would only delay them.
-                socket.set_nodelay(true).map_err(failed)?;
-                if !(address.tls || *always_tls) {
-                    return Ok(Io::Tcp(socket));
-                }
-                let name = tls.server_name(&address.host)?;
-                let made = tls.clone();
-                let config = tokio::task::spawn_blocking(move || made.config())
-                    .await
-                    .map_err(|error| failed(io::Error::other(error)))??;
-                let handshake = TlsConnector::from(config).connect(name, socket).await;
-                let stream = handshake
-                    .map_err(|source| ConnectError::Handshake { address: address.to_string(), source })?;
-                Ok(Io::Tls(Box::new(stream)))
+            Self::Net { tls, always_tls } if address.tls || *always_tls => {
+                encrypt(tls, address, connect(address).await?, Protocol::Frontier).await
             }
+            Self::Net { .. } => Ok(Io::Tcp(connect(address).await?)),
             #[cfg(any(test, feature = "testing"))]
-            Self::Memory(acceptor) => {
-                let (ours, theirs) = tokio::io::duplex(PIPE);
-                let gone = || failed(io::ErrorKind::ConnectionRefused.into());
-                acceptor.send(theirs).await.map_err(|_| gone())?;
-                Ok(Io::Memory(ours))
-            }
+            Self::Memory(acceptor) => pipe(acceptor).await.map_err(failed),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Switchboard(switchboard) => match switchboard.line(address) {
+                Some(acceptor) => pipe(&acceptor).await.map_err(failed),
+                None => Err(failed(io::ErrorKind::ConnectionRefused.into())),
+            },
         }
+    }
+
+    /// Connects to a server that speaks HTTP/2, with TLS only if its address says so. The caller limits the time.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn dial_http2(&self, address: &Address) -> Result<Io, ConnectError> {
+        match self {
+            Self::Net { tls, .. } if address.tls => {
+                encrypt(tls, address, connect(address).await?, Protocol::Http2).await
+            }
+            Self::Net { .. } => Ok(Io::Tcp(connect(address).await?)),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Memory(_) | Self::Switchboard(_) => self.dial(address).await,
+        }
+    }
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Frontier,
+    #[cfg(feature = "cluster")]
+    Http2,
+}
+
+async fn connect(address: &Address) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Dial { address: address.to_string(), source };
+    let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await.map_err(failed)?;
+    let socket = staggered::first(found, TcpStream::connect).await.map_err(failed)?;
+    // Frames are batched before they are written, so waiting for more would only delay them.
+    socket.set_nodelay(true).map_err(failed)?;
+    Ok(socket)
+}
+
+async fn encrypt(
+    tls: &Arc<Tls>,
+    address: &Address,
+    socket: TcpStream,
+    protocol: Protocol,
+) -> Result<Io, ConnectError> {
+    let failed = |source| ConnectError::Dial { address: address.to_string(), source };
+    let name = match protocol {
+        Protocol::Frontier => tls.server_name(&address.host)?,
+        // The name that may have been set is that of the gateways.
+        #[cfg(feature = "cluster")]
+        Protocol::Http2 => crate::tls::host_name(&address.host)?,
+    };
+    let made = tls.clone();
+    let config = tokio::task::spawn_blocking(move || match protocol {
+        Protocol::Frontier => made.config(),
+        #[cfg(feature = "cluster")]
+        Protocol::Http2 => made.http2_config(),
+    });
+    let config = config.await.map_err(|error| failed(io::Error::other(error)))??;
+    let handshake = TlsConnector::from(config).connect(name, socket).await;
+    let stream =
+        handshake.map_err(|source| ConnectError::Handshake { address: address.to_string(), source })?;
+    Ok(Io::Tls(Box::new(stream)))
+}
+
+#[cfg(any(test, feature = "testing"))]
+async fn pipe(acceptor: &tokio::sync::mpsc::Sender<tokio::io::DuplexStream>) -> io::Result<Io> {
+    let (ours, theirs) = tokio::io::duplex(PIPE);
+    acceptor.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+    Ok(Io::Memory(ours))
+}
+
+// === impl Switchboard ===
+
+#[cfg(any(test, feature = "testing"))]
+impl Switchboard {
+    /// With an acceptor for whatever has no line of its own.
+    pub(crate) fn with_rest(rest: tokio::sync::mpsc::Sender<tokio::io::DuplexStream>) -> Self {
+        Self { lines: parking_lot::Mutex::default(), rest: Some(rest) }
+    }
+
+    /// Who listens at `host:port`; replaces who did before.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn connect(
+        &self,
+        address: impl Into<String>,
+        acceptor: tokio::sync::mpsc::Sender<tokio::io::DuplexStream>,
+    ) {
+        self.lines.lock().insert(address.into(), acceptor);
+    }
+
+    fn line(&self, address: &Address) -> Option<tokio::sync::mpsc::Sender<tokio::io::DuplexStream>> {
+        let key = format!("{}:{}", address.host, address.port);
+        self.lines.lock().get(&key).cloned().or_else(|| self.rest.clone())
     }
 }
 

@@ -26,7 +26,7 @@ fn job(mailbox: &Arc<Mailbox>, id: u64, handler: Handler, cancel: CancellationTo
         deadline: None,
         cancel,
     };
-    Job { handler, request, responder, turn: None }
+    Job { handler, request, responder, turn: None, lane: 0 }
 }
 
 fn outcomes(mailbox: &Mailbox) -> Vec<(u64, Option<ErrorCode>)> {

@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use super::{handshake::sent_away, streams::Streams};
 use crate::{
-    client::Shared,
     dialogue::{Dialogue, Sink},
     error::{ConnectError, Error},
     mailbox::{DialogueId, Mailbox, Note},
     op::Op,
+    site::Site,
 };
 
 /// Bytes of answers that may wait to be written to a gateway that asks and does not read. Far more than one that reads leaves behind.
@@ -33,7 +33,7 @@ pub(super) struct Core {
     pub(super) dialogue: Dialogue,
     pub(super) streams: Streams,
     pub(super) mailbox: Arc<Mailbox>,
-    client: Arc<Shared>,
+    site: Arc<Site>,
     /// Operations of ours that may be unanswered.
     max_in_flight: usize,
     /// The gateway sends us away.
@@ -51,19 +51,19 @@ struct SessionSink<'a>(&'a mut Connection);
 // === impl Core ===
 
 impl Core {
-    pub(super) fn new(client: Arc<Shared>, conn: Connection, welcome: &Welcome, now: Instant) -> Self {
+    pub(super) fn new(site: Arc<Site>, conn: Connection, welcome: &Welcome, now: Instant) -> Self {
         let mailbox = Arc::new(Mailbox::default());
+        let client = &site.client;
         let limits = client.options.dialogue_limits(welcome.max_body);
-        let dialogue =
-            Dialogue::new(DialogueId::Session, mailbox.clone(), limits, client.budget.clone(), now);
-        let streams = Streams::new(client.clone(), mailbox.clone(), welcome.max_body);
+        let dialogue = Dialogue::new(DialogueId::Session, mailbox.clone(), limits, site.budget.clone(), now);
+        let streams = Streams::new(site.clone(), mailbox.clone(), welcome.max_body);
         let max_in_flight = usize::try_from(welcome.max_in_flight).unwrap_or(usize::MAX);
         Self {
             conn,
             dialogue,
             streams,
             mailbox,
-            client,
+            site,
             max_in_flight,
             sent_away: None,
             pong: None,
@@ -151,7 +151,7 @@ impl Core {
             }
             _ => {
                 let mut sink = SessionSink(&mut self.conn);
-                self.dialogue.on_frame(frame, now, &mut sink, &*self.client);
+                self.dialogue.on_frame(frame, now, &mut sink, &*self.site);
             }
         }
         Ok(())

@@ -24,7 +24,6 @@ use tokio::time::Instant;
 
 use super::reader::{Item, StreamReader};
 use crate::{
-    client::Shared as ClientShared,
     dialogue::{Dialogue, Sink},
     error::{Error, ErrorCode, Result, millis},
     mailbox::{DialogueId, Mailbox},
@@ -32,6 +31,7 @@ use crate::{
     promise::Promise,
     reply::Reply,
     request::Peer,
+    site::Site,
     stream::{
         Handle, Offer, Opened,
         shared::{Facts, Shared},
@@ -57,7 +57,7 @@ pub(super) struct Streams {
     /// Streams with frames in `out`.
     dirty: Vec<StreamId>,
     mailbox: Arc<Mailbox>,
-    client: Arc<ClientShared>,
+    site: Arc<Site>,
     send_body: u64,
     /// Round trip to the gateway; a window that is used up faster than twice this holds its stream back.
     pub(super) round_trip: Duration,
@@ -121,12 +121,12 @@ struct StreamSink<'a> {
 // === impl Streams ===
 
 impl Streams {
-    pub(super) fn new(client: Arc<ClientShared>, mailbox: Arc<Mailbox>, send_body: u64) -> Self {
+    pub(super) fn new(site: Arc<Site>, mailbox: Arc<Mailbox>, send_body: u64) -> Self {
         Self {
             by_id: HashMap::new(),
             dirty: Vec::new(),
             mailbox,
-            client,
+            site,
             send_body,
             round_trip: Duration::from_millis(1),
         }
@@ -182,17 +182,22 @@ impl Streams {
         stage: Stage,
         now: Instant,
     ) -> Box<Live> {
-        let client = &self.client;
+        let client = &self.site.client;
         let shared = Shared::new(
             id,
             self.mailbox.clone(),
             facts,
-            client.dispatcher.clone(),
+            (client.dispatcher.clone(), self.site.lane),
             client.options.message_queue,
         );
         let limits = client.options.dialogue_limits(self.send_body);
-        let dialogue =
-            Dialogue::new(DialogueId::Stream(id), self.mailbox.clone(), limits, client.budget.clone(), now);
+        let dialogue = Dialogue::new(
+            DialogueId::Stream(id),
+            self.mailbox.clone(),
+            limits,
+            self.site.budget.clone(),
+            now,
+        );
         let size = client.options.stream_window;
         Box::new(Live {
             shared: Arc::new(shared),
@@ -230,7 +235,7 @@ impl Streams {
         let offer = Offer::new(live.shared.clone());
         self.by_id.insert(id, Entry::Live(live));
         // Refused, the offer says so itself when it is dropped; here with a better reason.
-        if let Err(offer) = self.client.offers.push(offer) {
+        if let Err(offer) = self.site.client.offers.push(self.site.lane, offer) {
             offer.refuse(Error::overloaded("too many streams wait to be accepted"));
         }
     }
@@ -500,7 +505,7 @@ impl Streams {
         if window.used < window.size {
             return;
         }
-        let most = self.client.options.max_stream_window;
+        let most = self.site.client.options.max_stream_window;
         if now.saturating_duration_since(window.since) < self.round_trip * 2 && window.size < most {
             let size = window.size.saturating_mul(2).min(most);
             window.size = conn.engine_mut().grow(id, size).unwrap_or(window.size);

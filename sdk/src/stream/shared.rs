@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     /// Calls and messages of ours on this stream that may be unanswered.
     pub(crate) slots: Semaphore,
     dispatcher: Arc<Dispatcher>,
+    lane: u64,
     pipe: Mutex<Pipe>,
     /// Told when the pipe gets its error.
     over: Notify,
@@ -90,7 +91,7 @@ impl Shared {
         id: StreamId,
         mailbox: Arc<Mailbox>,
         facts: Facts,
-        dispatcher: Arc<Dispatcher>,
+        (dispatcher, lane): (Arc<Dispatcher>, u64),
         message_queue: usize,
     ) -> Self {
         Self {
@@ -101,6 +102,7 @@ impl Shared {
             messages: Queue::new(message_queue),
             slots: Semaphore::new(IN_FLIGHT),
             dispatcher,
+            lane,
             pipe: Mutex::default(),
             over: Notify::new(),
         }
@@ -310,7 +312,7 @@ impl Host for Shared {
             SendKind::Request => {
                 Err(Error::new(ErrorCode::MethodNotFound, "nobody offers the method on this stream"))
             }
-            SendKind::Publish if self.messages.is_full() => {
+            SendKind::Publish if self.messages.is_full(0) => {
                 Err(Error::overloaded("the stream's messages are not received"))
             }
             SendKind::Publish => Ok(()),
@@ -330,12 +332,13 @@ impl Host for Shared {
                     return;
                 };
                 let request = Request { method, body, headers, from, deadline: Some(deadline), cancel };
-                self.dispatcher.submit(Job { handler, request, responder, turn: None });
+                let lane = self.lane;
+                self.dispatcher.submit(Job { handler, request, responder, turn: None, lane });
             }
             SendKind::Publish => {
                 let topic = head.name.into();
                 let message = Message { topic, body, headers, from, cancel, responder };
-                if let Err(message) = self.messages.push(message) {
+                if let Err(message) = self.messages.push(0, message) {
                     let _ = message
                         .responder
                         .answer(Err(Error::overloaded("the stream's messages are not received")));

@@ -6,6 +6,10 @@
 use std::{
     collections::BTreeMap,
     future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -51,9 +55,20 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) enum Order {
     Edges(oneshot::Sender<Vec<u64>>),
+    /// The epoch of an edge, 0 if it is not here.
+    #[cfg(feature = "cluster")]
+    Locate(u64, oneshot::Sender<u64>),
     Cut(u64, oneshot::Sender<bool>),
     CutAll(oneshot::Sender<()>),
     SendAway(Duration, oneshot::Sender<()>),
+}
+
+/// The last of each number that was given. Gateways of one cluster share them.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    edge: AtomicU64,
+    service: AtomicU64,
+    epoch: AtomicU64,
 }
 
 /// See the module documentation.
@@ -63,24 +78,18 @@ pub(super) struct Hub {
     orders: mpsc::Receiver<Order>,
     peers: BTreeMap<Key, Peer>,
     last_key: Key,
-    last_edge: u64,
-    last_service: u64,
-    last_epoch: u64,
+    numbers: Arc<Numbers>,
 }
 
 // === impl Hub ===
 
 impl Hub {
-    pub(super) fn new(incoming: mpsc::Receiver<DuplexStream>, orders: mpsc::Receiver<Order>) -> Self {
-        Self {
-            incoming,
-            orders,
-            peers: BTreeMap::new(),
-            last_key: 0,
-            last_edge: 0,
-            last_service: 0,
-            last_epoch: 0,
-        }
+    pub(super) fn new(
+        incoming: mpsc::Receiver<DuplexStream>,
+        orders: mpsc::Receiver<Order>,
+        numbers: Arc<Numbers>,
+    ) -> Self {
+        Self { incoming, orders, peers: BTreeMap::new(), last_key: 0, numbers }
     }
 
     pub(super) async fn run(mut self) {
@@ -150,6 +159,10 @@ impl Hub {
             Order::Edges(done) => {
                 let edges = self.peers.values().filter(|peer| peer.ready && peer.is_edge());
                 let _ = done.send(edges.map(|peer| peer.id).collect());
+            }
+            #[cfg(feature = "cluster")]
+            Order::Locate(edge, done) => {
+                let _ = done.send(self.epoch_of(edge));
             }
             Order::Cut(edge, done) => {
                 let key = self.edge(edge);
@@ -238,10 +251,9 @@ impl Hub {
         let (role, ticket) = (hello.role, ticket_id(&hello.ticket));
         peer.hello = Some(hello);
         if role == Role::Service {
-            peer.id = known.unwrap_or_else(|| {
-                self.last_service += 1;
-                self.last_service
-            });
+            // It trusts everybody: who wishes for an ID gets it.
+            let wished = peer.hello.as_ref().map(|hello| hello.wished_id).filter(|id| *id != 0);
+            peer.id = known.or(wished).unwrap_or_else(|| next(&self.numbers.service));
             return self.welcome(key);
         }
         if let Some(id) = ticket {
@@ -254,16 +266,11 @@ impl Hub {
 
     /// An edge has its ID, or gets one: takes over, and asks whether it may come in.
     fn identified(&mut self, key: Key, id: u64) {
-        let id = if id == 0 {
-            self.last_edge += 1;
-            1_000_000 + self.last_edge
-        } else {
-            id
-        };
-        self.last_epoch += 1;
+        let id = if id == 0 { 1_000_000 + next(&self.numbers.edge) } else { id };
+        let epoch = next(&self.numbers.epoch);
         let older = self.edge(id);
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        (peer.id, peer.epoch) = (id, self.last_epoch);
+        (peer.id, peer.epoch) = (id, epoch);
         if let Some(older) = older {
             self.take_over(older);
         }
@@ -386,7 +393,7 @@ impl Hub {
 
     fn on_locate(&mut self, key: Key, frame: &Frame<Bytes>) {
         let Ok(Locate { edge, .. }) = Locate::parse(&frame.head) else { return };
-        let epoch = self.edge(edge).and_then(|key| self.peers.get(&key)).map_or(0, |peer| peer.epoch);
+        let epoch = self.epoch_of(edge);
         let mut head = Vec::new();
         Locate { edge, epoch }.encode(&mut head);
         if let Some(peer) = self.peers.get_mut(&key) {
@@ -655,6 +662,10 @@ impl Hub {
             .map(|(key, _)| *key)
     }
 
+    fn epoch_of(&self, edge: u64) -> u64 {
+        self.edge(edge).and_then(|key| self.peers.get(&key)).map_or(0, |peer| peer.epoch)
+    }
+
     fn sender(&self, key: Key) -> Sender {
         match self.peers.get(&key) {
             Some(peer) if peer.is_service() => Sender::Service(peer.id),
@@ -662,6 +673,11 @@ impl Hub {
             None => Sender::Edge(0),
         }
     }
+}
+
+/// The next of some number.
+fn next(last: &AtomicU64) -> u64 {
+    last.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 fn ticket_id(ticket: &[u8]) -> Option<u64> {

@@ -3,7 +3,7 @@
 //!
 //! The services are `calculator` (method `sum`), `collector` (topic `telemetry`) and `files` (streams); the edge has the ID 42 and
 //! offers `echo`. A stream brings back what was written to it, and there are a method and a message on it. Everybody is called on once
-//! in the background.
+//! in the background. At port 40011 there is the registry of a cluster that has this one gateway.
 
 use std::{cell::RefCell, fmt::Debug, future::poll_fn, pin::Pin, time::Duration};
 
@@ -29,6 +29,8 @@ const EDGE: u64 = 42;
 #[derive(Debug)]
 pub struct Cast {
     gateway: Gateway,
+    #[cfg(feature = "cluster")]
+    registry: super::cluster::Registry,
     edge: Edge,
     services: Vec<Service>,
     tasks: JoinSet<Result<()>>,
@@ -61,7 +63,7 @@ fn run(example: Example) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.expect("a runtime can be had").block_on(async {
         let mut cast = Cast::assemble().await;
-        GATEWAY.set(Some(cast.gateway.dialer.clone()));
+        GATEWAY.set(Some(cast.dialer()));
         timeout(PATIENCE, example(&mut cast)).await
     });
     ended.expect("an example ends");
@@ -77,6 +79,10 @@ pub(crate) fn dialer() -> Option<Dialer> {
 impl Cast {
     async fn assemble() -> Self {
         let gateway = Gateway::start();
+        #[cfg(feature = "cluster")]
+        let registry = super::cluster::Registry::start();
+        #[cfg(feature = "cluster")]
+        registry.put("gateway", "127.0.0.1:30011", &gateway);
         let calculator = gateway.service().name("calculator").method("sum", sum);
         let collector = gateway.service().name("collector").topics(["telemetry"]);
         let files = gateway.service().name("files");
@@ -121,7 +127,22 @@ impl Cast {
             }
             Ok(())
         });
-        Self { gateway, edge, services, tasks }
+        Self {
+            gateway,
+            #[cfg(feature = "cluster")]
+            registry,
+            edge,
+            services,
+            tasks,
+        }
+    }
+
+    /// Reaches the gateway at every address, except at that of the registry.
+    fn dialer(&self) -> Dialer {
+        let switchboard = crate::transport::Switchboard::with_rest(self.gateway.pipes.clone());
+        #[cfg(feature = "cluster")]
+        switchboard.connect("127.0.0.1:40011", self.registry.pipes());
+        Dialer::Switchboard(switchboard.into())
     }
 
     /// A service which the edge turns to.

@@ -189,6 +189,25 @@ async fn connection_state() -> Outcome {
     Ok(())
 }
 
+#[cfg(feature = "cluster")]
+#[tokio::test(start_paused = true)]
+async fn many_gateways() -> Outcome {
+    let cluster = frontier::testing::Cluster::start(2);
+    let edge = cluster.edge_at(1).connect().await?;
+    edge.register("restart", |_: frontier::Request| async { Ok("soon") }).await?;
+    let id = edge.id();
+    // [
+    let service = cluster.service().name("files").topics(["telemetry"]).connect().await?;
+
+    let reply = service.call(id, "restart", "").await?; // wherever this edge is
+    for gateway in service.gateways() {
+        println!("{} at {}: {}", gateway.name(), gateway.addr(), gateway.state());
+    }
+    // ]
+    assert_eq!(reply.body(), "soon");
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn errors() -> Outcome {
     let gateway = Gateway::start();
@@ -330,6 +349,7 @@ fn as_shown(code: &str) -> String {
     if code.contains("Gateway::start") {
         return code.to_owned();
     }
+    let code = code.replace("cluster.service()", "Service::cluster(\"http://127.0.0.1:40011\")");
     let services = "Service::builder(\"tcp://127.0.0.1:30011\")";
     let edges = "Edge::builder(\"tcp://127.0.0.1:30012\")";
     let code = code.replace("gateway\n    .service()", services).replace("gateway.service()", services);

@@ -29,10 +29,10 @@ use crate::{
 };
 
 /// Accepts connections by hand.
-struct Acceptor(mpsc::Receiver<DuplexStream>);
+pub(super) struct Acceptor(pub(super) mpsc::Receiver<DuplexStream>);
 
 /// One connection, driven by the test.
-struct Script {
+pub(super) struct Script {
     io: DuplexStream,
     conn: Connection,
     events: std::collections::VecDeque<Event<Bytes>>,
@@ -43,7 +43,7 @@ fn edge() -> (Acceptor, EdgeBuilder) {
     (Acceptor(incoming), Edge::builder(["one:1", "two:2"]).dialer(Dialer::Memory(pipes)))
 }
 
-fn welcome() -> Welcome {
+pub(super) fn welcome() -> Welcome {
     Welcome {
         version: 1,
         features: 0,
@@ -59,13 +59,13 @@ fn welcome() -> Welcome {
 }
 
 impl Acceptor {
-    async fn accept(&mut self) -> Script {
+    pub(super) async fn accept(&mut self) -> Script {
         let io = self.0.recv().await.unwrap();
         Script { io, conn: Connection::accept(&Config::default()), events: Default::default() }
     }
 
     /// Accepts, checks Hello by `look`, and welcomes.
-    async fn welcome(&mut self, welcome: Welcome, look: impl FnOnce(&Hello)) -> Script {
+    pub(super) async fn welcome(&mut self, welcome: Welcome, look: impl FnOnce(&Hello)) -> Script {
         let mut script = self.accept().await;
         let hello = script.expect(FrameType::Hello).await;
         look(&Hello::decode(&hello.head, &HelloLimits::default()).unwrap());
@@ -77,7 +77,7 @@ impl Acceptor {
 }
 
 impl Script {
-    async fn send(&mut self, header: FrameHeader, head: &[u8], body: &[u8]) {
+    pub(super) async fn send(&mut self, header: FrameHeader, head: &[u8], body: &[u8]) {
         let header = header.with_lens(head.len(), body.len()).unwrap();
         let mut lead = header.encode().to_vec();
         lead.extend_from_slice(head);
@@ -148,7 +148,7 @@ impl Script {
     }
 
     /// The next frame of the session stream, pings aside.
-    async fn frame(&mut self) -> Option<Frame<Bytes>> {
+    pub(super) async fn frame(&mut self) -> Option<Frame<Bytes>> {
         loop {
             match self.event().await? {
                 Event::Frame(frame) if frame.header.kind == FrameType::Ping => {}
@@ -159,21 +159,21 @@ impl Script {
         }
     }
 
-    async fn expect(&mut self, kind: FrameType) -> Frame<Bytes> {
+    pub(super) async fn expect(&mut self, kind: FrameType) -> Frame<Bytes> {
         let frame = self.frame().await.unwrap();
         assert_eq!(frame.header.kind, kind, "{frame:?}");
         frame
     }
 
-    async fn ack(&mut self, id: u64) {
+    pub(super) async fn ack(&mut self, id: u64) {
         self.send(FrameHeader::new(FrameType::Ack, id), b"", b"").await;
     }
 
-    async fn respond(&mut self, id: u64, body: &[u8]) {
+    pub(super) async fn respond(&mut self, id: u64, body: &[u8]) {
         self.send(FrameHeader::new(FrameType::Response, id), b"", body).await;
     }
 
-    async fn go_away(&mut self, in_ms: u32, code: ErrorCode) {
+    pub(super) async fn go_away(&mut self, in_ms: u32, code: ErrorCode) {
         let away = GoAway { reconnect_in_ms: in_ms, reason: Some(ErrorRef::new(code, "")) };
         let mut head = Vec::new();
         away.encode(&mut head);

@@ -83,6 +83,42 @@ async fn a_file_that_cannot_be_read_is_named() {
     assert!(error.to_string().contains("/nowhere/edge.pem"), "{error}");
 }
 
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn atlas_is_trusted_by_the_same_roots_under_its_own_name() {
+    use crate::{Service, testing::cluster::Registry};
+
+    let ca = Ca::new();
+    let registry = Registry::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut config = ServerConfig::clone(&ca.server_named(None, "127.0.0.1"));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let pipes = registry.pipes();
+    let door = Handle::current().spawn(async move {
+        let mut visitors = JoinSet::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (acceptor, pipes) = (TlsAcceptor::from(Arc::new(config.clone())), pipes.clone());
+            visitors.spawn(async move {
+                let (mut ours, theirs) = tokio::io::duplex(64 << 10);
+                let mut tls = acceptor.accept(tcp).await?;
+                assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+                pipes.send(theirs).await.map_err(std::io::Error::other)?;
+                copy_bidirectional(&mut tls, &mut ours).await
+            });
+        }
+    });
+    let _door = AbortOnDropHandle::new(door);
+    // The name set is that of the gateways, of which there are none.
+    let connect = |tls| Service::cluster(format!("https://{addr}")).tls(tls).connect();
+    let reached = connect(trusting(&ca)).await.unwrap_err();
+    assert!(matches!(reached, ConnectError::NoGateway { known: 0, .. }), "{reached:?}");
+    let stranger = connect(trusting(&Ca::new())).await.unwrap_err();
+    assert!(stranger.to_string().contains("certificate"), "{stranger}");
+    let plain = Service::cluster(format!("http://{addr}")).tls(trusting(&ca)).connect().await.unwrap_err();
+    assert_eq!(plain.kind(), "atlas");
+}
+
 /// The cause of a handshake that failed.
 fn handshake(error: &ConnectError) -> String {
     assert_eq!(error.kind(), "handshake", "{error:?}");
@@ -159,7 +195,11 @@ impl Ca {
 
     /// What a gateway of this authority does; with `clients`, only for clients of that authority.
     fn server(&self, clients: Option<&Self>) -> Arc<ServerConfig> {
-        let (chain, key) = self.issue(NAME);
+        self.server_named(clients, NAME)
+    }
+
+    fn server_named(&self, clients: Option<&Self>, name: &str) -> Arc<ServerConfig> {
+        let (chain, key) = self.issue(name);
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_safe_default_protocol_versions().unwrap();
