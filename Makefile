@@ -20,8 +20,8 @@ run: ## Start the gateway with a demo service and edges, and show what happens u
 	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-demo --no-default-features
 	@$(TARGET)/quick/frontier-demo --gateway-binary $(TARGET)/quick/frontier
 
-build: ## Build the release binary
-	$(CARGO) build --locked --release -p frontier-gateway
+build: ## Build the release binaries
+	$(CARGO) build --locked --release -p frontier-gateway -p frontier-atlas
 	@! grep -qa 'fault point:' $(TARGET)/release/frontier || { echo "the release binary contains fault points"; exit 1; }
 
 test: check unit doc examples bench-smoke ## Everything CI runs
@@ -38,11 +38,11 @@ clippy:
 # What `make run` leaves out must not be missed. Checked and not built: that shares what clippy has compiled, and of the profile itself
 # only numbers differ.
 lean:
-	$(CARGO) check --locked -p frontier-gateway -p frontier-demo --no-default-features
+	$(CARGO) check --locked -p frontier-gateway -p frontier-atlas -p frontier-demo --no-default-features
 
 unit:
 	$(CARGO) build --locked --workspace $(FEATURES)
-	FRONTIER_BIN=$(TARGET)/debug/frontier $(CARGO) test --locked --workspace --all-targets $(FEATURES)
+	FRONTIER_BIN=$(TARGET)/debug/frontier FRONTLAS_BIN=$(TARGET)/debug/frontlas $(CARGO) test --locked --workspace --all-targets $(FEATURES)
 
 doc:
 	$(CARGO) test --locked --workspace --doc $(FEATURES)

@@ -5,8 +5,12 @@
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod directory;
 pub mod links;
+pub mod metrics;
 pub mod record;
 pub mod store;
 pub mod watch;

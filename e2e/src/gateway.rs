@@ -17,7 +17,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 use tempfile::TempDir;
 
 pub use self::{
-    binary::{needs_fault_points, path as binary},
+    binary::{frontlas as frontlas_binary, needs_fault_points, path as binary},
     config::Config,
     log::{Line, Log},
     proc::Proc,

@@ -3,10 +3,12 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// Longest time for a whole answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,8 +41,37 @@ pub fn request(
     headers: &[&str],
     body: &str,
 ) -> anyhow::Result<Answer> {
-    let mut io = TcpStream::connect_timeout(&addr, PATIENCE).context("connect")?;
+    ask(&mut connect(addr)?, addr, method, path, headers, body)
+}
+
+/// GET by TLS from a server with this name.
+///
+/// # Errors
+/// When the handshake fails or there is no complete answer.
+pub fn get_tls(
+    addr: SocketAddr,
+    path: &str,
+    client: Arc<ClientConfig>,
+    name: &'static str,
+) -> anyhow::Result<Answer> {
+    let tls = ClientConnection::new(client, name.try_into()?)?;
+    ask(&mut StreamOwned::new(tls, connect(addr)?), addr, "GET", path, &[], "")
+}
+
+fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
+    let io = TcpStream::connect_timeout(&addr, PATIENCE).context("connect")?;
     io.set_read_timeout(Some(PATIENCE))?;
+    Ok(io)
+}
+
+fn ask(
+    io: &mut (impl Read + Write),
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> anyhow::Result<Answer> {
     let lines: String = headers.iter().flat_map(|line| [*line, "\r\n"]).collect();
     let len = body.len();
     write!(

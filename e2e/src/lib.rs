@@ -1,6 +1,7 @@
 //! What the tests of whole processes are made of. The tests themselves are in `tests/`, one file per story.
 //!
 //! - [`gateway`]: the built binary `frontier` as a process of one test, with its configuration, log and `/proc` entry.
+//! - [`frontlas`]: the built binary `frontlas`; [`redis`]: a real Redis for it.
 //! - [`geminio`]: an edge or service that speaks geminio.
 //! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
@@ -16,6 +17,7 @@
 
 pub mod bystanders;
 pub mod certs;
+pub mod frontlas;
 pub mod gateway;
 pub mod geminio;
 pub mod http;
@@ -23,5 +25,6 @@ pub mod peer;
 pub mod player;
 pub mod program;
 pub mod proxy;
+pub mod redis;
 pub mod scene;
 pub mod wait;

@@ -17,7 +17,9 @@ use std::{
 };
 
 use anyhow::Context;
-use frontier_ops::{config::Listen, parts::Failures, readiness::Readiness, telemetry::Telemetry};
+use frontier_ops::{
+    config::Listen, life::Server, parts::Failures, readiness::Readiness, telemetry::Telemetry,
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -98,15 +100,23 @@ impl App {
             _follow: follow,
         })
     }
+}
 
-    /// A part that has failed by now, and was not told of before.
-    pub fn failure(&mut self) -> Option<String> {
+impl Server for App {
+    fn failure(&mut self) -> Option<String> {
         self.failures.try_recv().ok()
     }
 
-    /// Waits until a part that must run has failed; says which.
-    pub async fn failed(&mut self) -> String {
+    async fn failed(&mut self) -> String {
         self.failures.recv().await.unwrap_or_else(|| "every shard has ended".to_owned())
+    }
+
+    async fn drain(&mut self, hurry: bool) {
+        self.leave(hurry).await;
+    }
+
+    async fn stop(&mut self) {
+        self.end().await;
     }
 }
 

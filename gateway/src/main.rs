@@ -6,13 +6,10 @@ use anyhow::Context;
 use clap::Parser;
 use frontier_gateway::{
     app::App,
-    cli::{
-        Cli, {self},
-    },
-    config::{self},
+    cli::{self, Cli},
+    config,
 };
-use frontier_ops::{config::Environment, telemetry};
-use tokio::signal::unix::{SignalKind, signal};
+use frontier_ops::{config::Environment, life::live, telemetry};
 
 /// Less memory per idle connection than the system's allocator, and freed pages go back in the background.
 #[cfg(feature = "jemalloc")]
@@ -51,39 +48,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("control runtime")?;
-    let code = runtime.block_on(serve(&loaded.config, &telemetry));
+    let code = runtime.block_on(live(|| App::start(&loaded.config, &telemetry)));
     // Whatever still runs has had its time in `App::stop`, or a second signal wants no more of it.
     runtime.shutdown_background();
-    code
-}
-
-async fn serve(config: &config::Config, telemetry: &telemetry::Telemetry) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("signals")?;
-    let mut app = App::start(config, telemetry)?;
-    let hurry = tokio::select! {
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => true,
-        failure = app.failed() => anyhow::bail!(failure),
-    };
-    tracing::info!("stopping; a second signal ends at once");
-    let stopped = async {
-        app.drain(hurry).await;
-        app.stop().await;
-    };
-    let finished = tokio::select! {
-        biased;
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
-        () = stopped => true,
-    };
-    if !finished {
-        tracing::warn!("second signal");
-        // What it would wait for on its way out is what nobody wants to wait for.
-        std::mem::forget(app);
-    } else if let Some(failure) = app.failure() {
-        // The other parts have let their peers go in order; those of this one were lost.
-        anyhow::bail!(failure);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(code?)
 }

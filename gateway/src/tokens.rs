@@ -29,9 +29,7 @@ use frontier_ops::{
     config::{
         ConfigError, Problems, Severity, UnknownKeys,
         read::{FromNode, Reader, Section, scalar},
-        yaml::{
-            Node, {self},
-        },
+        yaml::{self, Node},
     },
     readiness::{Degraded, Readiness},
 };

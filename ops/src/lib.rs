@@ -7,6 +7,7 @@
 //! - [`serve`], [`guard`], [`split`]: HTTP for operators and programs on one port, its connections and requests bounded;
 //!   [`rest`], [`query`], [`health`]: what REST and gRPC answers have in common.
 //! - [`admin`]: the port of probes, scrapers and people on this machine.
+//! - [`life`]: from the start to the exit, by signals.
 //! - [`tls`]: certificates of listeners and dialers, reloaded when they change.
 //! - [`parts`]: what must run as long as the process does. [`complaints`]: a limit on log lines about peers. [`places`]: who gives
 //!   way when all connections are taken.
@@ -17,6 +18,7 @@ pub mod complaints;
 pub mod config;
 pub mod guard;
 pub mod health;
+pub mod life;
 pub mod metrics;
 pub mod parts;
 pub mod places;

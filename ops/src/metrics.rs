@@ -16,7 +16,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub use self::{latency::Latency, process::Process};
+pub use self::{
+    latency::{Latency, Times},
+    process::Process,
+};
 
 /// The format of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

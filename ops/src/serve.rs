@@ -7,16 +7,25 @@
 use std::{
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Body};
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    response::Response,
+};
 use http::Request;
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -37,20 +46,15 @@ use crate::{
     complaints::Complaints,
     config::canonical,
     metrics::Family,
-    places::{Place, Places},
+    places::{Busy, Place, Places},
+    tls::certificate::{self, Names},
 };
-
-/// Connections at once. People, scrapers and a few programs come here; each holds some tens of KiB.
-const CONNECTIONS: usize = 512;
 
 /// A connection that has been idle for so long gives way to a newcomer when all places are taken.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// For a TLS handshake, for the first request, and for the head of each; also how long a kept connection may stay idle.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Requests at once on one HTTP/2 connection.
-const STREAMS: u32 = 64;
 
 /// What is in flight when the server stops gets this long.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -64,6 +68,22 @@ pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 /// Who sent a request: an extension of every request served here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
+
+/// The names in the certificate that a client showed: an extension of every request of a connection where it had to show one.
+#[derive(Clone, Debug)]
+pub struct ClientNames(pub Arc<Names>);
+
+/// What a port takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at once; each holds some tens of KiB.
+    pub connections: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// Whether a connection is being served for as long as an answer is sent, instead of until it begins: for ports whose answers are
+    /// streams without an end. On others that would let whoever asks and does not read keep a place.
+    pub long_answers: bool,
+}
 
 /// How a connection of an operator ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +110,7 @@ enum Outcome {
 #[derive(Debug)]
 pub struct OperatorPort {
     name: &'static str,
+    bounds: Bounds,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     complaints: Mutex<Complaints>,
     started: Instant,
@@ -106,7 +127,7 @@ pub async fn serve(
     app: Router,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Places::new(CONNECTIONS, GRACE));
+    let places = Arc::new(Places::new(port.bounds.connections, GRACE));
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
@@ -126,6 +147,7 @@ pub async fn serve(
                     tls: tls.clone(),
                     app: app.clone(),
                     peer,
+                    names: None,
                     place: Arc::new(place),
                     give_way,
                 };
@@ -150,6 +172,7 @@ struct Connection {
     tls: Option<TlsSource>,
     app: Router,
     peer: Peer,
+    names: Option<ClientNames>,
     place: Arc<Place>,
     /// Cancelled when somebody else needs the place.
     give_way: CancellationToken,
@@ -158,26 +181,33 @@ struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    async fn run(self, socket: TcpStream, stop: CancellationToken) {
+    async fn run(mut self, socket: TcpStream, stop: CancellationToken) {
         // Answers are small; waiting for more of them helps nobody.
         let _ = socket.set_nodelay(true);
-        let asked = AtomicBool::new(false);
-        let served = async {
-            let Some(source) = &self.tls else { return self.serve(socket, &asked, stop).await };
-            match handshake(source, socket).await {
-                Ok(socket) => self.serve(socket, &asked, stop).await,
-                Err(error) => {
-                    self.port.complain(|| {
-                        let port = self.port.name;
-                        warn!(port, client.addr = %self.peer.0, %error, "TLS handshake failed");
-                    });
-                    Outcome::Handshake
-                }
-            }
-        };
-        let outcome = self.give_way.run_until_cancelled(served).await.unwrap_or(Outcome::GaveWay);
+        let give_way = self.give_way.clone();
+        let outcome = give_way.run_until_cancelled(self.end(socket, stop)).await;
+        let outcome = outcome.unwrap_or(Outcome::GaveWay);
         self.port.count(outcome);
         debug!(port = self.port.name, client.addr = %self.peer.0, outcome = outcome.name(), "connection ended");
+    }
+
+    /// Runs to its end.
+    async fn end(&mut self, socket: TcpStream, stop: CancellationToken) -> Outcome {
+        let asked = AtomicBool::new(false);
+        let Some(source) = &self.tls else { return self.serve(socket, &asked, stop).await };
+        match handshake(source, socket).await {
+            Ok(socket) => {
+                self.names = client_names(&socket);
+                self.serve(socket, &asked, stop).await
+            }
+            Err(error) => {
+                self.port.complain(|| {
+                    let port = self.port.name;
+                    warn!(port, client.addr = %self.peer.0, %error, "TLS handshake failed");
+                });
+                Outcome::Handshake
+            }
+        }
     }
 
     /// Answers requests; `asked` as soon as there was one.
@@ -188,18 +218,20 @@ impl Connection {
         let service = service_fn(|mut request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(self.peer);
+            if let Some(names) = &self.names {
+                request.extensions_mut().insert(names.clone());
+            }
             let served = self.app.clone().oneshot(request.map(Body::new));
-            let busy = Place::busy(&self.place);
+            let (busy, long) = (Place::busy(&self.place), self.port.bounds.long_answers);
             async move {
                 let answer = served.await;
-                drop(busy);
-                answer
+                if long { answer.map(|answer| held(answer, busy)) } else { answer }
             }
         });
         let mut server = auto::Builder::new(TokioExecutor::new());
         server.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
         let mut http2 = server.http2();
-        http2.timer(TokioTimer::new()).max_concurrent_streams(STREAMS);
+        http2.timer(TokioTimer::new()).max_concurrent_streams(self.port.bounds.streams);
         http2.keep_alive_interval(2 * PATIENCE).keep_alive_timeout(PATIENCE);
         let connection = server.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -246,14 +278,28 @@ impl Connection {
     }
 }
 
+// === impl Bounds ===
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connections: 512, streams: 64, long_answers: false }
+    }
+}
+
 // === impl OperatorPort ===
 
 impl OperatorPort {
     /// A port nobody has come to yet, by its name in logs and metrics.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
+        Self::bounded(name, Bounds::default())
+    }
+
+    /// The same with other bounds than those for people, scrapers and a few programs.
+    #[must_use]
+    pub fn bounded(name: &'static str, bounds: Bounds) -> Self {
         let outcomes = [const { AtomicU64::new(0) }; Outcome::ALL.len()];
-        Self { name, outcomes, complaints: Mutex::default(), started: Instant::now() }
+        Self { name, bounds, outcomes, complaints: Mutex::default(), started: Instant::now() }
     }
 
     /// Adds what was counted to a metric of all ports.
@@ -313,4 +359,40 @@ async fn handshake(
 ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
     let accept = TlsAcceptor::from(source()).accept(socket);
     timeout(PATIENCE, accept).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn client_names<S>(socket: &tokio_rustls::server::TlsStream<S>) -> Option<ClientNames> {
+    let certificate = socket.get_ref().1.peer_certificates()?.first()?;
+    // One that cannot be read has no names.
+    Some(ClientNames(Arc::new(certificate::names(certificate).unwrap_or_default())))
+}
+
+/// An answer whose connection counts as being served until all of it is sent.
+fn held(answer: Response, busy: Busy) -> Response {
+    answer.map(|body| Body::new(Held { body, _busy: busy }))
+}
+
+struct Held {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -1,5 +1,5 @@
-//! Which binary is tested: `FRONTIER_BIN`, or the one that cargo builds from this tree with the profile of the tests. Either has fault
-//! points (feature `testing` of the gateway), or the tests that need them fail.
+//! Which binaries are tested: `FRONTIER_BIN` and `FRONTLAS_BIN`, or those that cargo builds from this tree with the profile of the tests.
+//! The gateway has fault points (its feature `testing`), or the tests that need them fail.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,18 +12,39 @@ use anyhow::Context;
 /// What the panic of a fault point says, and so what a binary that has them contains.
 const MARK: &[u8] = b"fault point: frontier.fault.";
 
-static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+static GATEWAY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+static FRONTLAS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
-/// The binary, built on first use.
+/// The binary `frontier`, built on first use.
 ///
 /// # Errors
 /// When it does not compile.
 pub fn path() -> anyhow::Result<&'static Path> {
-    let built = BINARY.get_or_init(|| match std::env::var_os("FRONTIER_BIN") {
-        Some(path) => Ok(path.into()),
-        None => build().map_err(|error| format!("{error:#}")),
+    let built = GATEWAY.get_or_init(|| {
+        given_or_built(
+            "FRONTIER_BIN",
+            &["--package", "frontier-gateway", "--bin", "frontier", "--features", "frontier-gateway/testing"],
+        )
     });
     built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// The binary `frontlas`, built on first use.
+///
+/// # Errors
+/// When it does not compile.
+pub fn frontlas() -> anyhow::Result<&'static Path> {
+    let built = FRONTLAS.get_or_init(|| {
+        given_or_built("FRONTLAS_BIN", &["--package", "frontier-atlas", "--bin", "frontlas"])
+    });
+    built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn given_or_built(variable: &str, target: &[&str]) -> Result<PathBuf, String> {
+    match std::env::var_os(variable) {
+        Some(path) => Ok(path.into()),
+        None => build(target).map_err(|error| format!("{error:#}")),
+    }
 }
 
 /// Whether the binary has fault points; for tests that need them.
@@ -40,15 +61,14 @@ pub fn needs_fault_points() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build() -> anyhow::Result<PathBuf> {
+fn build(target: &[&str]) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "frontier-gateway", "--bin", "frontier"]);
-    command.args(["--features", "frontier-gateway/testing"]);
+    command.args(["build", "--quiet"]).args(target);
     command.args(["--message-format", "json-render-diagnostics", "--profile", &profile()?]);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit());
     let output = command.output().context("cargo cannot be run")?;
-    anyhow::ensure!(output.status.success(), "frontier cannot be built");
+    anyhow::ensure!(output.status.success(), "{} cannot be built", target.join(" "));
     let messages = String::from_utf8(output.stdout)?;
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut binaries =

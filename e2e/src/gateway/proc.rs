@@ -13,7 +13,7 @@ pub struct Proc {
 // === impl Proc ===
 
 impl Proc {
-    pub(super) fn new(pid: u32) -> Self {
+    pub(crate) fn new(pid: u32) -> Self {
         Self { dir: PathBuf::from(format!("/proc/{pid}")) }
     }
 

@@ -27,7 +27,7 @@ const STOP: Duration = Duration::from_secs(2);
 impl App {
     /// Lets peers go in order; returns when all are gone or the time is over. With `hurry` (a person waits at the terminal) a gateway
     /// without edges does not wait for load balancers that have not noticed yet and may still send some.
-    pub async fn drain(&mut self, hurry: bool) {
+    pub(super) async fn leave(&mut self, hurry: bool) {
         let _not_ready = self.readiness.guard("draining");
         let start = Instant::now();
         let deadline = start + self.drain.total();
@@ -60,7 +60,7 @@ impl App {
     }
 
     /// Ends the shards and waits for their threads.
-    pub async fn stop(&mut self) {
+    pub(super) async fn end(&mut self) {
         self.broadcast(|| Msg::Connection(Box::new(Parcel::Stop)));
         let threads = std::mem::take(&mut self.threads);
         let joined =

@@ -17,7 +17,7 @@ use frontier_ops::{
     readiness::Readiness,
     serve::{OperatorPort, TlsSource, serve},
     telemetry::Telemetry,
-    tls::reload::{CertStore, DEFAULT_INTERVAL, watch},
+    tls::reload::{self, CertStore, DEFAULT_INTERVAL, watch},
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,9 +26,7 @@ use super::guests::Guests;
 use crate::{
     bypass::Bypass,
     config::Config,
-    control::{
-        KickRule, {self},
-    },
+    control::{self, KickRule},
     identity::{authority::Authority, ticket::TicketError},
     plane::Plane,
     tls::handshake::{HandshakeStats, Outcome},
@@ -190,11 +188,6 @@ fn certificates(config: &Config) -> anyhow::Result<Option<Arc<CertStore>>> {
 fn register_certificates(metrics: &Metrics, stores: Vec<Arc<CertStore>>) {
     metrics.register(move || {
         let help = "Changed certificate files by what became of them";
-        let family =
-            stores.iter().fold(Family::counter("frontier_certificate_reloads", help), |family, store| {
-                let row = |outcome| [("listener", store.name()), ("outcome", outcome)];
-                family.row(&row("reloaded"), store.reloads()).row(&row("broken"), store.failures())
-            });
-        vec![family]
+        vec![reload::rows(Family::counter("frontier_certificate_reloads", help), &stores)]
     });
 }

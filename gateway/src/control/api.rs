@@ -18,9 +18,7 @@ use tracing::info;
 
 use super::{
     DataPlane, EdgeRow, KickRule, ServiceRow,
-    list::{
-        Column, EdgeFilter, Order, Paging, SCANS, ServiceFilter, TimeRange, {self},
-    },
+    list::{self, Column, EdgeFilter, Order, Paging, SCANS, ServiceFilter, TimeRange},
 };
 
 /// The calls over one data plane.

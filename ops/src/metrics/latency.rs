@@ -1,5 +1,13 @@
 //! Times in buckets.
 
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Powers of two of microseconds that are told apart: the last bucket begins at half a minute.
+const POWERS: usize = 26;
+
 /// Times in buckets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Latency {
@@ -49,5 +57,34 @@ impl Latency {
             self.buckets.iter_mut().zip(&other.buckets).for_each(|(mine, theirs)| mine.1 += theirs.1);
         }
         self.sum_seconds += other.sum_seconds;
+    }
+}
+
+/// Counts times, by any number of threads.
+#[derive(Debug, Default)]
+pub struct Times {
+    counts: [AtomicU64; POWERS],
+    sum_micros: AtomicU64,
+}
+
+// === impl Times ===
+
+impl Times {
+    /// Takes one time.
+    pub fn add(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        // Below 2^n for the nth bucket.
+        let power = usize::try_from(u64::BITS - micros.leading_zeros()).unwrap_or(POWERS).min(POWERS - 1);
+        if let Some(count) = self.counts.get(power) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        let counts: Vec<u64> = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Latency::of_powers_of_two(&counts, self.sum_micros.load(Ordering::Relaxed))
     }
 }

@@ -34,3 +34,15 @@ fn closures_can_report() {
     metrics.register(|| vec![Family::counter("frontier_log_lines_lost", "Log lines lost").row(&[], 3)]);
     assert_eq!(value(&metrics.encode().unwrap(), "frontier_log_lines_lost_total"), 3.0);
 }
+
+#[test]
+fn times_are_counted_in_the_bucket_they_belong_to() {
+    let times = Times::default();
+    for micros in [0, 3, 4, 5_000_000_000] {
+        times.add(std::time::Duration::from_micros(micros));
+    }
+    let latency = times.latency();
+    let at = |bound: f64| latency.buckets.iter().find(|(upper, _)| *upper == bound).unwrap().1;
+    assert_eq!((at(4e-6), at(16e-6), at(f64::INFINITY)), (2, 1, 1));
+    assert!((latency.sum_seconds - 5_000.000_007).abs() < 1e-9);
+}

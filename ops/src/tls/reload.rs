@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Tls,
+    metrics::Family,
     readiness::{Degraded, Readiness},
     tls::server::{CertError, Files, Fingerprint, server_config},
 };
@@ -142,6 +143,15 @@ impl CertStore {
 
 fn left_out(unusable: &[(usize, CertError)]) -> BTreeSet<usize> {
     unusable.iter().map(|(index, _)| *index).collect()
+}
+
+/// What became of changed files, by listener, as rows of a counter.
+#[must_use]
+pub fn rows(family: Family, stores: &[Arc<CertStore>]) -> Family {
+    stores.iter().fold(family, |family, store| {
+        let row = |outcome| [("listener", store.name()), ("outcome", outcome)];
+        family.row(&row("reloaded"), store.reloads()).row(&row("broken"), store.failures())
+    })
 }
 
 /// Looks at the files of all stores every `every` until `stop` is cancelled. While those of one cannot be used, that is a note on `readiness`.
