@@ -31,6 +31,9 @@ const MAX_HINT: Duration = Duration::from_secs(600);
 // === impl Reconnect ===
 
 impl Reconnect {
+    pub(crate) const DEFAULT: Self =
+        Self { base: Duration::from_millis(200), cap: Duration::from_secs(120), max_attempts: None };
+
     /// Never connect again: the first loss closes the client.
     ///
     /// ```
@@ -97,7 +100,7 @@ impl Reconnect {
 
 impl Default for Reconnect {
     fn default() -> Self {
-        Self { base: Duration::from_millis(200), cap: Duration::from_secs(120), max_attempts: None }
+        Self::DEFAULT
     }
 }
 

@@ -1,6 +1,8 @@
 //! Services: what edges talk to, and what talks to edges.
 
 use std::fmt;
+#[cfg(feature = "cluster")]
+use std::time::Duration;
 
 use bytes::Bytes;
 use frontier_wire::native::{
@@ -8,6 +10,8 @@ use frontier_wire::native::{
     presence::{self, EdgeInfoBuilder},
 };
 
+#[cfg(feature = "cluster")]
+use crate::reconnect::Reconnect;
 use crate::{
     address::IntoAddresses,
     builder::{common_methods, common_setters},
@@ -54,6 +58,22 @@ pub struct ServiceBuilder {
     options: Options,
 }
 
+/// What is different with many gateways: they are said to be alive, so one that is not connected is tried again soon, and one that is silent
+/// is noticed soon.
+#[cfg(feature = "cluster")]
+struct InCluster {
+    heartbeat: Duration,
+    connect_timeout: Duration,
+    reconnect: Reconnect,
+}
+
+#[cfg(feature = "cluster")]
+const IN_CLUSTER: InCluster = InCluster {
+    heartbeat: Duration::from_secs(5),
+    connect_timeout: Duration::from_secs(5),
+    reconnect: Reconnect::DEFAULT.cap(Duration::from_secs(3)),
+};
+
 // === impl Service ===
 
 impl Service {
@@ -77,9 +97,11 @@ impl Service {
     /// half.
     ///
     /// Atlas is needed to hear of gateways. When it is gone, those that are connected go on, and are asked themselves where an edge is. A
-    /// gateway that fails concerns no other, and one that the cluster does not list any more is left when its connection ends. The
-    /// [`reconnect`](ServiceBuilder::reconnect) policy holds for each gateway; one that has used it up is connected to again when the cluster
-    /// lists it anew.
+    /// gateway that fails concerns no other, and one that the cluster does not list any more is left when its connection ends.
+    ///
+    /// Because a gateway that is listed is alive, some defaults differ: a [`heartbeat`](ServiceBuilder::heartbeat) of 5 s, a
+    /// [`connect_timeout`](ServiceBuilder::connect_timeout) of 5 s, and a [`reconnect`](ServiceBuilder::reconnect) with a cap of 3 s. Its policy
+    /// holds for each gateway; one that has used it up is connected to again when the cluster lists it anew.
     ///
     /// ```
     /// # frontier::testing::scene::play(async |()| {
@@ -94,6 +116,8 @@ impl Service {
     pub fn cluster(addresses: impl IntoAddresses) -> ServiceBuilder {
         let mut options = Options::new(Role::Service, Vec::new());
         options.atlas = Some(addresses.into_addresses());
+        (options.reconnect, options.connect_timeout) = (IN_CLUSTER.reconnect, IN_CLUSTER.connect_timeout);
+        options.heartbeat = Some(IN_CLUSTER.heartbeat);
         ServiceBuilder { options }
     }
 

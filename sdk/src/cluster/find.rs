@@ -60,6 +60,26 @@ enum Found {
     Nowhere,
 }
 
+/// Why an edge cannot be turned to now.
+struct Obstacle {
+    /// How long to hope for the better, from the beginning.
+    patience: Duration,
+    error: Error,
+}
+
+// === impl Obstacle ===
+
+impl Obstacle {
+    fn new(patience: Duration, text: String) -> Self {
+        Self { patience, error: Error::new(ErrorCode::EdgeNotOnline, text).unsent() }
+    }
+
+    /// The gateway of the edge is not connected.
+    fn away(edge: u64, gateway: &str, why: &str) -> Self {
+        Self::new(PLACE_WAIT, format!("edge {edge} is at {gateway}, which is not connected{why}"))
+    }
+}
+
 /// What a gateway said.
 type Said<T> = (Arc<Site>, Result<T>);
 
@@ -147,43 +167,47 @@ impl Shared {
             if let Some(error) = turn.failure() {
                 return Err(error);
             }
-            let (wait, why) = match self.look_up(cluster, edge, refused, &sites, deadline).await {
+            let found = self.look_up(cluster, edge, refused, &sites, deadline).await;
+            let obstacle = match found {
                 Found::At(site) if site.state().is_connected() => {
                     cluster.remember(edge, &site);
                     return Ok(site);
                 }
-                Found::At(site) => (
-                    PLACE_WAIT,
-                    format!("edge {edge} is at {site}, which is not connected: {}", site.state()),
-                ),
+                Found::At(site) => Obstacle::away(edge, &format!("{site}"), &format!(": {}", site.state())),
                 Found::Unlisted(gateway) => {
                     let Frontier { frontier_id, advertised_sb_addr, .. } = &gateway;
-                    let why = format!(
-                        "edge {edge} is at gateway {frontier_id} ({advertised_sb_addr}), which is not connected"
-                    );
+                    let obstacle =
+                        Obstacle::away(edge, &format!("gateway {frontier_id} ({advertised_sb_addr})"), "");
                     let _ = cluster.hints.try_send(gateway);
-                    (PLACE_WAIT, why)
+                    obstacle
                 }
-                Found::Nowhere => {
-                    let all = self.sites();
-                    let young = !cluster.is_settled()
-                        || all.iter().any(|site| matches!(site.state(), State::Connecting));
-                    let why = format!(
-                        "edge {edge} is at none of {} connected gateways of {}",
-                        sites.len(),
-                        all.len()
-                    );
-                    (if young { YOUNG } else { Duration::ZERO }, why)
-                }
+                // It was not looked for long enough to say so.
+                Found::Nowhere if Instant::now() >= deadline => return Err(Error::deadline().unsent()),
+                Found::Nowhere => self.nowhere(cluster, edge, sites.len()),
             };
-            let give_up = deadline.min(began + wait);
-            let changed = timeout_at(give_up.min(Instant::now() + LOOK_AGAIN), pulse.changed());
-            if Instant::now() >= give_up || (changed.await.is_err() && Instant::now() >= give_up) {
-                let error = Error::new(ErrorCode::EdgeNotOnline, why).unsent();
-                turn.fail(&error);
-                return Err(error);
+            let give_up = deadline.min(began + obstacle.patience);
+            if Instant::now() < give_up {
+                let look_again = give_up.min(Instant::now() + LOOK_AGAIN);
+                let changed = timeout_at(look_again, pulse.changed()).await;
+                if changed.is_ok() || Instant::now() < give_up {
+                    continue;
+                }
             }
+            // Others may have more time than this one had.
+            if Instant::now() < deadline {
+                turn.fail(&obstacle.error);
+            }
+            return Err(obstacle.error);
         }
+    }
+
+    /// Nobody has an edge. Believed at once only when the cluster is known.
+    fn nowhere(&self, cluster: &Cluster, edge: u64, connected: usize) -> Obstacle {
+        let all = self.sites();
+        let young = !cluster.is_settled() || all.iter().any(|site| matches!(site.state(), State::Connecting));
+        let text =
+            format!("edge {edge} was found at none of {connected} connected gateways of {}", all.len());
+        Obstacle::new(if young { YOUNG } else { Duration::ZERO }, text)
     }
 
     /// The gateways that are connected; waits for the first one if there is none.

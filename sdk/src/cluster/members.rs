@@ -26,6 +26,8 @@ pub(super) struct Members {
     /// The addresses on the list, by the names of the gateways.
     listed: HashMap<String, String>,
     last_lane: u64,
+    /// What cannot be connected to, by name: said once.
+    unusable: HashMap<String, String>,
     /// What became of the addresses of atlas since one of them answered.
     failed: usize,
     failure: Option<Arc<ConnectError>>,
@@ -46,6 +48,7 @@ impl Members {
             sites: BTreeMap::new(),
             listed: HashMap::new(),
             last_lane: 0,
+            unusable: HashMap::new(),
             failed: 0,
             failure: None,
             first: Some(first),
@@ -117,8 +120,13 @@ impl Members {
     /// Notes that a gateway is on the list, and connects to it if that is news.
     fn list(&mut self, gateway: Frontier) {
         let Frontier { frontier_id, advertised_sb_addr, .. } = gateway;
+        if self.listed.len() >= GATEWAYS_MAX && !self.listed.contains_key(&frontier_id) {
+            tracing::debug!(frontier = %frontier_id, most = GATEWAYS_MAX, "there are more gateways than are connected to");
+            return;
+        }
         match Address::parse(&advertised_sb_addr) {
             Ok(address) => {
+                self.unusable.remove(&frontier_id);
                 let key = address.to_string();
                 let before = self.listed.insert(frontier_id.clone(), key.clone());
                 // One that has used up its attempts, and says that it is there, is tried again.
@@ -130,7 +138,13 @@ impl Members {
             }
             Err(error) => {
                 self.listed.remove(&frontier_id);
-                tracing::warn!(%error, frontier = %frontier_id, "a gateway has no usable address for services");
+                if self.unusable.len() >= GATEWAYS_MAX {
+                    self.unusable.clear();
+                }
+                let before = self.unusable.insert(frontier_id.clone(), advertised_sb_addr.clone());
+                if before.as_ref() != Some(&advertised_sb_addr) {
+                    tracing::warn!(%error, frontier = %frontier_id, "a gateway has no usable address for services");
+                }
             }
         }
     }
@@ -180,7 +194,7 @@ impl Members {
             return Some(site.clone());
         }
         if self.sites.len() >= GATEWAYS_MAX {
-            tracing::warn!(%address, most = GATEWAYS_MAX, "there are more gateways than are connected to");
+            tracing::debug!(%address, most = GATEWAYS_MAX, "there are more gateways than are connected to");
             return None;
         }
         self.last_lane += 1;

@@ -242,6 +242,14 @@ impl Cluster {
         self.switchboard.connect(address(gateway), pipes);
     }
 
+    /// The gateway itself is reached there again.
+    #[cfg(test)]
+    pub(crate) fn reroute_home(&self, gateway: usize) {
+        if let Some(there) = self.gateways.get(&gateway) {
+            self.switchboard.connect(address(gateway), there.pipes.clone());
+        }
+    }
+
     #[cfg(test)]
     pub(crate) const fn registry(&self) -> &Registry {
         &self.registry

@@ -333,9 +333,13 @@ impl Hub {
     }
 
     fn welcome(&mut self, key: Key) {
+        let epoch = next(&self.numbers.epoch);
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let Some(hello) = &peer.hello else { return };
         let (version, features) = hello.agree();
+        if hello.role == Role::Service {
+            peer.epoch = epoch;
+        }
         let ticket = if hello.role == Role::Edge { peer.id.to_be_bytes().to_vec() } else { Vec::new() };
         let welcome = Welcome {
             version,

@@ -327,6 +327,40 @@ async fn what_is_no_address_is_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_list_without_end_is_cut() {
+    let cluster = Cluster::start(1);
+    let service = service(&cluster, 1).await;
+    for number in 0..2_000 {
+        cluster.registry().list(&format!("x-{number}"), &format!("nowhere-{number}:1"));
+    }
+    until(async || service.gateways().len() >= 1_024).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(service.gateways().len(), 1_024);
+    assert!(service.state().is_connected());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_is_back_after_long_is_connected_to_within_seconds() {
+    let cluster = Cluster::start(2);
+    let service = service(&cluster, 2).await;
+    // Nobody answers at the second one any more, for longer than any backoff of one gateway grows.
+    let (nobody, mut silence) = tokio::sync::mpsc::channel(64);
+    cluster.reroute(1, nobody);
+    cluster.gateway(1).unwrap().cut_all().await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(600) {
+        tokio::select! {
+            Some(pipe) = silence.recv() => drop(pipe),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+    cluster.reroute_home(1);
+    let back = Instant::now();
+    connected(&service, 2).await;
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_leaves_all_gateways_and_nothing_behind() {
     let cluster = Cluster::start(3);
     let service = service(&cluster, 3).await;

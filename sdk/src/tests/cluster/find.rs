@@ -96,6 +96,20 @@ async fn a_silent_atlas_costs_200_ms_and_a_look_up_that_fails_not_much_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_no_time_to_look_says_so_and_takes_none_from_the_others() {
+    let cluster = Cluster::start(2);
+    cluster.registry().set_manner(Manner::Silent);
+    let service = service(&cluster, 2).await;
+    let (edge, _) = echo(&cluster, 1).await;
+    let call = |millis| {
+        tokio::spawn(service.call(edge.id(), "echo", "").timeout(Duration::from_millis(millis)).into_future())
+    };
+    let (hasty, patient) = (call(100), call(1_000));
+    assert_eq!(code(hasty.await.unwrap().unwrap_err()), "deadline_exceeded");
+    patient.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_gateways_that_have_an_edge_the_newer_session_is_right() {
     for manner in [Manner::Helpful, Manner::Silent] {
         let cluster = Cluster::start(3);

@@ -149,7 +149,8 @@ async fn a_gateway_that_does_not_say_where_an_edge_is_holds_nobody_up_for_long()
     let cluster = Cluster::start(3);
     cluster.registry().set_manner(Manner::Silent);
     let mut played = played(&cluster, 2);
-    let service = cluster.service().connect().await.unwrap();
+    let builder = cluster.service().call_timeout(Duration::from_secs(3));
+    let service = builder.connect().await.unwrap();
     let _script = played.welcome(welcome(), |_| {}).await;
     connected(&service, 3).await;
     let (edge, _) = echo(&cluster, 1).await;
