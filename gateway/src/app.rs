@@ -3,6 +3,7 @@
 //! Everything that can fail at start fails here, with the address or file in the error: the listeners of edges and services are bound
 //! before any shard runs, those of operators behind them, because they ask the shards. With port 0 the addresses are in [`App`].
 
+mod cluster;
 mod drain;
 mod gatekeeper;
 mod guests;
@@ -23,7 +24,11 @@ use frontier_ops::{
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::{guests::Guests, operators::Operators};
+use self::{
+    cluster::{Cluster, Place},
+    guests::Guests,
+    operators::Operators,
+};
 use crate::{
     config::Config,
     core::{Bound, Shard, Shared, identity::Gatekeeper},
@@ -40,6 +45,7 @@ pub struct App {
     drain: crate::config::Drain,
     guests: Guests,
     operators: Operators,
+    cluster: Cluster,
     readiness: Readiness,
     /// Ends with this value.
     _follow: JoinSet<()>,
@@ -52,7 +58,7 @@ impl App {
     ///
     /// # Errors
     /// When an address is taken, a file cannot be read or a thread cannot be started.
-    pub fn start(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Self> {
+    pub async fn start(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Self> {
         let readiness = Readiness::default();
         let starting = readiness.guard("shards");
         raise_open_files(config);
@@ -80,9 +86,15 @@ impl App {
             .context("servicebound.listen")?;
         let (edge_addr, service_addr) = (edges.local_addr()?, services.local_addr()?);
         let foreign = guests.foreign();
-        let threads = spawn_shards(&shared, &hub, polls, vec![edges, services], &foreign, &failed)?;
         let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
         let metrics = operators::metrics(&plane, telemetry, &authority, &guests);
+        let start = Instant::now();
+        let place = Place { edges: edge_addr, services: service_addr };
+        let watched = (&readiness, &metrics);
+        let cluster = Cluster::start(config, (&hub, &shared), start, &place, watched, &failed)?;
+        cluster.ask_time().await;
+        let listeners = vec![edges, services];
+        let threads = spawn_shards(&shared, &hub, polls, listeners, &foreign, start, &failed)?;
         let operators = Operators::start(config, &plane, &readiness, telemetry, metrics, &failed)?;
         drop(starting);
         let (control, admin) = (operators.control.map(tracing::field::display), operators.admin);
@@ -96,6 +108,7 @@ impl App {
             drain: config.drain.clone(),
             guests,
             operators,
+            cluster,
             readiness,
             _follow: follow,
         })
@@ -133,9 +146,9 @@ fn spawn_shards(
     polls: Vec<mio::Poll>,
     mut listeners: Vec<Listener>,
     foreign: &Foreign,
+    start: Instant,
     failed: &Failures,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let start = Instant::now();
     let mut threads = Vec::new();
     for (id, poll) in (0..).zip(polls) {
         let mut seed = [0; 8];

@@ -38,7 +38,8 @@ Environment:
   FRONTIER_EDGEBOUND_PORT                       replaces the port of edgebound.listen.addr
   FRONTIER_SERVICEBOUND_PORT                    replaces the port of servicebound.listen.addr
   FRONTIER_DRAIN_SECONDS                        from SIGTERM to the exit (default 30)
-  NODE_NAME                                     sets daemon.frontier_id to frontier-<name>
+  FRONTIER_ID                                   sets daemon.frontier_id, the name in the cluster
+  NODE_NAME                                     without it, sets daemon.frontier_id to frontier-<name>
   FRONTLAS_ADDR                                 address of the cluster registry
   NO_COLOR                                      no colours in the log on a terminal
 

@@ -72,7 +72,7 @@ pub struct Config {
 /// `daemon`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Daemon {
-    /// Name in the cluster; `NODE_NAME` sets `frontier-<name>`.
+    /// Name in the cluster; `FRONTIER_ID` sets it, else `NODE_NAME` sets `frontier-<name>`.
     pub frontier_id: String,
     /// Open files.
     pub rlimit: RLimit,
@@ -136,24 +136,13 @@ pub enum HashBy {
     LeastInFlight,
 }
 
-/// `frontlas`.
+/// `frontlas`: the registry of a cluster, atlas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Frontlas {
     /// Report to the registry. Default false.
     pub enable: bool,
     /// Its addresses; `FRONTLAS_ADDR` sets one and enables the block.
     pub dial: Dial,
-    /// Periodic reports of totals.
-    pub metrics: FrontlasMetrics,
-}
-
-/// `frontlas.metrics`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct FrontlasMetrics {
-    /// Default false.
-    pub enable: bool,
-    /// Seconds. Default 0.
-    pub interval: u32,
 }
 
 /// `observability`.
@@ -485,26 +474,16 @@ impl fmt::Display for HashBy {
 
 impl Frontlas {
     fn read(section: &mut Section<'_>) -> Self {
-        Self {
-            enable: section.value("enable", false),
-            dial: section.section("dial", Dial::read),
-            metrics: section.section("metrics", |metrics| FrontlasMetrics {
-                enable: metrics.value("enable", false),
-                interval: metrics.value("interval", 0),
-            }),
-        }
+        section.section("metrics", |metrics| {
+            metrics.dead(&["enable", "interval"], "totals go with every renewal of the lease");
+        });
+        Self { enable: section.value("enable", false), dial: section.section("dial", Dial::read) }
     }
 
     fn validate(&self, problems: &mut Problems) {
-        if !self.enable {
-            return;
+        if self.enable {
+            self.dial.validate("frontlas.dial", "illegal dial addrs: none is given", problems);
         }
-        self.dial.validate("frontlas.dial", "illegal dial addrs: none is given", problems);
-        problems.warn(
-            "frontlas.enable",
-            "this version has no link to the cluster registry: the gateway serves its own edges and services, and no \
-             registry knows of it",
-        );
     }
 }
 

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod message;
 pub mod names;
 pub mod registry;
+pub mod roll;
 pub mod session;
 pub mod shard;
 pub mod shared;

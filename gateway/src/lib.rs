@@ -5,12 +5,14 @@
 //! - `sim`: the simulated driver, under feature `testing`.
 //! - [`plane`], [`control`]: what operators ask and order, and the API they do it by.
 //! - [`tls`], [`identity`], [`tokens`], [`bypass`]: handshakes, who may come in, and what other protocols on the edge port get.
+//! - [`atlas`]: the link to the cluster's registry.
 //! - [`app`]: builds everything from a [`config`] and takes it down again.
 //! - [`cli`], [`metrics`]: the command line and the numbers.
 //!
 //! What every server has (logs, readiness, the ports of operators) is in [`frontier_ops`].
 
 pub mod app;
+pub mod atlas;
 pub mod bypass;
 pub mod cli;
 pub mod config;

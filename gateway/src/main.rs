@@ -48,7 +48,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("control runtime")?;
-    let code = runtime.block_on(live(|| App::start(&loaded.config, &telemetry)));
+    let code = runtime.block_on(live(async || App::start(&loaded.config, &telemetry).await));
     // Whatever still runs has had its time in `App::stop`, or a second signal wants no more of it.
     runtime.shutdown_background();
     Ok(code?)

@@ -31,6 +31,8 @@ pub struct ShardSnapshot {
     pub refusals: Vec<(&'static str, u64)>,
     /// Edge sessions replaced by a newer one.
     pub takeovers: u64,
+    /// Edge sessions replaced by a newer one at another gateway.
+    pub takeovers_elsewhere: u64,
     /// Bytes read from peers.
     pub bytes_in: u64,
     /// Bytes written to peers.
@@ -138,6 +140,11 @@ fn totals(shards: &[ShardSnapshot]) -> Vec<Family> {
             shard.accept_pauses
         }),
         counter("frontier_takeovers", "Sessions replaced by a newer one", |shard| shard.takeovers),
+        counter(
+            "frontier_takeovers_elsewhere",
+            "Sessions of edges replaced by a newer one at another gateway",
+            |shard| shard.takeovers_elsewhere,
+        ),
         counter("frontier_late_answers", "Answers that nobody waited for any more", |shard| {
             shard.late_answers
         }),

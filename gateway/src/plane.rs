@@ -200,6 +200,7 @@ fn shard(stats: &Stats, inbox_bytes: u64) -> ShardSnapshot {
         accept_pauses: stats.accept_pauses.get(),
         refusals: refusals.map(|(why, count)| (why.name(), count.get())).collect(),
         takeovers: stats.takeovers.get(),
+        takeovers_elsewhere: stats.takeovers_elsewhere.get(),
         bytes_in: stats.bytes_in.get(),
         bytes_out: stats.bytes_out.get(),
         outbox_bytes: stats.outbox_bytes.get(),

@@ -38,13 +38,13 @@ pub enum LifeError {
 ///
 /// # Errors
 /// It did not start, or a part of it failed.
-pub async fn live<S: Server, E>(start: impl FnOnce() -> Result<S, E>) -> Result<ExitCode, LifeError>
+pub async fn live<S: Server, E>(start: impl AsyncFnOnce() -> Result<S, E>) -> Result<ExitCode, LifeError>
 where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut terminate = signal(SignalKind::terminate()).map_err(LifeError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(LifeError::Signals)?;
-    let mut server = start().map_err(|error| LifeError::Start(error.into()))?;
+    let mut server = start().await.map_err(|error| LifeError::Start(error.into()))?;
     let hurry = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => true,

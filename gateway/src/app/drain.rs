@@ -1,7 +1,7 @@
 //! The way out: not ready, sent on, closed, finished, gone.
 //!
 //! ```text
-//!  signal ─▶ accept for `drain.accept_for` (at most half of the time), new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
+//!  signal ─▶ withdraw from atlas ─▶ accept for `drain.accept_for` (at most half of the time), new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
 //!         ─▶ what is in flight finishes ─▶ edges that are left are cut ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
 //! ```
 
@@ -33,6 +33,8 @@ impl App {
         let deadline = start + self.drain.total();
         let last = LAST.min(self.drain.total() / 4);
         self.shared.draining.store(true, Ordering::Release);
+        // Before edges go: nobody is to look for them here when they are elsewhere.
+        self.cluster.withdraw().await;
         // A short window still leaves edges the time to go.
         let accept_until = start + self.drain.accept_for.min(self.drain.total() / 2);
         if hurry {

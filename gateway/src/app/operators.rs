@@ -135,6 +135,7 @@ fn tickets(authority: &Authority) -> Family {
         ("forged", TicketError::Forged),
         ("expired", TicketError::Expired),
         ("foreign", TicketError::Foreign),
+        ("future", TicketError::Future),
     ];
     ignored.into_iter().fold(family, |family, (outcome, why)| {
         family.row(&[("outcome", outcome)], authority.tickets_ignored(why))

@@ -49,6 +49,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         protocols: [&config.edgebound.listen, &config.servicebound.listen].map(protocols),
         allocate_ids: config.edgebound.edgeid_alloc_when_no_idservice_on,
         wait_for_id_service: micros(config.edgebound.wait_for_id_service),
+        cluster: config.frontlas.enable,
         ..Settings::default()
     }
 }
@@ -127,6 +128,7 @@ edgebound:
     protocols: [geminio]
 tls:
   threads: 18
+frontlas: {enable: true, dial: {addrs: ['atlas:40012']}}
 ";
 
     fn config() -> Config {
@@ -178,6 +180,7 @@ tls:
             protocols,
             allocate_ids,
             wait_for_id_service,
+            cluster,
         } = settings(&config);
         assert_eq!((handshake, admission), (11_000_000, 8_800_000));
         assert_eq!((head, meta, body), (15 << 10, 14 << 10, 3 << 20));
@@ -196,6 +199,7 @@ tls:
         assert_eq!(policy, Policy::SourceIp);
         assert_eq!(protocols, [Protocols { native: false, geminio: true }, Protocols::default()]);
         assert_eq!((allocate_ids, wait_for_id_service), (true, 3_000_000));
+        assert!(cluster);
         let HandshakeSettings { threads, at_once, timeout } = handshakes(&config);
         assert_eq!((threads, at_once, timeout), (18, 107, Duration::from_secs(11)));
         let BypassSettings { dial, at_once, idle, connect_timeout } = bypass(&config);

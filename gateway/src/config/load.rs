@@ -63,6 +63,10 @@ fn apply_env(config: &mut Config, env: &Environment, problems: &mut Problems) {
     if let Some(node) = env.get("NODE_NAME") {
         config.daemon.frontier_id = format!("frontier-{node}");
     }
+    // Several pods may be on one node.
+    if let Some(id) = env.get("FRONTIER_ID") {
+        config.daemon.frontier_id = id.to_owned();
+    }
     if let Some(addr) = env.get("FRONTLAS_ADDR") {
         config.frontlas.enable = true;
         config.frontlas.dial.addrs = vec![addr.to_owned()];

@@ -357,10 +357,11 @@ fn queue_blocks_are_read_and_checked_though_off() {
 }
 
 #[test]
-fn the_registry_is_a_warning_and_needs_addresses() {
-    let found = warnings("frontlas: {enable: true, dial: {addr: 'lb:40012'}}\n");
-    assert_eq!(found.len(), 1);
-    assert!(found[0].1.starts_with("this version has no link to the cluster registry"), "{found:?}");
+fn the_registry_needs_addresses_and_no_interval() {
+    assert!(warnings("frontlas: {enable: true, dial: {addr: 'lb:40012'}}\n").is_empty());
+    let found = warnings("frontlas: {metrics: {enable: true, interval: 5}}\n");
+    assert_eq!(found.len(), 2);
+    assert!(found[1].1.contains("totals go with every renewal"), "{found:?}");
     assert_eq!(only_error("frontlas: {enable: true}\n").2, "illegal dial addrs: none is given");
     assert_eq!(
         load_text("frontlas: {enable: true, dial: {addr: 'lb:40012'}}\n").unwrap().config.frontlas.dial.addrs,
@@ -566,8 +567,15 @@ fn the_environment_wins_over_the_file() {
 }
 
 #[test]
+fn the_name_of_a_pod_wins_over_that_of_its_node() {
+    let env = Environment::from([("NODE_NAME", "n1"), ("FRONTIER_ID", "frontier-0")]);
+    assert_eq!(with_env("", env).unwrap().config.daemon.frontier_id, "frontier-0");
+}
+
+#[test]
 fn empty_variables_count_as_not_set() {
-    let env = Environment::from([("NODE_NAME", ""), ("LOG_LEVEL", ""), ("FRONTLAS_ADDR", "")]);
+    let env =
+        Environment::from([("NODE_NAME", ""), ("FRONTIER_ID", ""), ("LOG_LEVEL", ""), ("FRONTLAS_ADDR", "")]);
     assert_eq!(with_env("", env).unwrap().config, Config::of_empty_file());
 }
 

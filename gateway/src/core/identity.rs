@@ -21,6 +21,8 @@ pub struct Claim<'a> {
     pub ticket: &'a [u8],
     /// Seconds since 1970.
     pub now: u64,
+    /// A ticket of a greater epoch is none.
+    pub latest_epoch: u64,
 }
 
 /// Names in a verified client certificate.

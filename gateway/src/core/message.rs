@@ -188,6 +188,8 @@ pub enum Msg {
     Cut { session: SessionRef, code: ErrorCode, text: &'static str },
     /// End a session because an operator wants it.
     Kick { session: SessionRef },
+    /// End the session of an edge whose ID has a newer session at another gateway, if its epoch is not above this one.
+    Lost { session: SessionRef, edge: u64, epoch: u64 },
     /// A service connection moves to this shard.
     Adopt(Box<Adopt>),
     /// Look which edges are online, from a slot on, for the list that a service connection is sent.
@@ -298,7 +300,8 @@ impl Msg {
             | Self::Leg { to: LegRef { session, .. }, .. }
             | Self::Listed { to: session, .. }
             | Self::Cut { session, .. }
-            | Self::Kick { session } => Some(*session),
+            | Self::Kick { session }
+            | Self::Lost { session, .. } => Some(*session),
             Self::Adopt(_)
             | Self::List { .. }
             | Self::Scan { .. }
@@ -353,6 +356,7 @@ impl Msg {
             | Self::Joined { .. }
             | Self::Cut { .. }
             | Self::Kick { .. }
+            | Self::Lost { .. }
             | Self::List { .. }
             | Self::Scan { .. }
             | Self::IdService

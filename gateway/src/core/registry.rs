@@ -5,7 +5,7 @@
 //! whoever owns the session adds and removes them, and a removal names the session it belongs to.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 
 use crate::core::{
-    card::EdgeCard,
+    card::{EdgeCard, PackedAddr},
     exchange::{Instance, Targets},
+    roll::{Here, Roll},
     table::SessionRef,
 };
 
@@ -59,17 +60,48 @@ pub struct Registry {
     pools: Mutex<HashMap<u64, Pool>>,
     /// Of lists under way; those that are done are dropped at the next claim.
     watches: Mutex<Vec<Weak<Latecomers>>>,
+    /// What the cluster's registry is told; `None` = there is no such registry.
+    roll: Option<Roll>,
 }
 
 /// Edges that came since a list of those online was begun.
 #[derive(Debug, Default)]
 pub struct Latecomers(Mutex<BTreeSet<u64>>);
 
-/// The connections of one instance, each with its place.
+/// The connections of one instance, the oldest first.
 #[derive(Debug)]
 struct Pool {
     name: Arc<str>,
-    conns: SmallVec<[(u32, SessionRef); 1]>,
+    service_id: u64,
+    /// Of the connection that made it.
+    epoch: u64,
+    conns: SmallVec<[Seat; 1]>,
+}
+
+/// The place of a connection in the pool of its instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The connection.
+    pub session: SessionRef,
+    /// Its number among those of the instance.
+    pub index: u32,
+    /// Where it comes from.
+    pub addr: PackedAddr,
+    /// Of its session.
+    pub epoch: u64,
+}
+
+/// A service that has a connection here, whatever the number of its instances: the newest of them is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceHere {
+    /// The service ID.
+    pub id: u64,
+    /// Of the instance.
+    pub epoch: u64,
+    /// Of its oldest connection.
+    pub addr: PackedAddr,
+    /// The service's name.
+    pub name: Arc<str>,
 }
 
 /// The other connections of an instance have another service name.
@@ -93,7 +125,20 @@ pub struct NameCache {
 // === impl Registry ===
 
 impl Registry {
-    /// The newest session of an edge takes its ID; returns the session it replaces.
+    /// One that keeps a [`Roll`], for who reports to the cluster's registry.
+    #[must_use]
+    pub fn with_roll() -> Self {
+        Self { roll: Some(Roll::new()), ..Self::default() }
+    }
+
+    /// What the cluster's registry is told.
+    #[must_use]
+    pub const fn roll(&self) -> Option<&Roll> {
+        self.roll.as_ref()
+    }
+
+    /// The newest session of an edge takes its ID; returns the session it replaces. One of an epoch above `latest` is newer than nobody: its
+    /// epoch was drawn by a clock that was wrong.
     ///
     /// # Errors
     /// If the session that has the ID has an epoch that is not below the card's, that epoch: two shards may draw epochs in one order
@@ -102,10 +147,12 @@ impl Registry {
         &self,
         session: SessionRef,
         card: &Arc<EdgeCard>,
+        latest: u64,
     ) -> Result<Option<(SessionRef, Arc<EdgeCard>)>, u64> {
+        let roll = self.roll.as_ref().map(|roll| roll.entry(card.id));
         let edges = self.edges.pin();
         let claim = |entry: Option<(&u64, &(SessionRef, Arc<EdgeCard>))>| match entry {
-            Some((_, (_, old))) if old.epoch >= card.epoch => Operation::Abort(old.epoch),
+            Some((_, (_, old))) if (card.epoch..=latest).contains(&old.epoch) => Operation::Abort(old.epoch),
             _ => Operation::Insert((session, Arc::clone(card))),
         };
         let old = match edges.compute(card.id, claim) {
@@ -113,6 +160,9 @@ impl Registry {
             Compute::Aborted(epoch) => return Err(epoch),
             Compute::Inserted(..) | Compute::Removed(..) => None,
         };
+        if let Some(roll) = roll {
+            roll.change(old.as_ref().map(|(_, old)| old.epoch), Some(card.epoch));
+        }
         self.watches.lock().retain(|watch| {
             let watch = watch.upgrade();
             watch.is_some_and(|watch| {
@@ -132,8 +182,15 @@ impl Registry {
 
     /// Takes an edge out, if this session still holds the ID.
     pub fn release_edge(&self, id: u64, session: SessionRef) -> bool {
+        let roll = self.roll.as_ref().map(|roll| roll.entry(id));
         let edges = self.edges.pin();
-        matches!(edges.remove_if(&id, |_, (holder, _)| *holder == session), Ok(Some(_)))
+        let Ok(Some((_, (_, card)))) = edges.remove_if(&id, |_, (holder, _)| *holder == session) else {
+            return false;
+        };
+        if let Some(roll) = roll {
+            roll.change(Some(card.epoch), None);
+        }
+        true
     }
 
     /// The session of an edge.
@@ -148,6 +205,24 @@ impl Registry {
         self.edges.pin().get(&id).map(|(_, card)| Arc::clone(card))
     }
 
+    /// The session of an edge and the epoch it has.
+    #[must_use]
+    pub fn session(&self, id: u64) -> Option<(SessionRef, u64)> {
+        self.edges.pin().get(&id).map(|(session, card)| (*session, card.epoch))
+    }
+
+    /// What the cluster's registry is told of an edge that is here.
+    #[must_use]
+    pub fn here(&self, id: u64) -> Option<Here> {
+        self.edges.pin().get(&id).map(|(_, card)| Here { epoch: card.epoch, addr: card.addr })
+    }
+
+    /// Looks at every edge that is here from the begin to the end; whoever comes or goes meanwhile may be missed. A million takes a tenth
+    /// of a second, most of which is waiting for memory.
+    pub fn each_edge(&self, mut visit: impl FnMut(u64)) {
+        self.edges.pin().keys().for_each(|id| visit(*id));
+    }
+
     /// Edge IDs held.
     #[must_use]
     pub fn edges(&self) -> usize {
@@ -160,35 +235,60 @@ impl Registry {
     /// If the others have another service name.
     pub fn join_pool(
         &self,
-        session: SessionRef,
+        seat: Seat,
         instance: &InstanceRef,
         name: &Arc<str>,
-        index: u32,
     ) -> Result<Option<SessionRef>, OtherName> {
         let mut pools = self.pools.lock();
-        let new = || Pool { name: Arc::clone(name), conns: SmallVec::new() };
+        let (service_id, epoch) = (instance.service_id, seat.epoch);
+        let new = || Pool { name: Arc::clone(name), service_id, epoch, conns: SmallVec::new() };
         let pool = pools.entry(instance.key).or_insert_with(new);
         if pool.name != *name {
             return Err(OtherName);
         }
-        let old = pool.conns.iter_mut().find(|(place, _)| *place == index);
-        Ok(match old {
-            Some((_, holder)) => Some(std::mem::replace(holder, session)),
+        let old = pool.conns.iter_mut().find(|old| old.index == seat.index);
+        let replaced = match old {
+            Some(old) => Some(std::mem::replace(old, seat).session),
             None => {
-                pool.conns.push((index, session));
+                pool.conns.push(seat);
                 None
             }
-        })
+        };
+        drop(pools);
+        self.service_changed();
+        Ok(replaced)
     }
 
     /// A connection leaves the pool of its instance, if it is still in it.
     pub fn leave_pool(&self, session: SessionRef, instance: &InstanceRef) {
         let mut pools = self.pools.lock();
         let Some(pool) = pools.get_mut(&instance.key) else { return };
-        pool.conns.retain(|(_, conn)| *conn != session);
+        pool.conns.retain(|seat| seat.session != session);
         if pool.conns.is_empty() {
             pools.remove(&instance.key);
         }
+        drop(pools);
+        self.service_changed();
+    }
+
+    fn service_changed(&self) {
+        if let Some(roll) = &self.roll {
+            roll.service_changed();
+        }
+    }
+
+    /// The services that are here, by ID. They are few.
+    #[must_use]
+    pub fn services(&self) -> BTreeMap<u64, ServiceHere> {
+        let mut services: BTreeMap<u64, ServiceHere> = BTreeMap::new();
+        for pool in self.pools.lock().values() {
+            let Some(oldest) = pool.conns.first() else { continue };
+            let (id, epoch, addr) = (pool.service_id, pool.epoch, oldest.addr);
+            if services.get(&id).is_none_or(|shown| shown.epoch < epoch) {
+                services.insert(id, ServiceHere { id, epoch, addr, name: Arc::clone(&pool.name) });
+            }
+        }
+        services
     }
 
     /// Instances with a connection, for leak checks.
@@ -404,11 +504,16 @@ mod tests {
 
     use super::{
         AtomicU64, EdgeCard, InstanceRef, LONGEST_NAME, Mutex, NameCache, NameKind, Ordering, OtherName,
-        Registry, SessionRef,
+        Registry, Seat, SessionRef,
     };
 
     fn session(slot: u32) -> SessionRef {
         SessionRef { shard: 0, generation: 0, slot }
+    }
+
+    fn seat(slot: u32, index: u32) -> Seat {
+        let addr = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        Seat { session: session(slot), index, addr, epoch: slot.into() }
     }
 
     fn card(id: u64, epoch: u64) -> Arc<EdgeCard> {
@@ -418,8 +523,8 @@ mod tests {
     #[test]
     fn late_close_does_not_evict_successor() {
         let registry = Registry::default();
-        assert!(registry.claim_edge(session(1), &card(7, 1)).unwrap().is_none());
-        let (old, _) = registry.claim_edge(session(2), &card(7, 2)).unwrap().unwrap();
+        assert!(registry.claim_edge(session(1), &card(7, 1), u64::MAX).unwrap().is_none());
+        let (old, _) = registry.claim_edge(session(2), &card(7, 2), u64::MAX).unwrap().unwrap();
         assert_eq!(old, session(1));
         assert!(!registry.release_edge(7, session(1)));
         assert_eq!(registry.edge(7), Some(session(2)));
@@ -432,18 +537,18 @@ mod tests {
         let registry = Registry::default();
         let instance = InstanceRef { key: 1, service_id: 1 };
         let (name, other): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        assert_eq!(registry.join_pool(session(1), &instance, &name, 0), Ok(None));
-        assert_eq!(registry.join_pool(session(2), &instance, &name, 1), Ok(None));
-        assert_eq!(registry.join_pool(session(3), &instance, &other, 2), Err(OtherName));
-        assert_eq!(registry.join_pool(session(4), &instance, &name, 0), Ok(Some(session(1))));
+        assert_eq!(registry.join_pool(seat(1, 0), &instance, &name), Ok(None));
+        assert_eq!(registry.join_pool(seat(2, 1), &instance, &name), Ok(None));
+        assert_eq!(registry.join_pool(seat(3, 2), &instance, &other), Err(OtherName));
+        assert_eq!(registry.join_pool(seat(4, 0), &instance, &name), Ok(Some(session(1))));
         for gone in [1, 2, 3] {
             registry.leave_pool(session(gone), &instance);
         }
-        assert_eq!(registry.join_pool(session(5), &instance, &name, 0), Ok(Some(session(4))));
+        assert_eq!(registry.join_pool(seat(5, 0), &instance, &name), Ok(Some(session(4))));
         registry.leave_pool(session(5), &instance);
         assert_eq!(registry.pools(), 0);
         assert_eq!(
-            registry.join_pool(session(6), &instance, &other, 0),
+            registry.join_pool(seat(6, 0), &instance, &other),
             Ok(None),
             "nobody is left to differ from"
         );
@@ -457,12 +562,21 @@ mod tests {
     #[test]
     fn whoever_comes_later_has_the_greater_epoch() {
         let registry = Registry::default();
-        registry.claim_edge(session(1), &card(7, 5)).unwrap();
+        registry.claim_edge(session(1), &card(7, 5), u64::MAX).unwrap();
         let late = card(7, 4);
-        assert_eq!(registry.claim_edge(session(2), &late).err(), Some(5));
+        assert_eq!(registry.claim_edge(session(2), &late, u64::MAX).err(), Some(5));
         assert_eq!(registry.edge(7), Some(session(1)));
-        assert!(registry.claim_edge(session(2), &Arc::new(late.with_epoch(6))).unwrap().is_some());
+        assert!(registry.claim_edge(session(2), &Arc::new(late.with_epoch(6)), u64::MAX).unwrap().is_some());
         assert_eq!(registry.card(7).unwrap().epoch, 6);
+    }
+
+    #[test]
+    fn who_drew_its_epoch_by_a_wrong_clock_is_newer_than_nobody() {
+        let registry = Registry::default();
+        registry.claim_edge(session(1), &card(7, 1_000), u64::MAX).unwrap();
+        assert_eq!(registry.claim_edge(session(2), &card(7, 5), 1_000).err(), Some(1_000));
+        assert!(registry.claim_edge(session(2), &card(7, 5), 999).unwrap().is_some());
+        assert_eq!(registry.session(7), Some((session(2), 5)));
     }
 
     #[test]
@@ -478,7 +592,7 @@ mod tests {
                     for _ in 0..500 {
                         let mut card = card(7, draw());
                         let old = loop {
-                            match registry.claim_edge(session(slot), &card) {
+                            match registry.claim_edge(session(slot), &card, u64::MAX) {
                                 Ok(old) => break old,
                                 Err(newer) => {
                                     assert!(newer >= card.epoch);

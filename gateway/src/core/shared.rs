@@ -2,17 +2,23 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
 };
 
 use frontier_wire::sniff::Sniff;
 
-use crate::core::{Bound, exchange::Policy, identity::Gatekeeper, registry::Registry, stats::Stats};
+use crate::core::{Bound, Now, exchange::Policy, identity::Gatekeeper, registry::Registry, stats::Stats};
 
 /// Operations of at most so many bytes are small: a command that would free a device, or end what fills the memory, is one of them.
 const SMALL: usize = 4 << 10;
 /// However many sessions there are, whoever holds less than so many bytes holds no more than an equal share.
 const LEAST_SHARE: u64 = 64 << 10;
+/// An epoch counts within each millisecond by so many bits.
+const COUNTER_BITS: u32 = 20;
+/// Whoever draws epochs by a clock that is so many milliseconds ahead of the cluster's is not believed.
+const AHEAD: u64 = 60_000;
+/// Nobody has told the cluster's time.
+const UNTOLD: i64 = i64::MIN;
 
 /// The limits and rules of the data plane. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
@@ -69,6 +75,8 @@ pub struct Settings {
     pub allocate_ids: bool,
     /// Wait so long for a service that offers `get_edge_id` before allocating or refusing.
     pub wait_for_id_service: u64,
+    /// There is a cluster, whose registry is told who is here.
+    pub cluster: bool,
 }
 
 /// The protocols that a listener takes, of those that the core speaks.
@@ -103,6 +111,8 @@ pub struct Shared {
     /// Of those, bytes in the inbox of each shard.
     mail: Vec<AtomicU64>,
     epoch: AtomicU64,
+    /// The cluster's time at the zero of the shards' clock, in milliseconds since 1970, or [`UNTOLD`].
+    cluster_time: AtomicI64,
 }
 
 // === impl Protocols ===
@@ -218,6 +228,7 @@ impl Default for Settings {
             protocols: [Protocols::default(); 2],
             allocate_ids: true,
             wait_for_id_service: 0,
+            cluster: false,
         }
     }
 }
@@ -229,8 +240,8 @@ impl Shared {
     #[must_use]
     pub fn new(settings: Settings, shards: u16, gatekeeper: Arc<dyn Gatekeeper>) -> Self {
         Self {
+            registry: if settings.cluster { Registry::with_roll() } else { Registry::default() },
             settings,
-            registry: Registry::default(),
             stats: (0..shards).map(|_| Arc::default()).collect(),
             gatekeeper,
             draining: AtomicBool::new(false),
@@ -240,12 +251,53 @@ impl Shared {
             held: AtomicU64::new(0),
             mail: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             epoch: AtomicU64::new(0),
+            cluster_time: AtomicI64::new(UNTOLD),
         }
+    }
+
+    /// The cluster's registry says that it was `unix_ms` at `micros` of the shards' clock. From now on the gateway's own calendar does
+    /// not matter to epochs and tickets, also while the registry is away: it may step, the shards' clock does not.
+    pub fn learn_time(&self, unix_ms: u64, micros: u64) {
+        let zero = unix_ms.cast_signed().saturating_sub((micros / 1_000).cast_signed());
+        self.cluster_time.store(zero, Ordering::Relaxed);
+        let latest = self.latest_epoch(Now { micros, unix_ms: 0 });
+        let wrong = |last: u64| (last > latest).then_some(unix_ms << COUNTER_BITS);
+        if self.epoch.fetch_update(Ordering::AcqRel, Ordering::Acquire, wrong).is_ok() {
+            // Else nobody who comes would be believed in the cluster until its time has caught up.
+            tracing::warn!(
+                "the clock was ahead of the cluster's: edges that came meanwhile are found when they connect again"
+            );
+        }
+    }
+
+    /// Milliseconds since 1970 by the clock that the gateways of a cluster share, or by its own while nobody has told.
+    #[must_use]
+    pub fn unix_ms(&self, now: Now) -> u64 {
+        match self.cluster_time.load(Ordering::Relaxed) {
+            UNTOLD => now.unix_ms,
+            zero => zero.saturating_add((now.micros / 1_000).cast_signed()).max(0).cast_unsigned(),
+        }
+    }
+
+    /// The greatest epoch that a resume ticket may have. In a cluster one from far in the future is no ticket: its session would be
+    /// taken for the newest whatever came later.
+    #[must_use]
+    pub fn latest_epoch(&self, now: Now) -> u64 {
+        if !self.settings.cluster {
+            return u64::MAX;
+        }
+        self.unix_ms(now).saturating_add(AHEAD).saturating_mul(1 << COUNTER_BITS)
+    }
+
+    /// The greatest epoch given so far.
+    #[must_use]
+    pub fn last_epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// An epoch greater than every one before and than `least`: milliseconds since 1970 in the upper 44 bits, a counter below.
     pub fn next_epoch(&self, unix_ms: u64, least: u64) -> u64 {
-        let floor = (unix_ms << 20).max(least.saturating_add(1));
+        let floor = (unix_ms << COUNTER_BITS).max(least.saturating_add(1));
         let next = |last: u64| Some(floor.max(last.saturating_add(1)));
         let last = self.epoch.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         last.map_or(floor, |last| floor.max(last.saturating_add(1)))
@@ -371,7 +423,7 @@ impl std::fmt::Debug for Shared {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Bound, Settings, Shared};
+    use super::{AHEAD, Bound, Now, Settings, Shared};
     use crate::core::identity::OpenHouse;
 
     #[test]
@@ -384,6 +436,41 @@ mod tests {
         assert_eq!(places(100), [92, 100]);
         assert_eq!(places(6), [3, 6]);
         assert_eq!(places(1), [1, 1]);
+    }
+
+    #[test]
+    fn the_time_of_the_cluster_goes_by_the_clock_that_does_not_step() {
+        let shared = Shared::new(Settings { cluster: true, ..Settings::default() }, 1, Arc::new(OpenHouse));
+        let now = |micros, unix_ms| Now { micros, unix_ms };
+        assert_eq!(shared.unix_ms(now(5_000, 700)), 700, "its own, while nobody has told");
+        shared.learn_time(1_000_000, 5_000);
+        assert_eq!(shared.unix_ms(now(5_000, 700)), 1_000_000);
+        assert_eq!(shared.unix_ms(now(7_000, 9_000_000)), 1_000_002);
+        shared.learn_time(3, 9_000_000);
+        assert_eq!(shared.unix_ms(now(0, 700)), 0, "before its begin");
+    }
+
+    #[test]
+    fn epochs_drawn_by_a_wrong_clock_do_not_bind_those_of_the_cluster() {
+        let shared = Shared::new(Settings { cluster: true, ..Settings::default() }, 1, Arc::new(OpenHouse));
+        let next = || shared.next_epoch(shared.unix_ms(Now { micros: 0, unix_ms: 10_000_000 }), 0);
+        let wrong = next();
+        shared.learn_time(5_000_000, 0);
+        let right = next();
+        assert!(right < wrong && right > 5_000_000 << 20, "{right}");
+        // A little ahead is as good as right.
+        shared.learn_time(4_990_000, 0);
+        assert!(next() > right);
+    }
+
+    #[test]
+    fn tickets_from_the_future_are_none_in_a_cluster() {
+        let now = Now { micros: 0, unix_ms: 1_000 };
+        let alone = Shared::new(Settings::default(), 1, Arc::new(OpenHouse));
+        assert_eq!(alone.latest_epoch(now), u64::MAX);
+        let member = Shared::new(Settings { cluster: true, ..Settings::default() }, 1, Arc::new(OpenHouse));
+        assert_eq!(member.latest_epoch(now), (1_000 + AHEAD) << 20);
+        assert_eq!(member.latest_epoch(Now { micros: 0, unix_ms: u64::MAX }), u64::MAX);
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct Stats {
     pub geminio_open: Count,
     /// Sessions replaced by a newer one: of the same edge ID, or of the same place in a service's pool.
     pub takeovers: Count,
+    /// Sessions of edges replaced by a newer one at another gateway.
+    pub takeovers_elsewhere: Count,
     /// Bytes read from and written to sockets, after TLS.
     pub bytes_in: Count,
     /// See `bytes_in`.

@@ -67,7 +67,7 @@ pub struct Authority {
     ticket_life: Duration,
     ids: Mutex<SeededRandom>,
     resumed: AtomicU64,
-    tickets_ignored: [AtomicU64; 4],
+    tickets_ignored: [AtomicU64; 5],
 }
 
 // === impl Objection ===
@@ -177,6 +177,11 @@ impl Authority {
         }
         self.key
             .verify(claim.ticket, holder, claim.now)
+            .and_then(
+                |ticket| {
+                    if ticket.epoch > claim.latest_epoch { Err(TicketError::Future) } else { Ok(ticket) }
+                },
+            )
             .inspect_err(|why| {
                 self.tickets_ignored[*why as usize].fetch_add(1, Ordering::Relaxed);
             })

@@ -62,6 +62,9 @@ pub enum TicketError {
     /// Shown by somebody else than the identity that got it.
     #[error("another identity's")]
     Foreign,
+    /// Of a session later than any can be.
+    #[error("from the future")]
+    Future,
 }
 
 /// The key that signs and verifies.
@@ -81,6 +84,7 @@ impl TicketError {
             Self::Forged => "forged",
             Self::Expired => "expired",
             Self::Foreign => "foreign",
+            Self::Future => "future",
         }
     }
 }

@@ -12,6 +12,8 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use frontier_api::bucket::{Digest, EDGE_BUCKETS};
+
 use self::shard::SimShard;
 use super::{
     net::{Ending, Pipe, Quality},
@@ -414,6 +416,10 @@ impl Stage {
         assert_eq!(places, [0, 0], "places are left");
         assert_eq!(shared.held.load(Ordering::Relaxed), 0, "bytes are held");
         assert_eq!(shared.registry.edges(), 0, "edges are registered");
+        if let Some(roll) = shared.registry.roll() {
+            let left = (0..EDGE_BUCKETS).filter(|bucket| roll.digest(*bucket) != Digest::default());
+            assert_eq!(left.count(), 0, "buckets whose digest is not that of nobody");
+        }
         assert_eq!(shared.registry.names(), 0, "names are registered");
         assert_eq!(shared.registry.instances(), 0, "instances are counted");
         assert_eq!(shared.registry.pools(), 0, "pools have connections");

@@ -280,6 +280,25 @@ fn the_newest_of_an_id_wins_at_once_and_a_young_loser_is_closed_when_it_is_old_e
     lab.close();
 }
 
+#[test]
+fn a_young_session_that_is_newer_elsewhere_is_gone_at_once_and_closed_when_it_is_old_enough() {
+    let mut lab = Lab::new(settings());
+    let (old, service) = pair(&mut lab, 0, 1);
+    let (session, epoch) = lab.stage.shared().registry.session(5).unwrap();
+    lab.stage.post(session.shard, Msg::Lost { session, edge: 5, epoch });
+    lab.run();
+    assert_eq!(lab.stage.shared().registry.edge(5), None);
+    let late = request(&mut lab, old, &call("echo", b""));
+    lab.run();
+    assert_eq!(error(&mut lab, old, late), "force closed");
+    lab.advance(1_800 * MILLI);
+    assert!(lab.guest_ended(old).is_none());
+    lab.advance(500 * MILLI);
+    assert!(lab.guest_ended(old).is_some());
+    assert!(lab.events(service).is_empty());
+    lab.close();
+}
+
 // === calls ===
 
 #[test]

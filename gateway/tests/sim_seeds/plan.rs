@@ -226,6 +226,8 @@ fn settings(rng: &mut Rng) -> Settings {
         policy: *rng.pick(&[Policy::EdgeId, Policy::SourceIp, Policy::Random, Policy::LeastInFlight]),
         allocate_ids: rng.chance(700),
         wait_for_id_service: *rng.pick(&[0, 0, 300 * MILLI]),
+        // The digests of who is here are checked in the end.
+        cluster: true,
         ..Settings::default()
     }
 }

@@ -30,13 +30,13 @@ use super::{
 };
 use crate::core::{
     Bound,
-    card::EdgeCard,
+    card::{EdgeCard, PackedAddr},
     dialect::{Dialect, Protocol},
     exchange::{Choice, Policy, Targets, connection, mix, pick},
     identity::Claim,
     message::{Body, Destination, Form, Msg, NOBODY, Place},
     names::NameSet,
-    registry::{InstanceRef, NameKind},
+    registry::{InstanceRef, NameKind, Seat},
     session::{Asked, Phase, ServiceSide, Session, Step},
     stats::{OpKind, Refusal},
     table::SessionRef,
@@ -82,7 +82,8 @@ impl Shard {
 
     /// What a new connection says of itself, in either protocol.
     pub(super) fn greet(&mut self, me: SessionRef, hello: Hello) -> Result<(), Fault> {
-        let now = self.now.unix_ms / 1_000;
+        let now = self.shared.unix_ms(self.now) / 1_000;
+        let latest_epoch = self.shared.latest_epoch(self.now);
         let Some(session) = self.sessions.get_mut(me) else { return Ok(()) };
         if session.greeting.is_none() {
             return Err(Fault::Hello);
@@ -117,6 +118,7 @@ impl Shard {
             wished_id: hello.wished_id,
             ticket: &hello.ticket,
             now,
+            latest_epoch,
         };
         let grant = self.shared.gatekeeper.admit(&claim);
         let grant = match grant {
@@ -404,14 +406,14 @@ impl Shard {
         } else if !self.take_place(me) {
             return self.reject_full(me, FULL);
         }
-        let unix_ms = self.now.unix_ms;
+        let (unix_ms, latest) = (self.shared.unix_ms(self.now), self.shared.latest_epoch(self.now));
         let Some(session) = self.sessions.get_mut(me) else { return };
         let Some(greeting) = session.greeting.as_mut() else { return };
         let epoch = self.shared.next_epoch(unix_ms, greeting.grant.epoch);
         let (meta, labels) = greeting.take_card();
         let mut card = Arc::new(EdgeCard::new((id, epoch), greeting.addr, &meta, labels));
         let old = loop {
-            match self.shared.registry.claim_edge(me, &card) {
+            match self.shared.registry.claim_edge(me, &card, latest) {
                 Ok(old) => break old,
                 Err(newer) => card = Arc::new(card.with_epoch(self.shared.next_epoch(unix_ms, newer))),
             }
@@ -494,7 +496,7 @@ impl Shard {
         // Geminio has no place for one, and signing it takes a microsecond.
         let ticket = match self.sessions.get(me).map(|session| session.conn.protocol()) {
             Some(Protocol::Native) => {
-                let (holder, now) = (greeting.grant.holder, self.now.unix_ms / 1_000);
+                let (holder, now) = (greeting.grant.holder, self.shared.unix_ms(self.now) / 1_000);
                 self.shared.gatekeeper.ticket(card.id, card.epoch, holder, now)
             }
             Some(Protocol::Geminio) | None => Vec::new(),
@@ -576,7 +578,11 @@ impl Shard {
         let service_id = if granted == 0 { instance >> 1 | 1 } else { granted };
         let instance = InstanceRef { key: mix(service_id ^ instance), service_id };
         let name: Arc<str> = hello.name.as_str().into();
-        let replaced = match self.shared.registry.join_pool(me, &instance, &name, hello.pool_index) {
+        let epoch = self.shared.next_epoch(self.shared.unix_ms(self.now), 0);
+        let addr = self.sessions.get(me).and_then(Session::addr);
+        let Some(addr) = addr.map(PackedAddr::from) else { return };
+        let seat = Seat { session: me, index: hello.pool_index, addr, epoch };
+        let replaced = match self.shared.registry.join_pool(seat, &instance, &name) {
             Ok(replaced) => replaced,
             Err(error) => {
                 self.refused(Refusal::Malformed);
@@ -598,7 +604,6 @@ impl Shard {
             snapshot: None,
         };
         session.service = Some(Box::new(side));
-        let epoch = self.shared.next_epoch(self.now.unix_ms, 0);
         self.welcome(me, &hello, service_id, epoch, Vec::new());
         if let Some(side) = self.sessions.get(me).and_then(|session| session.service.as_ref()) {
             self.shared.registry.add_names(me, &instance, side.offers());

@@ -1,5 +1,7 @@
 //! Messages from other shards and from the async world.
 
+use std::sync::atomic::Ordering;
+
 use frontier_wire::{error::ErrorCode, native::head::CallHead};
 
 use super::{
@@ -45,6 +47,7 @@ impl Shard {
             Msg::Leg { to, what } => self.on_leg(to, what),
             Msg::Cut { session, code, text } => self.cut_here(session, code, text),
             Msg::Kick { session } => self.kick(session),
+            Msg::Lost { session, edge, epoch } => self.lose(session, edge, epoch),
             Msg::Scan { from, slots, bound, reply } => self.walk(Walk::Scan { from, slots, bound, reply }),
             Msg::List { to, from } => self.walk(Walk::List { to, from }),
             Msg::Listed { to, next, cards } => self.on_listed(to, next, cards),
@@ -80,6 +83,17 @@ impl Shard {
         let none = (ErrorCode::ServiceNotOnline, "service not online");
         let instance = pick(&targets, choice, &[]).ok_or(none)?;
         connection(instance, choice).ok_or(none)
+    }
+
+    /// The edge has a newer session at another gateway, which has told services of it: this one goes as if that had come here, and
+    /// nobody is told that the edge is offline.
+    fn lose(&mut self, me: SessionRef, edge: u64, epoch: u64) {
+        let card = self.sessions.get(me).filter(|session| session.phase != Phase::Closing);
+        let card = card.and_then(|session| session.card.as_ref());
+        let Some(card) = card.filter(|card| card.id == edge && card.epoch <= epoch) else { return };
+        card.announced.store(false, Ordering::SeqCst);
+        self.stats.takeovers_elsewhere.add(1);
+        self.cut_here(me, ErrorCode::SessionClosed, "replaced by a newer session at another gateway");
     }
 
     /// An operator wants the session to end. Not `session_closed`, which tells the peer that a newer session has its place and that it

@@ -47,7 +47,7 @@ fn grants() -> Grants {
 
 fn claim(role: Role) -> Claim<'static> {
     let bound = if role == Role::Edge { Bound::Edge } else { Bound::Service };
-    Claim { bound, token: b"", subject: None, wished_id: 0, ticket: b"", now: NOW }
+    Claim { bound, token: b"", subject: None, wished_id: 0, ticket: b"", now: NOW, latest_epoch: u64::MAX }
 }
 
 fn subject(name: &str) -> Arc<Subject> {
@@ -159,7 +159,8 @@ fn a_ticket_grants_the_id_again_and_asks_for_a_greater_epoch() {
     let grant = open.decide(&Claim { ticket: &ticket, wished_id: 1, ..claim(Role::Edge) });
     assert_eq!(grant, Ok(Grant { id: 9, epoch: 40, ..Grant::default() }));
     assert_eq!(open.resumed(), 1);
-    let last = open.decide(&Claim { ticket: &ticket, now: NOW + LIFE - 1, ..claim(Role::Edge) });
+    let last =
+        open.decide(&Claim { ticket: &ticket, now: NOW + LIFE - 1, latest_epoch: 40, ..claim(Role::Edge) });
     assert_eq!(last.unwrap().id, 9);
 }
 
@@ -179,7 +180,15 @@ fn bad_tickets_are_ignored_and_counted() {
     assert_eq!(id_of(&open, &Claim { ticket: &forged, ..claim(Role::Edge) }), Ok(0));
     let somebodys = open.ticket(9, 40, Holder([1; HOLDER_LEN]), NOW);
     assert_eq!(id_of(&open, &Claim { ticket: &somebodys, ..claim(Role::Edge) }), Ok(0));
-    for why in [TicketError::Expired, TicketError::Malformed, TicketError::Forged, TicketError::Foreign] {
+    let future = Claim { ticket: &ticket, latest_epoch: 39, ..claim(Role::Edge) };
+    assert_eq!(id_of(&open, &future), Ok(0));
+    for why in [
+        TicketError::Expired,
+        TicketError::Malformed,
+        TicketError::Forged,
+        TicketError::Foreign,
+        TicketError::Future,
+    ] {
         assert_eq!(open.tickets_ignored(why), 1, "{why}");
     }
     assert_eq!(open.resumed(), 0);

@@ -111,6 +111,65 @@ fn a_session_cut_by_takeover_is_gone_within_a_second_whatever_it_does() {
     }
 }
 
+/// Atlas says that the edge has a newer session at another gateway.
+fn lose(lab: &mut Lab, edge: u64, epoch: u64) -> bool {
+    let Some((session, _)) = lab.stage.shared().registry.session(edge) else { return false };
+    lab.stage.post(session.shard, Msg::Lost { session, edge, epoch });
+    lab.run();
+    true
+}
+
+fn takeovers_elsewhere(lab: &Lab) -> u64 {
+    lab.stage.shared().stats.iter().map(|stats| stats.takeovers_elsewhere.get()).sum()
+}
+
+#[test]
+fn a_session_that_is_newer_elsewhere_goes_and_nobody_hears_that_it_is_offline() {
+    for (edge_shard, service_shard) in [(0, 0), (0, 1)] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(service_shard, "presence", &PRESENCE, &[]);
+        let edge = knock(&mut lab, edge_shard, 5);
+        let online = lab.expect(service);
+        let (method, _, epoch) = event(&online);
+        assert_eq!(method, "edge_online");
+        lab.answer(service, &online, &[]);
+        lab.run();
+        assert_eq!(lab.expect(edge).header.kind, FrameType::Welcome);
+        lab.call_edge(service, 1, 5, "m", b"");
+        lab.run();
+        // A session of before is meant, which this one has replaced already.
+        assert!(lose(&mut lab, 5, epoch - 1));
+        assert!(lab.ended(edge).is_none() && takeovers_elsewhere(&lab) == 0);
+        assert!(lose(&mut lab, 5, epoch));
+        assert_eq!(lab.stage.shared().registry.edge(5), None, "at once");
+        assert_eq!(takeovers_elsewhere(&lab), 1);
+        let heard = lab.frames(edge);
+        let away = GoAway::parse(&heard.last().unwrap().head).unwrap();
+        assert_eq!(away.reason.unwrap().code, ErrorCode::SessionClosed, "it must not come again");
+        assert!(lab.ended(edge).is_some());
+        assert_eq!(lab.expect_error(service, 1), ErrorCode::SessionClosed);
+        assert!(lab.is_quiet(service), "no edge_offline");
+        assert!(!lose(&mut lab, 5, epoch), "nobody is there any more");
+        lab.close();
+    }
+}
+
+#[test]
+fn an_edge_in_its_admission_can_be_newer_elsewhere_already() {
+    let mut lab = Lab::new(settings());
+    let service = lab.service(1, "presence", &PRESENCE, &[]);
+    let edge = knock(&mut lab, 0, 5);
+    let online = lab.expect(service);
+    assert!(lose(&mut lab, 5, u64::MAX));
+    assert_eq!(lab.expect(service).header.kind, FrameType::Cancel);
+    lab.answer(service, &online, &[]);
+    lab.run();
+    let note = lab.expect(edge);
+    assert_eq!(reject(&note).0, ErrorCode::SessionClosed);
+    assert!(lab.is_quiet(service), "no edge_offline");
+    lab.close();
+}
+
 #[test]
 fn many_connections_with_one_id_leave_one() {
     for seed in 0..30 {
