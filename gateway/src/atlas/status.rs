@@ -153,9 +153,11 @@ impl Status {
 
     /// The gateway has left in good order.
     pub(super) fn left(&self) {
-        self.up.send_replace(false);
+        let linked = self.up.send_replace(false);
         self.standing.lock().degraded = None;
-        tracing::info!("withdrawn from atlas");
+        if linked {
+            tracing::info!("withdrawn from atlas");
+        }
     }
 
     pub(super) fn resynced(&self) {
