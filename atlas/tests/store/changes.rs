@@ -131,9 +131,7 @@ async fn after_a_loss_everything_may_have_changed_and_changes_are_heard_again() 
     hear(&mut changes, Change::Edges(edge_bucket(edge))).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_are_heard_on_every_server_of_a_cluster() {
-    let cluster = Cluster::start();
+pub(crate) async fn changes_are_heard_on_every_server_of_a_cluster(cluster: &Cluster) {
     let redis = connect(cluster.settings()).await;
     let mut changes = redis.changes();
     let mut reached = BTreeSet::new();

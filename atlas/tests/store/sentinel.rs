@@ -10,15 +10,19 @@ use crate::rules::{HORIZON, online, record_of};
 use crate::server::{SOON, Watched, connect, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_rule_holds_behind_sentinels() {
+async fn every_rule_holds_behind_sentinels_and_a_failover_by_hand_loses_nothing() {
+    // One for all: it takes seconds to start.
     let watched = Watched::start();
     let redis = connect(watched.settings()).await;
-    crate::every_rule(&redis, || assert_eq!(watched.data[0].tell("FLUSHALL"), "OK")).await;
+    let clear = || assert_eq!(watched.data[0].tell("FLUSHALL"), "OK");
+    Box::pin(crate::every_rule(&redis, clear)).await;
+    drop(redis);
+    sentinels_without_a_master_of_that_name_say_so(&watched).await;
+    clear();
+    Box::pin(a_failover_by_hand_loses_nothing_that_was_replicated(&watched)).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failover_by_hand_loses_nothing_that_was_replicated() {
-    let watched = Watched::start();
+async fn a_failover_by_hand_loses_nothing_that_was_replicated(watched: &Watched) {
     let redis = connect(watched.settings()).await;
     let mut changes = redis.changes();
     let mut acknowledged = BTreeMap::new();
@@ -88,9 +92,7 @@ async fn a_master_that_dies_is_followed_by_its_replica() {
     assert_eq!(watched.data[0].tell(&format!("EXISTS fr:e:{{{}}}", edge_bucket(4))), "0");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sentinels_without_a_master_of_that_name_say_so() {
-    let watched = Watched::start();
+async fn sentinels_without_a_master_of_that_name_say_so(watched: &Watched) {
     let mut settings = watched.settings();
     if let frontier_atlas::store::redis::Mode::Sentinel { master, .. } = &mut settings.mode {
         *master = "other".to_owned();

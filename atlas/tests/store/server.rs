@@ -114,7 +114,7 @@ impl Watched {
     pub(crate) fn start() -> Self {
         let master = Server::start(&[]);
         let port = master.port.to_string();
-        let replica = Server::start(&["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);
+        let replica = Server::start(&["--replicaof", "127.0.0.1", &port]);
         until("the replica has connected", || {
             replica.tell("INFO replication").contains("master_link_status:up")
         });
@@ -183,7 +183,7 @@ impl Cluster {
                     break bus;
                 }
             };
-            ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"]
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
                 .map(str::to_owned)
                 .into_iter()
                 .chain(["--cluster-port".to_owned(), bus.to_string()])
@@ -249,6 +249,8 @@ pub(crate) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !is() {
         assert!(Instant::now() < deadline, "not in time: {what}");
+        // Each look starts a process.
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
@@ -278,7 +280,7 @@ fn launch(port: u16, options: &[String], dir: &tempfile::TempDir) -> Option<Chil
     let port_text = port.to_string();
     command.args(["--port", &port_text, "--bind", "127.0.0.1", "--dir"]).arg(dir.path());
     if !options.contains(&"--sentinel") {
-        command.args(["--save", "", "--appendonly", "no"]);
+        command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
     }
     let mut child =
         command.args(options).stdout(Stdio::null()).spawn().expect("redis-server is not installed");
