@@ -6,11 +6,13 @@ T ?= 60
 RUNS ?= 5
 SEEDS ?= 200000
 ROW ?=
+EDGES ?= 1000000
+SECONDS_EACH ?= 20
 # One set for everything that is built for tests, so that nothing is built twice.
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run build test check fmt clippy lean unit doc examples fuzz bench bench-smoke soak clean
+.PHONY: help run build test check fmt clippy lean unit doc examples fuzz bench bench-cluster bench-smoke soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +61,11 @@ fuzz: ## Run each fuzz target for T seconds (T=60)
 
 bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 	bench/run.sh $(if $(ROW),--row $(ROW)) --runs $(RUNS)
+
+bench-cluster: ## Print what the cluster's registry costs on a real Redis (EDGES=1000000 SECONDS_EACH=20)
+	@command -v redis-server >/dev/null || ./.ci/install redis-server
+	$(CARGO) build --locked --release -p frontier-bench
+	$(TARGET)/release/frontier-bench store --edges $(EDGES) --seconds $(SECONDS_EACH)
 
 bench-smoke: ## Every row of the table once, for as long as it takes to see that it works
 	bench/run.sh --quick

@@ -14,6 +14,7 @@
 //! - [`client`]: the same through the SDK; [`tasks`]: how client libraries are driven.
 //! - [`peers`]: Go clients, in a process of their own.
 //! - [`brokers`]: what the peers speak: async-nats, MQTT 3.1.1.
+//! - [`store`]: the registry's store on Redis, beside a bare `GET` (`make bench-cluster`).
 //! - [`harness`]: servers, rows, repetition, the table.
 //! - [`proc`], [`hist`], [`sample`], [`scrape`]: how things are measured.
 //! - [`net`]: pinning, limits, the epoll set.
@@ -30,4 +31,5 @@ pub mod proc;
 pub mod relay;
 pub mod sample;
 pub mod scrape;
+pub mod store;
 pub mod tasks;

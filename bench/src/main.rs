@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use frontier_bench::{
     brokers, client,
     harness::{run, server},
-    load, peers, relay,
+    load, peers, relay, store,
 };
 
 /// Measures Frontier beside its neighbours.
@@ -38,6 +38,8 @@ enum Command {
     /// Clients of nats-server and mosquitto.
     #[command(subcommand)]
     Broker(brokers::BrokerCommand),
+    /// The store of a cluster's registry on Redis.
+    Store(store::StoreArgs),
     /// Becomes another program that ends with the process that started it.
     #[command(hide = true)]
     Exec(server::ExecArgs),
@@ -54,5 +56,6 @@ fn main() -> Result<()> {
         Command::Peers(args) => peers::run(&args),
         Command::Client(command) => client::run(&command),
         Command::Broker(command) => brokers::run(&command),
+        Command::Store(args) => store::run(&args),
     }
 }

@@ -13,7 +13,8 @@
 //! eviction or a clock must not remove what is connected: `maxmemory-policy` has to be `noeviction`.
 //!
 //! What others change in these keys is heard by client tracking in broadcast mode on the connections that write, which costs nothing while
-//! nothing changes; what we write ourselves is left out. Where that fails, the slow round tells of every bucket now and then.
+//! nothing changes; what we write ourselves is left out. Where servers cannot
+//! tell, every bucket is said to have changed once in a minute.
 //!
 //! ```text
 //!   Store for Redis ─▶ servers: who has the slot ─▶ node: one server ─▶ link: one connection, by fred
@@ -64,9 +65,8 @@ const HASHES: usize = 256;
 const CHANGES: usize = 4_096;
 /// One part of the slow round.
 const ROUND_STEP: Duration = Duration::from_millis(250);
-/// Parts of the slow round, and of the one when some server tells of no changes.
-const ROUND: usize = 1_200;
-const ROUND_DEAF: usize = 240;
+/// Parts of the slow round: a minute.
+const ROUND: usize = 240;
 /// Seconds that word is kept for a gateway: long after its lease is over.
 const CUTS_SECONDS: u32 = 60;
 
@@ -231,7 +231,7 @@ impl Store for Redis {
         let lease = millis(lease).to_string();
         let hex = gateway.instance.to_string();
         let args = vec![bytes(&gateway.instance.0), row.into(), lease.into(), hex.into()];
-        let join = Call::script(Script::Join, member_keys(), args).writes(always);
+        let join = Call::script(Script::Join, member_keys(), args).writes_keys(2, joined);
         let answer = self.call(&join).await?;
         let (now, stream, by): (String, String, String) = convert(answer)?;
         if !by.is_empty() {
@@ -252,7 +252,7 @@ impl Store for Redis {
         let numbers = [edges, services, millis(lease)].map(|number| number.to_string().into());
         let args = [bytes(&instance.0)].into_iter().chain(numbers).collect();
         let keys = vec![LEASES.to_owned(), ROWS.to_owned()];
-        let renew = Call::script(Script::Renew, keys, args).writes(always);
+        let renew = Call::script(Script::Renew, keys, args).writes(renewed);
         let answer = self.call(&renew).await?;
         let (now, known): (String, String) = convert(answer)?;
         Ok(Renewed { now: StoreTime(number(&now)?), known: known == "1" })
@@ -481,8 +481,7 @@ impl Shared {
     }
 }
 
-/// Says of one bucket after the other that it may have changed: a change that nobody heard of is found in five minutes, or in one minute
-/// where servers cannot tell of changes at all.
+/// Where servers cannot tell of changes, says of one bucket after the other that it may have changed, and of the gateways.
 async fn go_round(shared: Arc<Shared>) {
     let mut steps = interval(ROUND_STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -491,9 +490,11 @@ async fn go_round(shared: Arc<Shared>) {
     let all = usize::from(EDGE_BUCKETS) + usize::from(SERVICE_BUCKETS);
     loop {
         steps.tick().await;
-        let parts = if shared.deaf.load(Ordering::Relaxed) { ROUND_DEAF } else { ROUND };
-        for change in round.by_ref().take(all.div_ceil(parts)) {
-            let _ = shared.changes.send(change);
+        if shared.deaf.load(Ordering::Relaxed) {
+            for change in round.by_ref().take(all.div_ceil(ROUND)) {
+                let _ = shared.changes.send(change);
+            }
+            let _ = shared.changes.send(Change::Members);
         }
     }
 }
@@ -540,6 +541,16 @@ fn replaced(answer: &Value) -> bool {
 /// Of a script that gives what it removes.
 fn is_not_empty(answer: &Value) -> bool {
     matches!(answer, Value::Array(parts) if !parts.is_empty())
+}
+
+/// Of a join that was not refused: then nobody is named.
+fn joined(answer: &Value) -> bool {
+    matches!(answer, Value::Array(parts) if parts.last().and_then(Value::as_string).is_some_and(|by| by.is_empty()))
+}
+
+/// Of a renewal of a gateway that is known.
+fn renewed(answer: &Value) -> bool {
+    matches!(answer, Value::Array(parts) if parts.last().is_some_and(is_not_zero))
 }
 
 fn always(_: &Value) -> bool {

@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::TryRecvError;
 use crate::rules::{HORIZON, gateway, online};
 use crate::server::{Cluster, Server, connect, eventually};
 
-/// Waits for a change; the slow round is not mistaken for it, as it takes longer.
+/// Waits for a change.
 async fn hear(changes: &mut Receiver<Change>, wanted: Change) {
     let start = Instant::now();
     eventually(&format!("{wanted:?} is heard"), async || match changes.try_recv() {
@@ -29,13 +29,6 @@ fn forget(changes: &mut Receiver<Change>) {
     while changes.try_recv().is_ok() {}
 }
 
-/// Edges whose buckets the slow round does not reach while a test runs.
-const LATE: std::ops::Range<u64> = 0..200;
-
-fn late() -> Vec<u64> {
-    LATE.chain(1_000..3_000).filter(|edge| edge_bucket(*edge) > 8_000).collect()
-}
-
 fn edge_key(edge: u64) -> String {
     format!("fr:e:{{{}}}", edge_bucket(edge))
 }
@@ -44,7 +37,7 @@ fn edge_key(edge: u64) -> String {
 async fn what_others_change_is_heard() {
     let server = Server::start(&[]);
     let redis = server.connect().await;
-    let edges = late();
+    let edges: Vec<u64> = (0..1_000).collect();
     redis.write_edges(&edges.iter().map(|edge| online(*edge, 1)).collect::<Vec<_>>(), HORIZON).await.unwrap();
     let mut changes = redis.changes();
     // A hand deletes one, forges another, and deletes a whole bucket.
@@ -77,7 +70,7 @@ async fn what_others_change_is_heard() {
 async fn what_we_write_is_not_heard() {
     let server = Server::start(&[]);
     let redis = server.connect().await;
-    let (edges, here) = (late(), Instance([1; 16]));
+    let (edges, here): (Vec<u64>, _) = ((0..1_000).collect(), Instance([1; 16]));
     redis.join(&gateway(here, "g", 1), Duration::from_secs(4)).await.unwrap();
     let mut changes = redis.changes();
     for epoch in 1..6 {
@@ -94,13 +87,12 @@ async fn what_we_write_is_not_heard() {
         let record = ServiceRecord { claim, stream: 1, addr, name: "s".to_owned() };
         redis.write_services(&[ServiceWrite::Online { service: 200, record }]).await.unwrap();
     }
-    // A change by a hand comes behind all of that: what is heard until then must be the slow round's.
+    // A change by a hand comes behind all of that. On a machine that stands still for a second some echo may be taken for one as well.
     let last = edges[0];
     server.ask(&[b"DEL", edge_key(last).as_bytes()]);
     let mut heard = 0;
     eventually("the last change is heard", async || match changes.try_recv() {
         Ok(Change::Edges(bucket)) if bucket == edge_bucket(last) => true,
-        Ok(Change::Edges(bucket)) if bucket < 8_000 => false,
         Ok(change) => {
             heard += 1;
             assert!(heard < 3, "{change:?} and others before were heard");
@@ -116,7 +108,7 @@ async fn after_a_loss_everything_may_have_changed_and_changes_are_heard_again() 
     let mut server = Server::start(&[]);
     let redis = server.connect().await;
     let mut changes = redis.changes();
-    let edge = late()[0];
+    let edge = 1;
     server.kill();
     server.restart();
     eventually("everything", async || matches!(changes.try_recv(), Ok(Change::Everything))).await;
@@ -135,7 +127,7 @@ pub(crate) async fn changes_are_heard_on_every_server_of_a_cluster(cluster: &Clu
     let redis = connect(cluster.settings()).await;
     let mut changes = redis.changes();
     let mut reached = BTreeSet::new();
-    for edge in late().into_iter().take(30) {
+    for edge in 0..30 {
         redis.write_edges(&[online(edge, 1)], HORIZON).await.unwrap();
         for node in &cluster.nodes[..3] {
             if node.ask(&[b"DEL", edge_key(edge).as_bytes()]) == "1" {

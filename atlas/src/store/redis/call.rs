@@ -21,6 +21,9 @@ pub(super) enum Script {
     Probe,
 }
 
+/// Tells from an answer whether keys were changed.
+pub(super) type Changed = fn(&Value) -> bool;
+
 /// What to send.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
@@ -28,8 +31,9 @@ pub(super) struct Call {
     /// Of one slot.
     pub(super) keys: Vec<String>,
     pub(super) args: Vec<Value>,
-    /// Tells from the answer whether the keys were changed; `None` for what only reads, and for plain commands, which have no echo.
-    pub(super) changed: Option<fn(&Value) -> bool>,
+    /// How many of the keys it writes, the first ones, and whether it did so, by its answer; `None` for what only reads, and for plain
+    /// commands, which have no echo.
+    pub(super) writes: Option<(usize, Changed)>,
     pub(super) slot: u16,
 }
 
@@ -86,16 +90,27 @@ impl Script {
 
 impl Call {
     pub(super) fn command(name: &'static str, key: String, args: Vec<Value>) -> Self {
-        Self { slot: slot(&key), what: What::Command(name), keys: vec![key], args, changed: None }
+        Self { slot: slot(&key), what: What::Command(name), keys: vec![key], args, writes: None }
     }
 
     pub(super) fn script(script: Script, keys: Vec<String>, args: Vec<Value>) -> Self {
         let slot = keys.first().map_or(0, |key| slot(key));
-        Self { what: What::Script(script), keys, args, changed: None, slot }
+        Self { what: What::Script(script), keys, args, writes: None, slot }
     }
 
-    pub(super) fn writes(mut self, changed: fn(&Value) -> bool) -> Self {
-        self.changed = Some(changed);
+    /// It writes its first key.
+    pub(super) fn writes(self, changed: Changed) -> Self {
+        self.writes_keys(1, changed)
+    }
+
+    pub(super) fn writes_keys(mut self, keys: usize, changed: Changed) -> Self {
+        self.writes = Some((keys, changed));
         self
+    }
+
+    /// The keys it writes.
+    pub(super) fn written(&self) -> impl Iterator<Item = &str> {
+        let count = self.writes.map_or(0, |(keys, _)| keys);
+        self.keys.iter().take(count).map(String::as_str)
     }
 }

@@ -3,8 +3,8 @@
 //! Client tracking with `NOLOOP` leaves out what came over the same connection, but on many versions not what a script did, and all our
 //! writes are scripts. So we count: each write of a key announces one echo, which is left out when it comes. An answer that says that
 //! nothing was changed takes the announcement back. Redis joins the echoes of what it does within one turn of its loop (much less than a
-//! millisecond), so a change by somebody else in the same turn as one of ours to the same key goes unheard; the slow round of
-//! [`Redis`](super::Redis) finds that.
+//! millisecond), so a change by somebody else in the same turn as one of ours to the same key goes unheard; whoever compares everything now and
+//! then finds that.
 
 use std::collections::HashMap;
 use std::time::Duration;

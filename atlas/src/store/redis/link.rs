@@ -4,6 +4,7 @@
 
 use std::pin::pin;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fred::interfaces::TrackingInterface as _;
@@ -31,6 +32,9 @@ use crate::store::StoreError;
 /// Before a script that runs also when Redis has no memory left. Redis 7 and later understand it; others do without.
 const WHEN_FULL: &str = "#!lua flags=allow-oom\n";
 
+/// More than there are threads that call at once.
+const ENDS: usize = 16;
+
 /// See the module documentation.
 pub(super) struct Link {
     client: Client,
@@ -39,6 +43,9 @@ pub(super) struct Link {
     /// What scripts write is heard on this connection as well.
     echoes: Option<Echoes>,
     over: CancellationToken,
+    /// Ended by `over`: a call waits for one of them, because waiting for one alone would have all calls meet at its lock.
+    ends: [CancellationToken; ENDS],
+    turn: AtomicUsize,
     /// Ends the connection with this value.
     _connection: AbortOnDropHandle<()>,
 }
@@ -80,14 +87,16 @@ impl Link {
         let _ = futures::poll!(&mut connected);
         let connection = AbortOnDropHandle::new(client.connect());
         let over = CancellationToken::new();
-        let ends = over.clone().drop_guard();
+        let ends = std::array::from_fn(|_| over.child_token());
+        let guard = over.clone().drop_guard();
         let connection = Handle::current().spawn(async move {
-            let _ends = ends;
+            let _guard = guard;
             let _ = connection.await;
         });
         let _connection = AbortOnDropHandle::new(connection);
         connected.await.map_err(|error| store_error(&error))?;
-        let link = Self { client, hashes: OnceLock::new(), echoes: None, over, _connection };
+        let (hashes, turn) = (OnceLock::new(), AtomicUsize::new(0));
+        let link = Self { client, hashes, echoes: None, over, ends, turn, _connection };
         if role == Role::Data {
             let name = vec!["SETNAME".into(), settings.client_name.as_str().into()];
             // A name is for people only.
@@ -229,22 +238,23 @@ impl Link {
     }
 
     fn announce(&self, call: &Call) {
-        if let (Some(echoes), Some(_)) = (&self.echoes, call.changed) {
-            call.keys.iter().for_each(|key| echoes.announce(key));
+        if let Some(echoes) = &self.echoes {
+            call.written().for_each(|key| echoes.announce(key));
         }
     }
 
     fn heed(&self, call: &Call, answer: &Result<Value, Error>) {
-        if let (Some(echoes), Some(changed)) = (&self.echoes, call.changed)
+        if let (Some(echoes), Some((_, changed))) = (&self.echoes, call.writes)
             && !answer.as_ref().is_ok_and(changed)
         {
-            call.keys.iter().for_each(|key| echoes.take_back(key));
+            call.written().for_each(|key| echoes.take_back(key));
         }
     }
 
     /// fred leaves what is sent to a connection that has just ended without an answer.
     async fn while_open<T>(&self, sent: impl Future<Output = T>) -> Option<T> {
-        self.over.run_until_cancelled(sent).await
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % ENDS;
+        self.ends[turn].run_until_cancelled(sent).await
     }
 }
 
