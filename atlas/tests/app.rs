@@ -1,6 +1,6 @@
 //! A whole atlas in this process, on real ports: gateways by gRPC, who may have which name, and the way out.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
