@@ -4,8 +4,10 @@
 //! send the head of each. When all places are taken, the connection that has been idle for longest gives way, so that whoever opens many
 //! and leaves them open keeps no probe out. What happens within a request is bounded by [`crate::guard`].
 
+mod foreign;
+
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -49,6 +51,8 @@ use crate::{
     places::{Busy, Place, Places},
     tls::certificate::{self, Names},
 };
+
+pub use self::foreign::{Duplex, Foreign, ForeignConnection, ServeForeign};
 
 /// A connection that has been idle for so long gives way to a newcomer when all places are taken.
 const GRACE: Duration = Duration::from_secs(1);
@@ -104,13 +108,15 @@ enum Outcome {
     Accept,
     /// It broke off.
     Broken,
+    /// It spoke the other protocol of its port.
+    Foreign,
 }
 
 /// What is known of a port of operators.
-#[derive(Debug)]
 pub struct OperatorPort {
     name: &'static str,
     bounds: Bounds,
+    foreign: Option<Foreign>,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     complaints: Mutex<Complaints>,
     started: Instant,
@@ -194,11 +200,11 @@ impl Connection {
     /// Runs to its end.
     async fn end(&mut self, socket: TcpStream, stop: CancellationToken) -> Outcome {
         let asked = AtomicBool::new(false);
-        let Some(source) = &self.tls else { return self.serve(socket, &asked, stop).await };
+        let Some(source) = &self.tls else { return Box::pin(self.tell(socket, &asked, stop)).await };
         match handshake(source, socket).await {
             Ok(socket) => {
                 self.names = client_names(&socket);
-                self.serve(socket, &asked, stop).await
+                Box::pin(self.tell(socket, &asked, stop)).await
             }
             Err(error) => {
                 self.port.complain(|| {
@@ -208,6 +214,25 @@ impl Connection {
                 Outcome::Handshake
             }
         }
+    }
+
+    /// Serves what it speaks.
+    async fn tell<S>(&self, stream: S, asked: &AtomicBool, stop: CancellationToken) -> Outcome
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(foreign) = &self.port.foreign else { return self.serve(stream, asked, stop).await };
+        let told = stop.run_until_cancelled(timeout(PATIENCE, foreign.look(Box::new(stream)))).await;
+        let Some(Ok(Some((stream, is_foreign)))) = told else { return Outcome::Empty };
+        if !is_foreign {
+            return self.serve(stream, asked, stop).await;
+        }
+        let connection =
+            ForeignConnection { stream: Box::new(stream), peer: self.peer, names: self.names.clone() };
+        // It is bounded by whoever serves it, and is no less in use when it says nothing.
+        let _busy = Place::busy(&self.place);
+        (foreign.serve)(connection, stop).await;
+        Outcome::Foreign
     }
 
     /// Answers requests; `asked` as soon as there was one.
@@ -299,7 +324,14 @@ impl OperatorPort {
     #[must_use]
     pub fn bounded(name: &'static str, bounds: Bounds) -> Self {
         let outcomes = [const { AtomicU64::new(0) }; Outcome::ALL.len()];
-        Self { name, bounds, outcomes, complaints: Mutex::default(), started: Instant::now() }
+        let foreign = None;
+        Self { name, bounds, foreign, outcomes, complaints: Mutex::default(), started: Instant::now() }
+    }
+
+    /// The same with another protocol beside HTTP.
+    #[must_use]
+    pub fn with(self, foreign: Foreign) -> Self {
+        Self { foreign: Some(foreign), ..self }
     }
 
     /// Adds what was counted to a metric of all ports.
@@ -325,10 +357,19 @@ impl OperatorPort {
     }
 }
 
+impl fmt::Debug for OperatorPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorPort")
+            .field("name", &self.name)
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
+}
+
 // === impl Outcome ===
 
 impl Outcome {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Served,
         Self::Empty,
         Self::Invalid,
@@ -337,6 +378,7 @@ impl Outcome {
         Self::Refused,
         Self::Accept,
         Self::Broken,
+        Self::Foreign,
     ];
 
     const fn name(self) -> &'static str {
@@ -349,6 +391,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Accept => "accept",
             Self::Broken => "broken",
+            Self::Foreign => "foreign",
         }
     }
 }
