@@ -36,6 +36,7 @@ use crate::{
     api::{self, Cluster},
     config::{Config, Drain, Mode},
     directory::Directory,
+    golink::{self, GoLinks},
     links::{Links, Terms},
     metrics::{self, Seen, Sums},
     store::{Measured, Memory, Store},
@@ -157,21 +158,24 @@ impl App {
             async move { watchers.keep().await }
         });
         let terms = Terms { links: config.limits.links, ..Terms::default() };
-        let links = Arc::new(Links::new(store, Arc::clone(&watchers), terms));
+        let links = Arc::new(Links::new(Arc::clone(&store), Arc::clone(&watchers), terms));
+        let go = Arc::new(GoLinks::new(store, Arc::clone(&links), golink::Terms::default()));
         build.spawn("links", {
             let links = Arc::clone(&links);
             async move { links.keep().await }
         });
         build.metrics.register({
             let (links, watchers) = (Arc::clone(&links), Arc::clone(&watchers));
-            move || metrics::families(&sums, &links, watchers.len())
+            let go = Arc::clone(&go);
+            move || [metrics::families(&sums, &links, watchers.len()), metrics::go_gateways(&go)].concat()
         });
         let (planes, planes_stop) = (TaskTracker::new(), CancellationToken::new());
         let control = api::router(Cluster::new(directory, Arc::clone(&watchers)), &build.readiness);
         let frontier = planes::frontier(&build, &links, &planes);
+        let go_gateways = planes::go_gateways(&build, &go);
         let mut open = Planes { build: &mut build, tasks: &planes, stop: &planes_stop };
-        let control_plane = open.open(Plane::Control, control)?;
-        let frontier_plane = open.open(Plane::Frontier, frontier)?;
+        let control_plane = open.open(Plane::Control, control, None)?;
+        let frontier_plane = open.open(Plane::Frontier, frontier, Some(go_gateways))?;
         let admin = build.admin(telemetry)?;
         let seen = std::mem::take(&mut build.seen);
         build.metrics.register(move || seen.families());

@@ -9,6 +9,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod golink;
 pub mod links;
 pub mod metrics;
 pub mod record;

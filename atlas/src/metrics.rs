@@ -15,6 +15,7 @@ use frontier_ops::{
 
 pub use self::requests::Requests;
 use crate::{
+    golink::GoLinks,
     links::Links,
     store::{
         Roster, Store,
@@ -120,6 +121,27 @@ pub fn families<S: Store>(sums: &Sums, links: &Links<S>, watchers: usize) -> Vec
     let counters =
         counters.into_iter().map(|(name, help, value)| Family::counter(name, help).row(&[], count(value)));
     gauges.chain(counters).collect()
+}
+
+/// What comes from gateways of the Go system.
+#[must_use]
+pub fn go_gateways<S: Store>(go: &GoLinks<S>) -> Vec<Family> {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counts = go.counts();
+    vec![
+        Family::gauge("frontlas_go_gateways", "Go gateways connected to this atlas")
+            .row(&[], go.len() as u64),
+        Family::gauge("frontlas_go_entries", "Edges and services that these have")
+            .row(&[], go.entries() as u64),
+        Family::counter("frontlas_go_calls", "Calls of Go gateways").row(&[], count(&counts.calls)),
+        Family::counter("frontlas_go_calls_failed", "Calls of Go gateways that were answered with an error")
+            .row(&[], count(&counts.failed)),
+        Family::counter(
+            "frontlas_go_gateways_refused",
+            "Connections of Go gateways that were refused, or ended otherwise than they should",
+        )
+        .row(&[], count(&counts.refused)),
+    ]
 }
 
 /// What became of the operations of the store; those that nobody has asked for are left out.

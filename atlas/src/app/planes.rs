@@ -1,6 +1,6 @@
-//! The two ports that atlas is asked on: the cluster API for services, and the registry for gateways.
+//! The two ports that atlas is asked on: the cluster API for services, and the registry for gateways, which Go gateways reach by geminio.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -15,19 +15,21 @@ use frontier_ops::{
     guard::Guard,
     health::{DESCRIPTORS as HEALTH, ReadyHealth},
     rest::{method_not_allowed, not_found},
-    serve::{Bounds, ClientNames, OperatorPort, TlsSource, serve},
+    serve::{Bounds, ClientNames, Foreign, ForeignConnection, OperatorPort, TlsSource, serve},
     split::split,
     tls::{
         certificate::Names,
         reload::{CertStore, DEFAULT_INTERVAL, watch},
     },
 };
+use frontier_wire::sniff::{Sniff, sniff};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 
 use super::Build;
 use crate::{
+    golink::{GoLinks, Names as GoNames},
     links::{
         Links,
         grpc::{self, Grpc},
@@ -82,7 +84,12 @@ impl Plane {
 
 impl Planes<'_, '_> {
     /// Binds a port and serves it.
-    pub(super) fn open(&mut self, plane: Plane, router: Router) -> anyhow::Result<SocketAddr> {
+    pub(super) fn open(
+        &mut self,
+        plane: Plane,
+        router: Router,
+        foreign: Option<Foreign>,
+    ) -> anyhow::Result<SocketAddr> {
         let listen = plane.listen(self.build);
         let name = plane.name();
         let listener = bind(&listen.addr).with_context(|| format!("{name}.listen"))?;
@@ -90,7 +97,11 @@ impl Planes<'_, '_> {
         let tls = self.certificates(name, listen)?;
         let connections = self.build.config.limits.connections;
         let bounds = Bounds { connections, streams: STREAMS, long_answers: true };
-        let port = Arc::new(OperatorPort::bounded(name, bounds));
+        let port = OperatorPort::bounded(name, bounds);
+        let port = Arc::new(match foreign {
+            Some(foreign) => port.with(foreign),
+            None => port,
+        });
         let requests = Arc::new(Requests::default());
         self.build.seen.ports.push(Arc::clone(&port));
         self.build.seen.requests.push((name, Arc::clone(&requests)));
@@ -133,6 +144,22 @@ pub(super) fn frontier<S: Store>(build: &Build<'_>, links: &Arc<Links<S>>, tasks
     let rest = Router::new().fallback(not_found).method_not_allowed_fallback(method_not_allowed);
     let router = split(grpc.prepare().into_axum_router(), rest, Guard::new(REQUESTS, REQUEST_TIME));
     if build.config.frontier_plane.any_name { router } else { router.layer(middleware::from_fn(name_of)) }
+}
+
+/// Go gateways, on the same port.
+pub(super) fn go_gateways<S: Store>(build: &Build<'_>, go: &Arc<GoLinks<S>>) -> Foreign {
+    let (go, any_name) = (Arc::clone(go), build.config.frontier_plane.any_name);
+    let serve = move |connection: ForeignConnection, stop| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let go = Arc::clone(&go);
+        let names = connection.names.filter(|_| !any_name);
+        let names = names.map(|ClientNames(names)| -> GoNames { Arc::new(move |name| covers(&names, name)) });
+        Box::pin(async move { go.serve(connection.stream, connection.peer.0, names, stop).await })
+    };
+    let is_it = |first: &[u8]| match sniff(first) {
+        Sniff::NeedMore => None,
+        told => Some(told == Sniff::Geminio),
+    };
+    Foreign { is_it, serve: Arc::new(serve) }
 }
 
 /// A gateway that shows a certificate may only have a name that this covers.

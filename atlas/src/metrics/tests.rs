@@ -5,6 +5,7 @@ use frontier_ops::metrics::Metrics;
 use super::*;
 use crate::{
     directory::Directory,
+    golink,
     links::Terms,
     record::Instance,
     store::{Gateway, Measured, Memory},
@@ -34,11 +35,13 @@ async fn scrape() -> String {
     sums.take(&store.members().await.unwrap());
     let directory = Arc::new(Directory::new(Arc::clone(&store)));
     let watchers = Arc::new(Watchers::new(Arc::clone(&store), directory, 1));
-    let links = Links::new(store, watchers, Terms::default());
+    let links = Arc::new(Links::new(Arc::clone(&store), watchers, Terms::default()));
+    let go = GoLinks::new(store, Arc::clone(&links), golink::Terms::default());
     let port = || vec![Arc::new(OperatorPort::new("admin"))];
     let seen = Seen { ports: port(), requests: vec![("control_plane", Arc::default())], ..Seen::default() };
     let metrics = Metrics::new("frontlas");
     metrics.register(move || families(&sums, &links, 3));
+    metrics.register(move || go_gateways(&go));
     metrics.register(move || seen.families());
     metrics.register(move || super::store(&stats));
     metrics.register(|| connections(Connections::default()));

@@ -2,7 +2,8 @@
 //
 // It reads commands from its input, a JSON object a line, does each on a goroutine of its own, and writes answers and events, a line
 // each, to its output. The end of its input is its own end. It is built once per generation of geminio: go.mod is generation C, a.mod
-// and b.mod are generations A and B. Called with `bench` it is a load instead (bench.go), with `serve` a server (serve.go).
+// and b.mod are generations A and B. Called with `bench` it is a load instead (bench.go), with `serve` a server (serve.go), with `gateway` a
+// gateway that reports to a registry (gateway.go).
 package main
 
 import (
@@ -105,6 +106,13 @@ func main() {
 	}
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		if err := serve(); err != nil {
+			fmt.Fprintf(os.Stderr, "geminiopeer: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == "gateway" {
+		if err := gateway(os.Args[2:]); err != nil {
 			fmt.Fprintf(os.Stderr, "geminiopeer: %v\n", err)
 			os.Exit(1)
 		}
