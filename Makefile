@@ -12,15 +12,20 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run build test check fmt clippy lean unit doc examples fuzz bench bench-cluster bench-smoke soak clean
+.PHONY: help run run-cluster build test check fmt clippy lean unit doc examples fuzz bench bench-cluster bench-smoke soak clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Start the gateway with a demo service and edges, and show what happens until Ctrl-C
 	@echo "Building the gateway and the demo (a few minutes the first time, seconds afterwards) …"
 	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-demo --no-default-features
 	@$(TARGET)/quick/frontier-demo --gateway-binary $(TARGET)/quick/frontier
+
+run-cluster: ## Start two gateways, the registry, a service and edges; kill a gateway and show that calls go on
+	@echo "Building the gateway, the registry and the show (a few minutes the first time, seconds afterwards) …"
+	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-atlas -p frontier-cluster-show --no-default-features
+	@$(TARGET)/quick/frontier-cluster-show --gateway-binary $(TARGET)/quick/frontier --atlas-binary $(TARGET)/quick/frontlas
 
 build: ## Build the release binaries
 	$(CARGO) build --locked --release -p frontier-gateway -p frontier-atlas

@@ -78,6 +78,9 @@ pub enum LinkError {
     /// Another process with the same name and addresses has taken its place.
     #[error("another process with the same name and addresses has taken over")]
     Superseded,
+    /// The store does not know the gateway any more.
+    #[error("the gateway is not known any more: attach again")]
+    Forgotten,
     /// The gateway has made another link.
     #[error("there is a newer link of this gateway")]
     Replaced,
@@ -139,6 +142,8 @@ struct Link {
     wants: Wants,
     /// Ends it.
     over: CancellationToken,
+    /// Somebody ended it because of this.
+    why: Mutex<Option<LinkError>>,
     /// Held while it runs: what it has under way is written before its successor begins.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -158,6 +163,16 @@ impl Default for Terms {
             bury: Duration::from_secs(60),
             round: Duration::from_secs(600),
         }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Ends it; the first reason counts.
+    fn end(&self, why: LinkError) {
+        self.why.lock().get_or_insert(why);
+        self.over.cancel();
     }
 }
 
@@ -208,7 +223,7 @@ impl<S: Store> Links<S> {
                 // Whoever was told by tracking has come already.
                 self.deliver_cuts(&link).await;
             } else {
-                link.over.cancel();
+                link.end(LinkError::Forgotten);
             }
         }
         Ok(RenewResponse { time_ms: renewed.now.0, known: renewed.known })

@@ -273,7 +273,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<ServiceBucket>, StoreError>> + Send;
 
     /// What a gateway has in these buckets is this and nothing else: writes each as [`write_edges`](Self::write_edges) does, and removes
-    /// what else it has there by this link or an earlier one. Gives what did not simply come about.
+    /// what else it has there, whoever wrote that. Gives what did not simply come about.
     fn replace_edges(
         &self,
         instance: Instance,
@@ -282,11 +282,10 @@ pub trait Store: Send + Sync + 'static {
         horizon: StoreTime,
     ) -> impl Future<Output = Result<Vec<(u64, EdgeOutcome)>, StoreError>> + Send;
 
-    /// As [`replace_edges`](Self::replace_edges), of services.
+    /// As [`replace_edges`](Self::replace_edges), of services; nothing is compared, since nobody else's are concerned.
     fn replace_services(
         &self,
         instance: Instance,
-        stream: u32,
         buckets: &[(u16, Vec<(u64, ServiceRecord)>)],
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 

@@ -460,13 +460,12 @@ impl<'a, S: Store, C: AsyncRead + AsyncWrite + Send + Unpin> Session<'a, S, C> {
         let Err(why) = ended else { return Next::Run };
         match why {
             LinkError::Draining => return Next::Dismiss,
-            // A renewal may only have found that the store has forgotten everything: the next attempt tells.
-            LinkError::Superseded if was_there => self.link.attach_at = Instant::now(),
+            LinkError::Forgotten | LinkError::Superseded if was_there => self.link.attach_at = Instant::now(),
             LinkError::Superseded | LinkError::Replaced | LinkError::Invalid(_) | LinkError::Denied(_) => {
                 self.go.end(self.peer, &self.gateway.frontier_id, &why);
                 return Next::Dismiss;
             }
-            LinkError::TooMany | LinkError::Store(_) | LinkError::Broken => {
+            LinkError::Forgotten | LinkError::TooMany | LinkError::Store(_) | LinkError::Broken => {
                 let frontier_id = &self.gateway.frontier_id;
                 self.go.complain(|| tracing::warn!(frontier_id, %why, "a Go gateway has no link"));
             }

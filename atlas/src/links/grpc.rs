@@ -82,6 +82,7 @@ impl From<LinkError> for Status {
             LinkError::Invalid(_) => Code::InvalidArgument,
             LinkError::Denied(_) => Code::PermissionDenied,
             LinkError::Superseded => Code::AlreadyExists,
+            LinkError::Forgotten => Code::NotFound,
             LinkError::Replaced => Code::Aborted,
             LinkError::TooMany | LinkError::Store(StoreError::Busy) => Code::ResourceExhausted,
             LinkError::Draining | LinkError::Store(_) | LinkError::Broken => Code::Unavailable,

@@ -121,7 +121,7 @@ impl<'a, S: Store> Entered<'a, S> {
             return Err(LinkError::TooMany);
         }
         let turn = older.map_or_else(Arc::default, |older| {
-            older.over.cancel();
+            older.end(LinkError::Replaced);
             Arc::clone(&older.turn)
         });
         let link = Arc::new(Link::new(instance, 0, Arc::clone(&turn), links.draining.child_token()));
@@ -164,7 +164,15 @@ impl Link {
         turn: Arc<tokio::sync::Mutex<()>>,
         over: CancellationToken,
     ) -> Self {
-        Self { instance, stream, told: Mutex::new(Told::new()), wants: Wants::default(), over, turn }
+        Self {
+            instance,
+            stream,
+            told: Mutex::new(Told::new()),
+            wants: Wants::default(),
+            over,
+            why: Mutex::default(),
+            turn,
+        }
     }
 }
 
@@ -242,18 +250,12 @@ impl<S: Store> Session<'_, S> {
         }
     }
 
-    /// Somebody ended the link: us, a newer link, or a renewal that found that the gateway's lease is another's.
+    /// Somebody ended the link.
     fn why_over(&self) -> LinkError {
         if self.links.draining.is_cancelled() {
             return LinkError::Draining;
         }
-        let here = self
-            .links
-            .links
-            .lock()
-            .get(&self.link.instance)
-            .is_some_and(|link| link.stream != self.link.stream);
-        if here { LinkError::Replaced } else { LinkError::Superseded }
+        self.link.why.lock().clone().unwrap_or(LinkError::Replaced)
     }
 
     async fn say(&self, out: &mpsc::Sender<ToGateway>, kind: to_gateway::Kind) -> Result<(), LinkError> {
@@ -359,15 +361,13 @@ impl<S: Store> Session<'_, S> {
             .collect();
         let edge_buckets: Vec<u16> = edges.keys().copied().collect();
         let service_buckets: Vec<u16> = services.keys().copied().collect();
-        let (edges, services): (Vec<_>, Vec<_>) = {
-            // What a gateway says in its first link for the first time, and has nothing in, is empty in the store already.
-            let told = self.link.told.lock();
-            let empty = |kind, bucket| self.link.stream == 1 && !told.is_said(kind, bucket);
-            let edges = edges.into_iter().filter(|(at, all)| !all.is_empty() || !empty(Kind::Edges, *at));
-            let services =
-                services.into_iter().filter(|(at, all)| !all.is_empty() || !empty(Kind::Services, *at));
-            (edges.collect(), services.collect())
-        };
+        // What a gateway says in its first link for the first time, and has nothing in, is most likely empty in the store already: it is not
+        // written, which would take a command for each of all buckets, but looked at in its turn.
+        let first = |kind, bucket| self.link.stream == 1 && !self.link.told.lock().is_said(kind, bucket);
+        let (unwritten_edges, edges): (Vec<_>, Vec<_>) =
+            edges.into_iter().partition(|(at, all)| all.is_empty() && first(Kind::Edges, *at));
+        let (unwritten_services, services): (Vec<_>, Vec<_>) =
+            services.into_iter().partition(|(at, all)| all.is_empty() && first(Kind::Services, *at));
         self.begin(buckets.seq, &edge_buckets, &service_buckets);
         let (instance, stream) = (self.link.instance, self.link.stream);
         let mut outcomes = Vec::new();
@@ -376,7 +376,7 @@ impl<S: Store> Session<'_, S> {
             outcomes = self.persist(&edge_buckets, &[], write).await?;
         }
         if !services.is_empty() {
-            let write = || self.links.store.replace_services(instance, stream, &services);
+            let write = || self.links.store.replace_services(instance, &services);
             self.persist(&[], &service_buckets, write).await?;
         }
         let records: BTreeMap<u64, EdgeRecord> = edges.into_iter().flat_map(|(_, edges)| edges).collect();
@@ -390,6 +390,9 @@ impl<S: Store> Session<'_, S> {
         let known = |(bucket, digest)| (bucket, (!cut.contains(&bucket)).then_some(digest));
         told.end(Kind::Edges, edge_digests.into_iter().map(known));
         told.end(Kind::Services, service_digests.into_iter().map(|(bucket, digest)| (bucket, Some(digest))));
+        drop(told);
+        let unwritten = unwritten_services.into_iter().map(|(at, _)| at);
+        self.links.dirty.mark(unwritten_edges.into_iter().map(|(at, _)| at), unwritten);
         Ok(())
     }
 
@@ -419,10 +422,13 @@ impl<S: Store> Session<'_, S> {
                     let cut = Cut { edge, epoch: old.claim.epoch, newer: record.claim.epoch };
                     others.entry(old.claim.instance).or_default().push(cut);
                 }
-                EdgeOutcome::Lost(current) if roster.lives(current.claim.instance) => {
+                EdgeOutcome::Lost(current)
+                    if current.claim.instance != self.link.instance
+                        && roster.lives(current.claim.instance) =>
+                {
                     lost.push(Cut { edge, epoch: record.claim.epoch, newer: current.claim.epoch });
                 }
-                // Whoever has it is gone, or never was.
+                // Whoever has it is gone, or never was; or it is this gateway itself, which knows better.
                 EdgeOutcome::Lost(current) => {
                     again.push(EdgeWrite::Offline { edge, claim: current.claim });
                     again.push(EdgeWrite::Online { edge, record });
@@ -526,7 +532,7 @@ impl<S: Store> Links<S> {
         let Ok(roster) = self.store.members().await else { return };
         for other in roster.members.values().filter(|member| member.superseded_by == Some(gateway.instance)) {
             if let Some(link) = self.links.lock().get(&other.gateway.instance) {
-                link.over.cancel();
+                link.end(LinkError::Superseded);
             }
         }
         let others = roster.members.keys().filter_map(|instance| roster.living(*instance));

@@ -104,7 +104,6 @@ operations! {
     ) -> Vec<(u64, EdgeOutcome)>;
     ReplaceServices replace_services(
         instance: Instance,
-        stream: u32,
         buckets: &[(u16, Vec<(u64, ServiceRecord)>)]
     ) -> ();
     LeaveCuts leave_cuts(instance: Instance, cuts: &[Cut]) -> ();

@@ -176,7 +176,7 @@ impl Store for Memory {
     async fn replace_edges(
         &self,
         instance: Instance,
-        stream: u32,
+        _: u32,
         buckets: &[(u16, Vec<(u64, EdgeRecord)>)],
         horizon: StoreTime,
     ) -> Result<Vec<(u64, EdgeOutcome)>, StoreError> {
@@ -184,9 +184,8 @@ impl Store for Memory {
         let mut outcomes = Vec::new();
         for (bucket, edges) in buckets {
             let kept: BTreeSet<u64> = edges.iter().map(|(edge, _)| *edge).collect();
-            state.edges[usize::from(bucket % EDGE_BUCKETS)].retain(|edge, record| {
-                record.claim.instance != instance || record.stream > stream || kept.contains(edge)
-            });
+            state.edges[usize::from(bucket % EDGE_BUCKETS)]
+                .retain(|edge, record| record.claim.instance != instance || kept.contains(edge));
             for (edge, record) in edges {
                 let outcome = state.write_edge(&EdgeWrite::Online { edge: *edge, record: *record }, horizon);
                 if outcome != EdgeOutcome::Done {
@@ -200,18 +199,15 @@ impl Store for Memory {
     async fn replace_services(
         &self,
         instance: Instance,
-        stream: u32,
         buckets: &[(u16, Vec<(u64, ServiceRecord)>)],
     ) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         for (bucket, services) in buckets {
             let kept: BTreeSet<u64> = services.iter().map(|(service, _)| *service).collect();
-            state.services[usize::from(bucket % SERVICE_BUCKETS)].retain(|(service, holder), record| {
-                *holder != instance || record.stream > stream || kept.contains(service)
-            });
-            for (service, record) in services {
-                state.write_service(&ServiceWrite::Online { service: *service, record: record.clone() });
-            }
+            state.services[usize::from(bucket % SERVICE_BUCKETS)]
+                .retain(|(service, holder), _| *holder != instance || kept.contains(service));
+            let records = services.iter().map(|(service, record)| ((*service, instance), record.clone()));
+            state.services[usize::from(bucket % SERVICE_BUCKETS)].extend(records);
         }
         Ok(())
     }

@@ -410,11 +410,10 @@ impl Store for Redis {
     async fn replace_services(
         &self,
         instance: Instance,
-        stream: u32,
         buckets: &[(u16, Vec<(u64, ServiceRecord)>)],
     ) -> Result<(), StoreError> {
         let call = |(bucket, services): &(u16, Vec<(u64, ServiceRecord)>)| {
-            let who = [bytes(&instance.0), stream.to_string().into()];
+            let who = [bytes(&instance.0)];
             let records = services
                 .iter()
                 .flat_map(|(service, record)| [service_field(*service, instance), bytes(&record.encode())]);

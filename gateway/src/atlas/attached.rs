@@ -201,7 +201,8 @@ impl<'a, D: Dial, S: Source> Attached<'a, D, S> {
             next: 0,
             lull: now,
             renewal: None,
-            renewal_due: now + terms.renew,
+            // At once: only a renewal says how many are here.
+            renewal_due: now,
             renewed: now,
         })
     }

@@ -8,8 +8,8 @@ use crate::core::exchange::mix;
 
 /// The shortest wait.
 const LEAST: Duration = Duration::from_millis(100);
-/// The longest, if there is no telling when atlas comes back.
-const MOST: Duration = Duration::from_secs(5);
+/// The longest, if there is no telling when atlas comes back: edges shall be found within 5 s of that.
+const MOST: Duration = Duration::from_secs(3);
 /// The longest, if it is there and only its store is not: asking costs little, and edges shall be found within 5 s.
 const MOST_UNAVAILABLE: Duration = Duration::from_millis(2_500);
 

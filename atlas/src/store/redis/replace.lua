@@ -1,6 +1,6 @@
 -- What a gateway has in one bucket of edges is this and nothing else. KEYS: the bucket. ARGV: the horizon's epoch as two halves, the
--- instance, the number of its link, then field and record of each edge. Removes what else this link or an earlier one wrote, and writes the rest
--- as edges.lua does. Gives how much was changed, then field and outcome of what did not simply come about.
+-- instance, the number of its link, then field and record of each edge. Removes what else it has there, and writes the rest as edges.lua
+-- does. Gives how much was changed, then field and outcome of what did not simply come about.
 local changed = 0
 local keep = {}
 for i = 5, #ARGV, 2 do
@@ -13,7 +13,7 @@ for i = 1, #all, 2 do
   local field, record = all[i], all[i + 1]
   if keep[field] then
     records[field] = record
-  elseif #record >= 28 and string.sub(record, 9, 24) == ARGV[3] and struct.unpack('>I4', string.sub(record, 25, 28)) <= stream then
+  elseif #record >= 28 and string.sub(record, 9, 24) == ARGV[3] then
     changed = changed + redis.call('HDEL', KEYS[1], field)
   end
 end
