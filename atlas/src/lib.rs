@@ -1,6 +1,6 @@
 //! The cluster registry of Frontier, called atlas: where every edge and every service is.
 //!
-//! An instance of it keeps nothing that its [store](store) does not have, so any number of them may run, and each may end at any moment.
+//! An instance of it keeps nothing that its [store] does not have, so any number of them may run, and each may end at any moment.
 
 #![deny(missing_docs)]
 

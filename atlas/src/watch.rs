@@ -1,7 +1,7 @@
 //! What changes in the cluster, told to whoever watches.
 //!
 //! While somebody watches edges, a mirror of what clients may see is kept: buckets that this atlas writes or that others change are read again,
-//! some every [`TICK`], and what differs goes into a log of bounded length. Gateways are looked at every second. Each watcher reads the log
+//! some every tick, and what differs goes into a log of bounded length. Gateways are looked at every second. Each watcher reads the log
 //! at its own pace; who falls behind its beginning gets a new snapshot instead of what it missed, so a watcher that reads slowly costs nobody
 //! anything. A minute after the last watcher has gone nothing is kept.
 

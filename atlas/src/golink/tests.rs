@@ -369,7 +369,8 @@ async fn the_newest_session_has_the_id_and_a_heartbeat_of_the_older_one_takes_no
     let cut = crate::store::Cut { edge: 7, epoch: claim.epoch - 1, newer: claim.epoch };
     atlas.store.leave_cuts(instance.unwrap().instance, &[cut]).await.unwrap();
     gateway.stay(Duration::from_secs(60), &[7]).await;
-    assert_eq!(ours.counts().cuts.load(Ordering::Relaxed), 1);
+    // By the word left, and once more if its buckets are looked at before that has come.
+    assert!((1..=2).contains(&ours.counts().cuts.load(Ordering::Relaxed)));
     assert_eq!(atlas.place(7).await.as_deref(), Some("rust-1"));
     assert_eq!(atlas.go.entries(), 0);
 

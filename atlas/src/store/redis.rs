@@ -2,8 +2,8 @@
 //!
 //! | key | type | field → value |
 //! |---|---|---|
-//! | `fr:e:{0}` … `fr:e:{16383}` | hash | edge ID (8 bytes) → [`EdgeRecord`](crate::record::EdgeRecord) |
-//! | `fr:s:{0}` … `fr:s:{255}` | hash | service ID and instance (24 bytes) → [`ServiceRecord`](crate::record::ServiceRecord) |
+//! | `fr:e:{0}` … `fr:e:{16383}` | hash | edge ID (8 bytes) → [`EdgeRecord`] |
+//! | `fr:s:{0}` … `fr:s:{255}` | hash | service ID and instance (24 bytes) → [`ServiceRecord`] |
 //! | `fr:c:{instance in hex}` | list | sessions of this gateway that were taken over elsewhere: edge ID, epoch, newer epoch (24 bytes) |
 //! | `fr:{g}:rows` | hash | instance (16 bytes) → a gateway's name and addresses (JSON) |
 //! | `fr:{g}:leases` | hash | instance → end of the lease in ms, number of the link, edges, services, who superseded it (text) |

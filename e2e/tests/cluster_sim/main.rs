@@ -3,7 +3,7 @@
 //!
 //! A seed decides everything that happens: edges that connect, move and leave, gateways that crash, drain and come back, atlases that do, a
 //! store that is down, slow, forgets what it acknowledged, is wiped or written to by hand. While that goes on, no session may be cut that has
-//! no newer one; when it is over, within five seconds every edge must be found where it is and nowhere else, and the counts must be true.
+//! no newer one; when it is over, within five seconds every edge must be found where it is and nowhere else, and a renewal later the counts must be true.
 //!
 //! `CLUSTER_SEEDS=n` runs so many seeds, `CLUSTER_SEED=n` one of them, with what happened printed.
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use frontier_api::bucket::{EDGE_BUCKETS, edge_bucket, service_bucket};
+use frontier_api::bucket::{edge_bucket, service_bucket};
 use frontier_atlas::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
 use frontier_atlas::store::{
     Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Memory, Renewed, Roster, ServiceBucket,
@@ -193,6 +193,10 @@ fn of_edges(edges: impl IntoIterator<Item = u64>) -> Vec<Change> {
     edges.into_iter().map(|edge| Change::Edges(edge_bucket(edge))).collect()
 }
 
+fn of_edges_in(buckets: impl IntoIterator<Item = u16>) -> Vec<Change> {
+    buckets.into_iter().map(Change::Edges).collect()
+}
+
 impl Store for Handle {
     async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<Joined, StoreError> {
         let gateway = gateway.clone();
@@ -288,11 +292,11 @@ impl Store for Handle {
         horizon: StoreTime,
     ) -> Result<Vec<(u64, EdgeOutcome)>, StoreError> {
         let buckets = Arc::new(buckets.to_vec());
-        // As many as a real store would tell of; the rest counts as everything.
-        let changes = if buckets.len() == usize::from(EDGE_BUCKETS) {
-            Vec::new()
+        // A real store tells of each; here so many are told of as one.
+        let changes = if buckets.len() > 1_000 {
+            vec![Change::Everything]
         } else {
-            buckets.iter().map(|(bucket, _)| Change::Edges(*bucket)).take(2_000).collect()
+            of_edges_in(buckets.iter().map(|(bucket, _)| *bucket))
         };
         let replace = move |memory: Arc<Memory>| {
             let buckets = Arc::clone(&buckets);

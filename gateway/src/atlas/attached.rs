@@ -201,8 +201,7 @@ impl<'a, D: Dial, S: Source> Attached<'a, D, S> {
             next: 0,
             lull: now,
             renewal: None,
-            // At once: only a renewal says how many are here.
-            renewal_due: now,
+            renewal_due: now + terms.renew,
             renewed: now,
         })
     }
