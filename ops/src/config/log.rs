@@ -54,8 +54,13 @@ pub struct LogFlags {
     #[arg(id = "log_format", long = "log-format", value_name = "FORMAT")]
     pub format: Option<String>,
 
-    /// File for the outputs file and both [default: <program>.log in /var/log/frontier]
-    #[arg(id = "log_file", long = "log-file", value_name = "FILE")]
+    /// File for the outputs file and both.
+    #[arg(
+        id = "log_file",
+        long = "log-file",
+        value_name = "FILE",
+        help = "File for the outputs file and both [default: <program>.log in /var/log/frontier]"
+    )]
     pub file: Option<PathBuf>,
 }
 
