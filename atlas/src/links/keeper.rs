@@ -139,10 +139,19 @@ impl<'a, S: Store> Keeper<'a, S> {
                 Kind::Edges => &self.links.dirty.edges,
                 Kind::Services => &self.links.dirty.services,
             };
-            let some: Vec<u16> = dirty.lock().iter().copied().take(room).collect();
+            let some: Vec<u16> = {
+                // Out before they are read: one that is marked meanwhile has changed again, and is looked at again.
+                let mut dirty = dirty.lock();
+                let some: Vec<u16> = dirty.iter().copied().take(room).collect();
+                dirty.retain(|bucket| some.binary_search(bucket).is_err());
+                some
+            };
             if !some.is_empty() {
                 room -= some.len();
-                self.compare(kind, &some).await?;
+                let compared = self.compare(kind, &some).await;
+                let again = compared.as_ref().map_or_else(|_| some.clone(), Clone::clone);
+                dirty.lock().extend(again);
+                compared?;
             }
         }
         let all = usize::from(EDGE_BUCKETS) + usize::from(SERVICE_BUCKETS);
@@ -212,7 +221,8 @@ impl<'a, S: Store> Keeper<'a, S> {
     }
 
     /// Looks at some buckets: asks gateways attached here for those that are not as they told, and removes what is nobody's.
-    async fn compare(&mut self, kind: Kind, buckets: &[u16]) -> Result<(), StoreError> {
+    /// Gives those that could not be judged.
+    async fn compare(&mut self, kind: Kind, buckets: &[u16]) -> Result<Vec<u16>, StoreError> {
         let links: Vec<Arc<Link>> = self.links.links.lock().values().cloned().collect();
         let marks = |link: &Arc<Link>| -> Vec<u32> {
             let told = link.told.lock();
@@ -220,7 +230,7 @@ impl<'a, S: Store> Keeper<'a, S> {
         };
         let before: Vec<Vec<u32>> = links.iter().map(marks).collect();
         let holdings = self.read(kind, buckets).await?;
-        let mut again = BTreeSet::new();
+        let mut again = Vec::new();
         for (at, (bucket, holdings)) in buckets.iter().zip(&holdings).enumerate() {
             let mut digests: BTreeMap<Instance, Digest> = BTreeMap::new();
             for (instance, id, epoch) in holdings {
@@ -241,22 +251,12 @@ impl<'a, S: Store> Keeper<'a, S> {
                         }
                     }
                     // Something is on its way, or the next renewal tells.
-                    Some(_) | None => drop(again.insert(*bucket)),
+                    Some(_) | None => again.push(*bucket),
                 }
             }
         }
         self.bury(kind, &holdings).await?;
-        let dirty = match kind {
-            Kind::Edges => &self.links.dirty.edges,
-            Kind::Services => &self.links.dirty.services,
-        };
-        let mut dirty = dirty.lock();
-        for bucket in buckets {
-            if !again.contains(bucket) {
-                dirty.remove(bucket);
-            }
-        }
-        Ok(())
+        Ok(again)
     }
 
     async fn read(&self, kind: Kind, buckets: &[u16]) -> Result<Vec<Holdings>, StoreError> {
