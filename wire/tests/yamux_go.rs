@@ -4,7 +4,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
+    net::Shutdown,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::OnceLock,
@@ -20,7 +21,7 @@ mod connection;
 mod driver;
 
 use connection::Connection;
-use driver::{Load, Manual, Quota, drive, pattern_bytes};
+use driver::{Load, Manual, PATIENCE, Quota, drive, pattern_bytes};
 
 const MIB: usize = 1 << 20;
 
@@ -70,8 +71,16 @@ impl Peer {
     }
 
     /// Closes the connection and waits for the peer to end well; returns what it printed.
+    ///
+    /// Only this direction is closed at first: a socket that is dropped while it has unread bytes, such as the peer's last window updates,
+    /// resets the connection, and with it goes what the peer has not read yet.
     fn end(mut self, socket: TcpStream) -> String {
-        drop(socket);
+        let mut socket = socket.into_std().unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // It may have closed already.
+        let _ = socket.shutdown(Shutdown::Write);
+        let _ = io::copy(&mut socket, &mut io::sink());
         let mut output = String::new();
         self.stdout.read_to_string(&mut output).unwrap();
         let status = self.process.wait().unwrap();
