@@ -12,7 +12,6 @@
 mod entrance;
 mod limits;
 mod load;
-mod mqm;
 
 use std::{fmt, num::NonZero, path::PathBuf, sync::OnceLock, time::Duration};
 
@@ -21,16 +20,13 @@ use frontier_ops::config::{
     read::{FromNode, Section, scalar},
     serialize_duration,
 };
+use frontier_queues::config::Mqm;
 use serde::Serialize;
 
 pub use self::{
     entrance::{Entrance, Protocol},
     limits::{Drain, Limits, default_memory},
     load::{Overrides, Sources, load},
-    mqm::{
-        Amqp, AmqpBinding, AmqpExchange, AmqpProducer, AmqpQueue, Channels, JetStream, Kafka, KafkaFlush,
-        KafkaProducer, KafkaRetry, Mqm, Nats, Nsq, Redis, Subjects, Topics,
-    },
 };
 use crate::tokens;
 
@@ -288,6 +284,12 @@ impl Config {
         }
         self.frontlas.validate(problems);
         self.mqm.validate(problems);
+        for queue in self.mqm.queues() {
+            problems.error(
+                format!("mqm.{}.enable", queue.kind.name()),
+                "external message queues are not part of this version; let a service take these topics instead",
+            );
+        }
         self.limits.validate(problems);
         self.drain.validate(problems);
         self.validate_files(problems);

@@ -342,7 +342,7 @@ fn queue_blocks_are_read_and_checked_though_off() {
     assert_eq!(config.mqm.kafka.producer.required_acks, -1);
     assert_eq!(config.mqm.amqp.queuebindings[0].queue_name, "q");
     assert_eq!(config.mqm.nats.jetstream.name, "s");
-    assert_eq!((config.mqm.redis.password.expose(), config.mqm.redis.db), ("0123", 2));
+    assert_eq!((config.mqm.redis.login.password.expose(), config.mqm.redis.db), ("0123", 2));
     for (text, key) in [
         ("kafka: {producer: {compression: rar}}", "kafka.producer.compression"),
         ("amqp: {exchanges: [{kind: direct}]}", "amqp.exchanges[0].name"),

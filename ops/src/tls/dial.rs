@@ -44,8 +44,7 @@ pub fn client_config(tls: &Tls) -> Result<ClientConfig, CertError> {
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(CertError::Setup)?;
     let builder = if tls.insecure_skip_verify {
-        let verifier = AnyCertificate { signatures: provider() };
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        builder.dangerous().with_custom_certificate_verifier(any_certificate())
     } else {
         let roots = if tls.mtls { files.authorities(tls)? } else { system_authorities() };
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
@@ -57,8 +56,15 @@ pub fn client_config(tls: &Tls) -> Result<ClientConfig, CertError> {
     Ok(builder.with_client_cert_resolver(Arc::new(ClientCertificates(files.pairs(tls)?))))
 }
 
+/// Accepts any certificate whose key the peer has: it keeps listeners out, not those in between.
+#[must_use]
+pub fn any_certificate() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate { signatures: provider() })
+}
+
 /// What the operating system trusts. What cannot be read of it is left out: stores contain odd things.
-fn system_authorities() -> RootCertStore {
+#[must_use]
+pub fn system_authorities() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         warn!(%error, "some of the system's authorities cannot be read");
