@@ -22,8 +22,6 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 USERS = {
     "/etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nnonroot:x:65532:65532::/tmp:/bin/false\n",
     "/etc/group": b"root:x:0:\nnonroot:x:65532:\n",
-    # What the base image of our Dockerfiles says as well.
-    "/etc/nsswitch.conf": b"hosts: files dns\n",
 }
 
 
