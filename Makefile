@@ -12,7 +12,7 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run run-cluster build test check fmt clippy lean unit doc examples fuzz bench bench-cluster bench-smoke soak clean
+.PHONY: help run run-cluster build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,13 @@ fuzz: ## Run each fuzz target for T seconds (T=60)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	@for target in $(FUZZ_TARGETS); do echo "== $$target"; \
 	  (cd fuzz && mkdir -p grown/$$target && $(CARGO) +nightly fuzz run --fuzz-dir . --all-features $$target grown/$$target corpus/$$target -- -max_total_time=$(T) -rss_limit_mb=2048) || exit 1; done
+
+crd: ## Generate config/crd, deploy/install.yaml and docs/operator-fields.md from the types of the operator
+	@mkdir -p config/crd
+	$(CARGO) build --locked -p frontier-operator
+	$(TARGET)/debug/frontier-operator crd > config/crd/frontierclusters.frontier.singchia.io.yaml
+	$(TARGET)/debug/frontier-operator reference > docs/operator-fields.md
+	cat config/crd/*.yaml deploy/operator.yaml > deploy/install.yaml
 
 bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 	bench/run.sh $(if $(ROW),--row $(ROW)) --runs $(RUNS)

@@ -37,6 +37,7 @@ Environment:
   LOG_LEVEL, LOG_OUTPUT, LOG_FORMAT, LOG_FILE   as the flags, which win over them
   FRONTIER_EDGEBOUND_PORT                       replaces the port of edgebound.listen.addr
   FRONTIER_SERVICEBOUND_PORT                    replaces the port of servicebound.listen.addr
+  FRONTIER_EDGEBOUND_ADVERTISED_ADDR            sets edgebound.listen.advertised_addr, where edges find this gateway
   FRONTIER_DRAIN_SECONDS                        from SIGTERM to the exit (default 30)
   FRONTIER_ID                                   sets daemon.frontier_id, the name in the cluster
   NODE_NAME                                     without it, sets daemon.frontier_id to frontier-<name>

@@ -60,6 +60,10 @@ fn apply_env(config: &mut Config, env: &Environment, problems: &mut Problems) {
     for (name, addr) in ports {
         addr.replace_port(name, env, problems);
     }
+    // In Kubernetes each pod has another one.
+    if let Some(addr) = env.get("FRONTIER_EDGEBOUND_ADVERTISED_ADDR") {
+        config.edgebound.listen.port.advertised_addr = addr.to_owned();
+    }
     if let Some(node) = env.get("NODE_NAME") {
         config.daemon.frontier_id = format!("frontier-{node}");
     }

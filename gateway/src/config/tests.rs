@@ -551,6 +551,7 @@ fn the_environment_wins_over_the_file() {
     let env = Environment::from([
         ("FRONTIER_EDGEBOUND_PORT", "4012"),
         ("FRONTIER_SERVICEBOUND_PORT", "4011"),
+        ("FRONTIER_EDGEBOUND_ADVERTISED_ADDR", "192.0.2.1:31012"),
         ("NODE_NAME", "n1"),
         ("FRONTLAS_ADDR", "atlas:40012"),
         ("FRONTIER_DRAIN_SECONDS", "12"),
@@ -559,6 +560,7 @@ fn the_environment_wins_over_the_file() {
                 frontlas: {dial: {addrs: [a:1, b:2]}}\n";
     let config = with_env(text, env).unwrap().config;
     assert_eq!(config.edgebound.listen.port.addr.as_str(), "10.0.0.1:4012");
+    assert_eq!(config.edgebound.listen.port.advertised_addr, "192.0.2.1:31012");
     assert_eq!(config.servicebound.listen.port.addr.as_str(), "0.0.0.0:4011");
     assert_eq!(config.daemon.frontier_id, "frontier-n1");
     assert!(config.frontlas.enable);
