@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"flag"
 	"io"
 	"log"
 	"net"
 	"strings"
 	"time"
-
-	"encoding/binary"
 
 	"golang.org/x/net/dns/dnsmessage"
 	corev1 "k8s.io/api/core/v1"
@@ -22,8 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// cluster-dns: A records for services (ClusterIP or headless) of the cluster, the subset of the
-// Kubernetes DNS specification that this project's tests use.
+// Answers for Services, with a cluster IP and headless: what the tests use of the DNS of Kubernetes.
 func init() { programs["cluster-dns"] = clusterDNS }
 
 type dnsServer struct {
