@@ -9,7 +9,7 @@ ROW ?=
 EDGES ?= 1000000
 SECONDS_EACH ?= 20
 # One set for everything that is built for tests, so that nothing is built twice.
-FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-sdk/testing
+FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-queues/testing,frontier-queues/kafka,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .PHONY: help run run-cluster build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak clean

@@ -105,6 +105,20 @@ impl Outbox {
         }
     }
 
+    /// The loss that follows was the answer to one message: it does not count as an attempt of the others.
+    pub fn forgive(&self) {
+        self.flights.forgive();
+    }
+
+    /// Says how messages ended, from anywhere.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn confirmer(
+        &self,
+    ) -> impl Fn(u64, Result<(), PublishError>) + Clone + Send + Sync + 'static + use<> {
+        let flights = Arc::clone(&self.flights);
+        move |number, result| flights.confirm(number, result)
+    }
+
     /// Says how a message ended. Only the first word counts.
     pub fn confirm(&self, number: u64, result: Result<(), PublishError>) {
         self.flights.confirm(number, result);

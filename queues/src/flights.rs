@@ -58,7 +58,10 @@ struct Flight {
     done: Option<Done>,
     cost: usize,
     deadline: Instant,
+    /// This connection has it.
     sent: bool,
+    /// Some connection had it.
+    given: bool,
     attempts: u8,
 }
 
@@ -108,6 +111,7 @@ impl Flights {
                 cost,
                 deadline,
                 sent: false,
+                given: false,
                 attempts: 0,
             };
             inner.by_number.insert(number, flight);
@@ -128,10 +132,8 @@ impl Flights {
         let (mut taken, mut last) = (0, None);
         for (number, flight) in inner.by_number.range_mut(inner.unsent..).take(max) {
             flight.sent = true;
-            flight.attempts += 1;
-            if flight.attempts > 1 {
-                inner.stats.resent += 1;
-            }
+            inner.stats.resent += u64::from(flight.given);
+            (flight.given, flight.attempts) = (true, flight.attempts + 1);
             into.push(Outgoing { number: *number, message: Arc::clone(&flight.message) });
             taken += 1;
             last = Some(*number);
@@ -161,6 +163,13 @@ impl Flights {
         };
         if let Some(done) = done {
             done.tell(result);
+        }
+    }
+
+    /// What was given to this connection is not counted as an attempt.
+    pub(crate) fn forgive(&self) {
+        for flight in self.inner.lock().by_number.values_mut().filter(|flight| flight.sent) {
+            flight.attempts -= 1;
         }
     }
 

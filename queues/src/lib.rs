@@ -13,18 +13,25 @@
 
 #![deny(missing_docs)]
 
+mod amqp;
 mod backoff;
 pub mod config;
 pub mod driver;
 mod error;
 mod flights;
 mod headers;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod message;
+mod nats;
+mod nsq;
 mod pipeline;
 mod queue;
 mod redis;
 mod socket;
 mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use self::{
     driver::{Broker, ConnectError, Link, Outbox, Outgoing},

@@ -1,8 +1,8 @@
-//! Brokers that answer commands one by one, in order, on one connection: what Redis and NSQ have in common.
+//! One connection that messages are written to and answers read from, without one waiting for the other.
 //!
-//! Commands are written without waiting for answers; the n-th answer is that of the n-th command.
+//! What is sent and what an answer means is the [`Protocol`]'s; this is the loop around it, the same for all of our own clients.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{Message, Outbox, Outgoing, PublishError, socket::Socket};
+use crate::{Outbox, Outgoing, PublishError, socket::Socket};
 
 /// Bytes gathered for one write; no more messages are taken while that much waits for the socket.
 const HIGH: usize = 256 << 10;
@@ -18,65 +18,97 @@ const HIGH: usize = 256 << 10;
 /// Messages taken at once.
 const BATCH: usize = 128;
 
-/// Longest answer that is waited for: those of brokers are a line.
-const MAX_ANSWER: usize = 64 << 10;
-
-/// A broker that says nothing for so long is asked for a sign of life; as long again, and it is lost.
-const QUIET: Duration = Duration::from_secs(15);
-
-/// How one such broker is spoken to.
+/// How one broker is spoken to.
 pub(crate) trait Protocol: Send {
     /// Writes a message, or says why it cannot be one of this broker.
-    fn encode(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), PublishError>;
+    fn encode(&mut self, outgoing: &Outgoing, out: &mut BytesMut) -> Result<(), PublishError>;
 
-    /// Reads what the broker says next. `None` while it is not complete; an error ends the connection.
-    fn decode(&mut self, input: &mut BytesMut, out: &mut BytesMut) -> Result<Option<Event>, String>;
+    /// Some messages were written, and nothing more is at hand.
+    fn written(&mut self, _: &mut BytesMut) {}
 
-    /// Asks for a sign of life. Returns whether its answer counts as an answer to a command.
-    fn ping(&mut self, out: &mut BytesMut) -> bool;
+    /// Reads what the broker says next. `false` while it is not complete; an error ends the connection.
+    fn decode(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut BytesMut,
+        told: &mut Vec<Told>,
+    ) -> Result<bool, Ending>;
+
+    /// Shows and asks for a sign of life, every [`Protocol::beat`].
+    fn ping(&mut self, out: &mut BytesMut);
+
+    /// How often; a broker that says nothing for three of these is lost.
+    fn beat(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// Longest thing that a broker may say.
+    fn longest(&self) -> usize {
+        64 << 10
+    }
 }
 
-/// What a broker said.
+/// What a broker said about a message.
+pub(crate) type Told = (u64, Result<(), PublishError>);
+
+/// Why a connection is of no use any more.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// The answer to the oldest command without one.
-    Answer(Result<(), PublishError>),
-    /// Such an answer, and the connection is of no use after it: why.
-    Last(Result<(), PublishError>, String),
-    /// The oldest command without an answer must be sent to another server: why.
-    Elsewhere(String),
-    /// A sign of life.
-    #[expect(dead_code, reason = "NSQ, the next one, has it")]
-    Alive,
+pub(crate) struct Ending {
+    /// For people.
+    pub(crate) reason: String,
+    /// A message was answered with it; the others are not to blame.
+    pub(crate) answered: bool,
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// It fell upon all messages alike.
+    pub(crate) fn of(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), answered: false }
+    }
+
+    /// It was the answer to a message.
+    pub(crate) fn answer(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), answered: true }
+    }
 }
 
 /// Speaks to the broker until the connection is lost; returns why.
-pub(crate) async fn run(socket: Socket, mut protocol: impl Protocol, outbox: &mut Outbox) -> String {
+pub(crate) async fn run(socket: Socket, protocol: impl Protocol, outbox: &mut Outbox) -> String {
+    run_from(socket, BytesMut::with_capacity(4096), protocol, outbox).await
+}
+
+/// The same, where something of the broker was read already.
+pub(crate) async fn run_from(
+    socket: Socket,
+    mut input: BytesMut,
+    mut protocol: impl Protocol,
+    outbox: &mut Outbox,
+) -> String {
     let (mut reader, mut writer) = tokio::io::split(socket);
-    let (mut input, mut out) = (BytesMut::with_capacity(4096), BytesMut::new());
-    // Numbers of messages without an answer; `None` is a sign of life that was asked for.
-    let mut waiting: VecDeque<Option<u64>> = VecDeque::new();
+    let mut out = BytesMut::new();
     let mut batch: Vec<Outgoing> = Vec::new();
-    let (mut unflushed, mut asked) = (false, false);
+    let mut unflushed = false;
     let mut heard = Instant::now();
+    let mut beat = heard + protocol.beat();
+    if let Err(ending) = listen(&mut protocol, &mut input, &mut out, outbox) {
+        return ending.reason;
+    }
     loop {
         tokio::select! {
             biased;
             read = reader.read_buf(&mut input) => {
                 match read {
                     Ok(0) => return "the broker closed the connection".to_owned(),
-                    Ok(_) => (heard, asked) = (Instant::now(), false),
+                    Ok(_) => heard = Instant::now(),
                     Err(error) => return error.to_string(),
                 }
-                loop {
-                    match protocol.decode(&mut input, &mut out) {
-                        Ok(Some(event)) => if let Err(reason) = settle(event, &mut waiting, outbox) {
-                            return reason;
-                        },
-                        Ok(None) if input.len() > MAX_ANSWER => return "an answer is too long".to_owned(),
-                        Ok(None) => break,
-                        Err(reason) => return reason,
+                if let Err(ending) = listen(&mut protocol, &mut input, &mut out, outbox) {
+                    if ending.answered {
+                        outbox.forgive();
                     }
+                    return ending.reason;
                 }
             }
             written = push(&mut writer, &mut out), if unflushed || !out.is_empty() => match written {
@@ -84,24 +116,47 @@ pub(crate) async fn run(socket: Socket, mut protocol: impl Protocol, outbox: &mu
                 Err(error) => return error.to_string(),
             },
             () = outbox.next(BATCH, &mut batch), if out.len() < HIGH => {
-                for Outgoing { number, message } in batch.drain(..) {
-                    match protocol.encode(&message, &mut out) {
-                        Ok(()) => waiting.push_back(Some(number)),
-                        Err(error) => outbox.confirm(number, Err(error)),
+                for outgoing in batch.drain(..) {
+                    if let Err(error) = protocol.encode(&outgoing, &mut out) {
+                        outbox.confirm(outgoing.number, Err(error));
                     }
                 }
+                protocol.written(&mut out);
             }
-            () = sleep_until(heard + if asked { 2 * QUIET } else { QUIET }) => {
-                if asked {
+            () = sleep_until(beat) => {
+                if heard.elapsed() >= 3 * protocol.beat() {
                     return "the broker gives no sign of life".to_owned();
                 }
-                asked = true;
-                if protocol.ping(&mut out) {
-                    waiting.push_back(None);
+                beat = Instant::now() + protocol.beat();
+                // What a broker does not read must not gather.
+                if out.len() < HIGH {
+                    protocol.ping(&mut out);
                 }
             }
         }
     }
+}
+
+/// Hears everything that is complete.
+fn listen(
+    protocol: &mut impl Protocol,
+    input: &mut BytesMut,
+    out: &mut BytesMut,
+    outbox: &Outbox,
+) -> Result<(), Ending> {
+    let mut told = Vec::new();
+    let ended = loop {
+        match protocol.decode(input, out, &mut told) {
+            Ok(true) => {}
+            Ok(false) if input.len() > protocol.longest() => break Err(Ending::of("an answer is too long")),
+            Ok(false) => break Ok(()),
+            Err(ending) => break Err(ending),
+        }
+    };
+    for (number, result) in told {
+        outbox.confirm(number, result);
+    }
+    ended
 }
 
 /// Writes some of what was gathered, or flushes what was written. Returns whether a flush is due.
@@ -114,20 +169,4 @@ async fn push(writer: &mut WriteHalf<Socket>, out: &mut BytesMut) -> std::io::Re
         0 => Err(std::io::ErrorKind::WriteZero.into()),
         _ => Ok(true),
     }
-}
-
-fn settle(event: Event, waiting: &mut VecDeque<Option<u64>>, outbox: &Outbox) -> Result<(), String> {
-    const UNASKED: &str = "the broker answered more than it was asked";
-    let (result, last) = match event {
-        Event::Alive => return Ok(()),
-        // Its message stays unconfirmed, and so goes to the next connection.
-        Event::Elsewhere(reason) => return Err(reason),
-        Event::Answer(result) => (result, None),
-        Event::Last(result, reason) => (result, Some(reason)),
-    };
-    let number = waiting.pop_front().ok_or_else(|| UNASKED.to_owned())?;
-    if let Some(number) = number {
-        outbox.confirm(number, result);
-    }
-    last.map_or(Ok(()), Err)
 }

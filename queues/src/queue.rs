@@ -9,11 +9,11 @@ use tokio::{
 };
 
 use crate::{
-    Broker, Done, Kind, Message, PublishError, State,
+    Broker, Done, Kind, Message, PublishError, State, amqp,
     config::{Mqm, QueueKind},
     driver,
     flights::Flights,
-    redis,
+    nats, nsq, redis,
 };
 
 /// What a queue may hold, and its name.
@@ -75,9 +75,13 @@ pub fn open(mqm: &Mqm, kind: QueueKind) -> Result<Queue, OpenError> {
     let options = mqm.options(kind);
     match kind {
         QueueKind::Redis => Ok(Queue::spawn(options, redis::Redis::new(&mqm.redis))),
-        QueueKind::Kafka | QueueKind::Amqp | QueueKind::Nats | QueueKind::Nsq => {
-            Err(OpenError::NotBuilt(kind.name()))
-        }
+        QueueKind::Nats => Ok(Queue::spawn(options, nats::Nats::new(&mqm.nats))),
+        QueueKind::Nsq => Ok(Queue::spawn(options, nsq::Nsq::new(&mqm.nsq))),
+        QueueKind::Amqp => Ok(Queue::spawn(options, amqp::Amqp::new(&mqm.amqp))),
+        #[cfg(feature = "kafka")]
+        QueueKind::Kafka => Ok(Queue::spawn(options.clone(), crate::kafka::Kafka::new(&mqm.kafka, options))),
+        #[cfg(not(feature = "kafka"))]
+        QueueKind::Kafka => Err(OpenError::NotBuilt("kafka")),
     }
 }
 

@@ -3,16 +3,16 @@
 //! A small client of our own: two commands whose answers come in order are less than what a general client would have to be kept from
 //! doing, such as queueing without bound and sending again out of order. RESP2, which every server speaks.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Broker, ConnectError, Kind, Link, Message, Outbox, PublishError,
+    Broker, ConnectError, Kind, Link, Outbox, Outgoing, PublishError,
     config::{self, Address, Login},
     headers,
-    pipeline::{self, Event, Protocol},
+    pipeline::{self, Ending, Protocol, Told},
     socket::{self, Socket},
 };
 
@@ -40,6 +40,8 @@ pub(crate) struct RedisLink {
 struct Resp {
     /// Entries kept in a stream; `None` publishes to channels.
     stream: Option<u64>,
+    /// Commands without an answer, in order; `None` is a sign of life that was asked for.
+    waiting: VecDeque<Option<u64>>,
 }
 
 /// The first thing in a buffer of answers.
@@ -129,14 +131,15 @@ async fn ask(socket: &mut Socket, args: &[&[u8]]) -> Result<(), ConnectError> {
 
 impl Link for RedisLink {
     async fn run(self, outbox: &mut Outbox) -> String {
-        pipeline::run(self.socket, Resp { stream: self.stream }, outbox).await
+        pipeline::run(self.socket, Resp { stream: self.stream, waiting: VecDeque::new() }, outbox).await
     }
 }
 
 // === impl Resp ===
 
 impl Protocol for Resp {
-    fn encode(&mut self, message: &Message, out: &mut BytesMut) -> Result<(), PublishError> {
+    fn encode(&mut self, outgoing: &Outgoing, out: &mut BytesMut) -> Result<(), PublishError> {
+        let message = &outgoing.message;
         let destination = message.destination.as_bytes();
         match self.stream {
             None => {
@@ -160,26 +163,42 @@ impl Protocol for Resp {
                 bulk(&message.body, out);
             }
         }
+        self.waiting.push_back(Some(outgoing.number));
         Ok(())
     }
 
-    fn decode(&mut self, input: &mut BytesMut, _: &mut BytesMut) -> Result<Option<Event>, String> {
-        Ok(reply(input)?.map(|reply| match reply {
-            Reply::Fine => Event::Answer(Ok(())),
+    fn decode(
+        &mut self,
+        input: &mut BytesMut,
+        _: &mut BytesMut,
+        told: &mut Vec<Told>,
+    ) -> Result<bool, Ending> {
+        let Some(reply) = reply(input).map_err(Ending::of)? else { return Ok(false) };
+        let (result, ending) = match reply {
+            Reply::Fine => (Ok(()), None),
             // Redis names what it calls a fault of the protocol and hangs up.
             Reply::Error(text) if text.starts_with("ERR Protocol error: invalid bulk length") => {
                 let error = PublishError::new(Kind::TooLarge, "the message is longer than Redis takes");
-                Event::Last(Err(error), text)
+                (Err(error), Some(Ending::answer(text)))
             }
-            Reply::Error(text) if is_unready(&text) || text.starts_with("READONLY") => Event::Elsewhere(text),
-            Reply::Error(text) => Event::Answer(Err(PublishError::new(kind(&text), text))),
-        }))
+            // Its message stays unconfirmed, and so goes to the next server.
+            Reply::Error(text) if is_unready(&text) || text.starts_with("READONLY") => {
+                return Err(Ending::of(text));
+            }
+            Reply::Error(text) => (Err(PublishError::new(kind(&text), text)), None),
+        };
+        let number =
+            self.waiting.pop_front().ok_or_else(|| Ending::of("Redis answered what nobody asked"))?;
+        if let Some(number) = number {
+            told.push((number, result));
+        }
+        ending.map_or(Ok(true), Err)
     }
 
-    fn ping(&mut self, out: &mut BytesMut) -> bool {
+    fn ping(&mut self, out: &mut BytesMut) {
         command(1, out);
         bulk(b"PING", out);
-        true
+        self.waiting.push_back(None);
     }
 }
 

@@ -58,7 +58,9 @@ pub struct JetStream {
     pub enable: bool,
     /// Name of the stream.
     pub name: String,
-    /// What it takes.
+    /// Subjects of a stream that is made; empty = those of `producer`.
+    pub subjects: Vec<String>,
+    /// What is published to it.
     pub producer: Subjects,
 }
 
@@ -79,6 +81,7 @@ impl Nats {
             jetstream: section.section("jetstream", |jetstream| JetStream {
                 enable: jetstream.value("enable", false),
                 name: jetstream.value("name", String::new()),
+                subjects: jetstream.value("subjects", Vec::new()),
                 producer: jetstream.section("producer", Subjects::read),
             }),
         }
@@ -87,6 +90,9 @@ impl Nats {
     pub(super) fn validate(&self, problems: &mut Problems) {
         if self.jetstream.enable && self.jetstream.name.is_empty() {
             problems.error("mqm.nats.jetstream.name", "JetStream needs the name of a stream");
+        }
+        if self.enable && self.jetstream.enable && self.jetstream.subjects().is_empty() {
+            problems.error("mqm.nats.jetstream.subjects", "the stream needs subjects");
         }
         if self.enable {
             self.login.validate("mqm.nats", problems);
@@ -97,6 +103,13 @@ impl Nats {
     /// JetStream's where it is on, else that of core NATS.
     pub(crate) const fn producer_in_use(&self) -> &Subjects {
         if self.jetstream.enable { &self.jetstream.producer } else { &self.producer }
+    }
+}
+
+impl JetStream {
+    /// What the stream must take.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        if self.subjects.is_empty() { self.producer.subjects.clone() } else { self.subjects.clone() }
     }
 }
 

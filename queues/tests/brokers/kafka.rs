@@ -1,0 +1,91 @@
+//! Kafka 4, in KRaft mode.
+
+use frontier_queues::{Kind, config::QueueKind, testing::Kafka};
+
+use crate::harness::{
+    hangs, in_order, is_refused, kills, message, nothing_lost, publish, publish_numbers, queue, up,
+};
+
+fn yaml(kafka: &Kafka, producer: &str, more: &str) -> String {
+    format!(
+        "kafka: {{enable: true, addrs: ['{}'], producer: {{topics: [t], {producer}}}, {more}}}\n",
+        kafka.0.addr()
+    )
+}
+
+/// The bodies of `count` records.
+fn bodies(kafka: &Kafka, topic: &str, count: usize) -> Vec<String> {
+    let lines = kafka.read(topic, count).unwrap();
+    lines.iter().filter_map(|line| line.rsplit('\t').next()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_gets_keys_headers_and_bodies_in_order() {
+    let kafka = Kafka::start("message.max.bytes=200000\n").unwrap();
+    kafka.create("t", 3).unwrap();
+    let queue = queue(
+        QueueKind::Kafka,
+        &yaml(&kafka, "max_message_bytes: 500000, compression: lz4, async: true", ""),
+    );
+    publish_numbers(&queue, "t", 500).await;
+    let lines = kafka.read("t", 500).unwrap();
+    let first = lines.iter().find(|line| line.ends_with("\t0")).unwrap();
+    let fields: Vec<&str> = first.split('\t').collect();
+    assert!(fields[0].starts_with("edge-id:0,topic:asked/t,message-id:"), "{first}");
+    assert!(
+        fields[0].contains(",content-type:text/plain,traceparent:00-4bf9") && fields[0].ends_with(",unit:C")
+    );
+    assert_eq!(fields[1], "0");
+    in_order(&lines.iter().map(|line| line.rsplit('\t').next().unwrap().to_owned()).collect::<Vec<_>>(), 500);
+    let missing = publish(&queue, message(1, "missing", "x")).await.unwrap_err();
+    assert_eq!(missing.kind(), Kind::Rejected, "{missing}");
+    // The broker's word, and the client's own. A broker refuses whole batches, so this goes alone.
+    let long = publish(&queue, message(1, "t", random(300_000))).await;
+    assert_eq!(long.unwrap_err().kind(), Kind::TooLarge);
+    publish(&queue, message(1, "t", "short")).await.unwrap();
+    let longer = publish(&queue, message(1, "t", random(600_000))).await;
+    assert_eq!(longer.unwrap_err().kind(), Kind::TooLarge);
+}
+
+/// Bytes that do not compress.
+fn random(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    getrandom::fill(&mut bytes).unwrap();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_is_needed_and_not_shown() {
+    let lines = "listeners=SASL_PLAINTEXT://@ADDR@,CONTROLLER://@CONTROL@\nadvertised.listeners=SASL_PLAINTEXT://@ADDR@\n\
+                 listener.security.protocol.map=SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+                 inter.broker.listener.name=SASL_PLAINTEXT\nsasl.enabled.mechanisms=PLAIN\n\
+                 sasl.mechanism.inter.broker.protocol=PLAIN\nauto.create.topics.enable=true\n\
+                 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
+                 required username=\"admin\" password=\"a\" user_admin=\"a\" user_gw=\"hunter2\";\n";
+    let kafka = Kafka::start(lines).unwrap();
+    let sasl = |password: &str| format!("sasl: {{mechanism: PLAIN, user: gw, password: {password}}}");
+    let good = queue(QueueKind::Kafka, &yaml(&kafka, "", &sasl("hunter2")));
+    up(&good).await;
+    publish(&good, message(1, "t", "x")).await.unwrap();
+    let reason = is_refused(&queue(QueueKind::Kafka, &yaml(&kafka, "", &sasl("wr0ng"))), "wr0ng").await;
+    assert!(reason.contains("Authentication"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_confirmed_survives_kills() {
+    let mut kafka = Kafka::start("").unwrap();
+    kafka.create("t", 1).unwrap();
+    let queue = queue(QueueKind::Kafka, &yaml(&kafka, "", "timeout: 60s"));
+    let confirmed = kills(&queue, &mut kafka.0, "t").await;
+    // It ends when there is no more.
+    let found = bodies(&kafka, "t", 1_000_000);
+    nothing_lost(&confirmed, &found);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_hangs_costs_bounded_memory_and_time() {
+    let kafka = Kafka::start("").unwrap();
+    kafka.create("t", 1).unwrap();
+    let queue = queue(QueueKind::Kafka, &yaml(&kafka, "", "max_in_flight: 100, timeout: 1s"));
+    hangs(&queue, &kafka.0, "t").await;
+}
