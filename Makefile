@@ -12,7 +12,7 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-queues/testing,frontier-queues/kafka,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run run-cluster build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak clean
+.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ run-cluster: ## Start two gateways, the registry, a service and edges; kill a ga
 	@echo "Building the gateway, the registry and the show (a few minutes the first time, seconds afterwards) …"
 	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-atlas -p frontier-cluster-show --no-default-features
 	@$(TARGET)/quick/frontier-cluster-show --gateway-binary $(TARGET)/quick/frontier --atlas-binary $(TARGET)/quick/frontlas
+
+run-pipeline: ## Edges publish through the gateway into a real broker (nats-server or redis-server), and a consumer prints it
+	@echo "Building the gateway and the pipeline (a few minutes the first time, seconds afterwards) …"
+	@$(CARGO) build --locked --profile quick -p frontier-gateway -p frontier-pipeline --no-default-features
+	@$(TARGET)/quick/frontier-pipeline --gateway-binary $(TARGET)/quick/frontier
 
 build: ## Build the release binaries
 	$(CARGO) build --locked --release -p frontier-gateway -p frontier-atlas

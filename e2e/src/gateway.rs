@@ -36,7 +36,7 @@ pub struct Gateway {
     services: SocketAddr,
     operators: Line,
     // The configuration file is read again on reloads, so it lives as long as the process.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 // === impl Gateway ===
@@ -77,7 +77,7 @@ impl Gateway {
         let operators = log.wait(SOON, |line| line.message() == "operators' ports listening")?;
         let edges = listening.addr("edges").context("no address of edges in the log")?;
         let services = listening.addr("services").context("no address of services in the log")?;
-        Ok(Self { child, log, edges, services, operators, _dir: dir })
+        Ok(Self { child, log, edges, services, operators, dir })
     }
 
     /// Where edges connect.
@@ -161,6 +161,15 @@ impl Gateway {
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("process id")?;
         Ok(kill_process(pid, signal)?)
+    }
+
+    /// Changes its file and tells it so (SIGHUP).
+    ///
+    /// # Errors
+    /// When the file cannot be written or the process is gone.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        std::fs::write(self.dir.path().join("frontier.yaml"), config.text())?;
+        self.signal(Signal::HUP)
     }
 
     /// Whether it still runs.

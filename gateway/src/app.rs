@@ -8,6 +8,7 @@ mod drain;
 mod gatekeeper;
 mod guests;
 mod operators;
+mod reload;
 mod settings;
 
 use std::{
@@ -24,6 +25,7 @@ use frontier_ops::{
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use self::reload::Reload;
 use self::{
     cluster::{Cluster, Place},
     guests::Guests,
@@ -34,6 +36,7 @@ use crate::{
     core::{Bound, Shard, Shared, identity::Gatekeeper},
     driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning},
     plane::Plane,
+    queues::Queues,
 };
 
 /// A running gateway.
@@ -46,6 +49,7 @@ pub struct App {
     guests: Guests,
     operators: Operators,
     cluster: Cluster,
+    queues: Arc<Queues>,
     readiness: Readiness,
     /// Ends with this value.
     _follow: JoinSet<()>,
@@ -54,17 +58,21 @@ pub struct App {
 // === impl App ===
 
 impl App {
-    /// Binds the listeners and starts the shards.
+    /// Binds the listeners and starts the shards. On SIGHUP the configuration is read again by `reload`, if there is one.
     ///
     /// # Errors
     /// When an address is taken, a file cannot be read or a thread cannot be started.
-    pub async fn start(config: &Config, telemetry: &Telemetry) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: &Config,
+        telemetry: &Telemetry,
+        reload: Option<Reload>,
+    ) -> anyhow::Result<Self> {
         let readiness = Readiness::default();
         let starting = readiness.guard("shards");
         raise_open_files(config);
         let (authority, tokens) = gatekeeper::authority(config).context("identity")?;
         let (failed, failures) = Failures::new();
-        let follow = gatekeeper::follow(
+        let mut follow = gatekeeper::follow(
             Arc::clone(&authority),
             tokens,
             readiness.clone(),
@@ -78,6 +86,9 @@ impl App {
         let polls: Vec<mio::Poll> = (0..shards).map(|_| mio::Poll::new()).collect::<Result<_, _>>()?;
         let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
         let hub = Hub::new(inboxes, Arc::clone(&shared));
+        let queues = Queues::start(&config.mqm, &hub, &shared, readiness.clone())?;
+        let hangups = reload::follow(Arc::clone(&queues), reload)?;
+        follow.spawn(failed.clone().watch("queues", CancellationToken::new(), hangups));
         let guests = Guests::start(config, &hub, &readiness, &failed)?;
         let edge_tls = guests.handshake(Bound::Edge);
         let service_tls = guests.handshake(Bound::Service);
@@ -88,6 +99,8 @@ impl App {
         let foreign = guests.foreign();
         let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
         let metrics = operators::metrics(&plane, telemetry, &authority, &guests);
+        let counted = Arc::clone(&queues);
+        metrics.register(move || counted.families());
         let start = Instant::now();
         let place = Place { edges: edge_addr, services: service_addr };
         let watched = (&readiness, &metrics);
@@ -109,6 +122,7 @@ impl App {
             guests,
             operators,
             cluster,
+            queues,
             readiness,
             _follow: follow,
         })

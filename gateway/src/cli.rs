@@ -47,7 +47,7 @@ Environment:
 Signals:
   SIGTERM, SIGINT  drain: not ready, keep accepting for drain.accept_for, send peers elsewhere, exit 0; a second one
                    ends at once
-  SIGHUP           read the file of auth.tokens again
+  SIGHUP           read the file of auth.tokens again, and go over to the mqm block that the file has now
 
 Examples:
   frontier                                      start on defaults

@@ -28,7 +28,7 @@ pub use self::{
     limits::{Drain, Limits, default_memory},
     load::{Overrides, Sources, load},
 };
-use crate::tokens;
+use crate::{queues, tokens};
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -285,10 +285,12 @@ impl Config {
         self.frontlas.validate(problems);
         self.mqm.validate(problems);
         for queue in self.mqm.queues() {
-            problems.error(
-                format!("mqm.{}.enable", queue.kind.name()),
-                "external message queues are not part of this version; let a service take these topics instead",
-            );
+            for (key, why) in queues::problems(&queue) {
+                problems.error(format!("mqm.{}.producer.{key}", queue.kind.name()), why);
+            }
+            if queue.topics.is_empty() && queue.choice.patterns.is_empty() {
+                problems.warn(format!("mqm.{}.producer", queue.kind.name()), "takes no topic");
+            }
         }
         self.limits.validate(problems);
         self.drain.validate(problems);

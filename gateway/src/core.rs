@@ -17,6 +17,7 @@ pub mod footprint;
 pub mod identity;
 pub mod message;
 pub mod names;
+pub mod outlet;
 pub mod registry;
 pub mod roll;
 pub mod session;
@@ -25,6 +26,7 @@ pub mod shared;
 pub mod stats;
 pub mod table;
 pub mod timer;
+pub mod topic;
 
 pub use self::{
     shard::{Action, Shard},

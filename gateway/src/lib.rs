@@ -22,6 +22,7 @@ pub mod driver;
 pub mod identity;
 pub mod metrics;
 pub mod plane;
+pub mod queues;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 pub mod tls;

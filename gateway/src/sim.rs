@@ -13,5 +13,6 @@ pub mod gate;
 pub mod guest;
 pub mod lab;
 pub mod net;
+pub mod queue;
 pub mod rng;
 pub mod stage;

@@ -121,7 +121,7 @@ impl Gateway {
         let file = dir.join(format!("{name}.yaml"));
         std::fs::write(&file, text).unwrap();
         let loaded = load(&Sources { file: Some(&file), ..Sources::default() }).unwrap();
-        let app = App::start(&loaded.config, telemetry).await.unwrap();
+        let app = App::start(&loaded.config, telemetry, None).await.unwrap();
         Self { app, edges, services }
     }
 

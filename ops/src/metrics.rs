@@ -1,8 +1,8 @@
 //! What a server counts, as a scraper reads it.
 //!
 //! Its parts count in whatever way is cheapest for them; at each scrape a [`Collect`] turns that into
-//! [`Family`]s. Nothing here is on the path of a frame. Labels are closed sets of words: never IDs, addresses, names
-//! or texts of peers.
+//! [`Family`]s. Nothing here is on the path of a frame. Labels are closed sets of words, or names that the configuration
+//! lists: never IDs, addresses, names or texts of peers.
 
 mod latency;
 mod process;
@@ -121,6 +121,18 @@ impl Family {
         self.push(vec![("shard", Cow::Owned(index.to_string()))], Value::Whole(value))
     }
 
+    /// Adds a whole number by labels of which some are names from the configuration: a set that only its author makes longer.
+    #[must_use]
+    pub fn named_row(self, labels: &[(&'static str, &str)], value: u64) -> Self {
+        self.push(owned(labels), Value::Whole(value))
+    }
+
+    /// Adds times by such labels.
+    #[must_use]
+    pub fn named_times(self, labels: &[(&'static str, &str)], times: Latency) -> Self {
+        self.push(owned(labels), Value::Histogram(times))
+    }
+
     /// Adds times by label.
     #[must_use]
     pub fn times_of(self, labels: &[(&'static str, &'static str)], times: Latency) -> Self {
@@ -168,6 +180,10 @@ impl Family {
         }
         Ok(())
     }
+}
+
+fn owned(labels: &[(&'static str, &str)]) -> Vec<Label> {
+    labels.iter().map(|(key, word)| (*key, Cow::Owned((*word).to_owned()))).collect()
 }
 
 // === impl Row ===

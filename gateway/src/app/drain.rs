@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  signal ─▶ withdraw from atlas ─▶ accept for `drain.accept_for` (at most half of the time), new edges are sent on ─▶ close listeners ─▶ edges told to go, spread out
-//!         ─▶ what is in flight finishes ─▶ edges that are left are cut ─▶ services told to go ─▶ exit 0 (at the deadline in any case)
+//!         ─▶ what is in flight finishes ─▶ edges that are left are cut ─▶ services told to go ─▶ queues confirm what they have
+//!         ─▶ exit 0 (at the deadline in any case)
 //! ```
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -59,6 +60,8 @@ impl App {
         drop(timeout_at(deadline, self.gone(Bound::Service)).await);
         // Peers of geminio say goodbye, and the youngest of them are not to be closed yet.
         drop(timeout_at(deadline.min(Instant::now() + FAREWELL), self.farewell()).await);
+        // What edges have published was handed over before they went.
+        self.queues.close(deadline).await;
     }
 
     /// Ends the shards and waits for their threads.

@@ -315,19 +315,35 @@ fn protocols_are_checked() {
 }
 
 #[test]
-fn external_queues_stop_the_start() {
-    let text = "mqm: {kafka: {enable: true, addrs: ['k:9092'], producer: {topics: [a], idepotent: true}}}\n";
-    let (_, key, message) = only_error(text);
-    assert_eq!(key, "mqm.kafka.enable");
-    assert!(message.starts_with("external message queues are not part of this version"), "{message}");
+fn queues_need_addresses_and_topics_that_can_be_told_apart() {
+    let good = "mqm: {redis: {enable: true, addrs: ['r:6379'], producer: {channels: [a], patterns: ['a/+', 'b/#'], \
+                map: 'x.{label.region:none}'}}}\n";
+    assert!(warnings(good).is_empty());
     for block in ["kafka", "amqp", "nats", "nsq", "redis"] {
         let found = errors(&format!("mqm: {{{block}: {{enable: true}}}}\n"));
         assert_eq!(
             (found[0].1.as_str(), found[0].2.as_str()),
             (&*format!("mqm.{block}.addrs"), "empty address")
         );
-        assert_eq!(found[1].1, format!("mqm.{block}.enable"));
     }
+    let long = format!("channels: [{}]", "x".repeat(256));
+    for (producer, key) in [
+        ("patterns: ['a/#/b']", "patterns"),
+        ("patterns: ['a+']", "patterns"),
+        ("patterns: ['a', '']", "patterns"),
+        ("channels: [a], map: '{colour}'", "map"),
+        ("channels: [a], map: '{topic'", "map"),
+        (&long, "topics"),
+    ] {
+        let text = format!("mqm: {{redis: {{enable: true, addrs: ['r:6379'], producer: {{{producer}}}}}}}\n");
+        assert_eq!(only_error(&text).1, format!("mqm.redis.producer.{key}"), "{producer}");
+    }
+    // Two queues may take one topic: they share it.
+    let two = "mqm: {redis: {enable: true, addrs: ['r:6379'], producer: {channels: [a]}}, \
+               nats: {enable: true, addrs: ['n:4222'], producer: {subjects: [a]}}}\n";
+    assert!(warnings(two).is_empty());
+    let none = warnings("mqm: {redis: {enable: true, addrs: ['r:6379']}}\n");
+    assert_eq!((none[0].0.as_str(), none[0].1.as_str()), ("mqm.redis.producer", "takes no topic"));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use frontier_wire::{
 };
 
 use crate::core::{
-    Bound, api::Page, card::EdgeCard, dialect::Protocol, shard::Moved, stats::OpKind, table::SessionRef,
+    Bound, api::Page, card::EdgeCard, dialect::Protocol, outlet::Declined, shard::Moved, stats::OpKind,
+    table::SessionRef,
 };
 
 /// The origin of operations whose answer nobody waits for, such as `edge_offline`.
@@ -172,6 +173,8 @@ pub enum Msg {
     Answer { to: SessionRef, id: u64, kind: OpKind, flags: Flags, head: Bytes, body: Bytes, form: Form },
     /// The operation failed on the way.
     Fail { to: SessionRef, id: u64, kind: OpKind, code: ErrorCode, text: &'static str },
+    /// A queue has confirmed or failed a message of a session, which its shard knows by a number.
+    Confirmed { to: SessionRef, number: u64, outcome: Result<(), Declined> },
     /// The receiver grants bytes of the operation's body.
     CreditBody { to: SessionRef, id: u64, bytes: u32 },
     /// Another session than the one addressed carries out the operation, under the ID `local`.
@@ -292,6 +295,7 @@ impl Msg {
             | Self::CreditReply { target: session, .. }
             | Self::Answer { to: session, .. }
             | Self::Fail { to: session, .. }
+            | Self::Confirmed { to: session, .. }
             | Self::CreditBody { to: session, .. }
             | Self::Rerouted { to: session, .. }
             | Self::Open { target: session, .. }
@@ -350,6 +354,7 @@ impl Msg {
             | Self::Cancel { .. }
             | Self::CreditReply { .. }
             | Self::Fail { .. }
+            | Self::Confirmed { .. }
             | Self::CreditBody { .. }
             | Self::Rerouted { .. }
             | Self::OpenFailed { .. }

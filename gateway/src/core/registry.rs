@@ -20,6 +20,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::core::{
     card::{EdgeCard, PackedAddr},
     exchange::{Instance, Targets},
+    outlet::{Offer, Outlet, Outlets},
     roll::{Here, Roll},
     table::SessionRef,
 };
@@ -113,6 +114,10 @@ pub struct OtherName;
 struct Names {
     targets: HashMap<(NameKind, Box<str>), Arc<Targets>>,
     in_flight: HashMap<u64, (usize, Arc<AtomicU32>)>,
+    /// What queues take, to be taken back when others come in their place.
+    offers: Vec<Offer>,
+    /// The queues as shards see them; `None` = there are none.
+    outlets: Option<Arc<Outlets>>,
 }
 
 /// A shard's copy of the names it uses.
@@ -120,6 +125,7 @@ struct Names {
 pub struct NameCache {
     version: u64,
     names: [HashMap<Box<str>, Option<Arc<Targets>>>; 3],
+    outlets: Option<Arc<Outlets>>,
 }
 
 // === impl Registry ===
@@ -338,6 +344,40 @@ impl Registry {
         }
     }
 
+    /// From now on these queues take topics, and no others. One that stays keeps its number: whose topics go there, they stay as well.
+    pub fn set_queues(&self, offers: Vec<Offer>) {
+        let mut names = self.names.lock();
+        if names.offers.is_empty() && offers.is_empty() {
+            return;
+        }
+        for offer in std::mem::take(&mut names.offers) {
+            let (queue, instance) = (offer.handle(), offer.instance());
+            for topic in &offer.topics {
+                names.remove(NameKind::Topic, topic, queue, &instance);
+            }
+            names.uncount(offer.key);
+        }
+        for offer in &offers {
+            let (queue, instance) = (offer.handle(), offer.instance());
+            for topic in &offer.topics {
+                names.add(NameKind::Topic, topic, queue, &instance);
+            }
+            // It may take topics by pattern alone.
+            names.count(offer.key);
+        }
+        let outlets = Outlets::new(&offers, |key| {
+            names.in_flight.get(&key).map(|(_, count)| Arc::clone(count)).unwrap_or_default()
+        });
+        names.outlets = (!offers.is_empty()).then(|| Arc::new(outlets));
+        names.offers = offers;
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// The queues that take topics now.
+    fn outlets(&self) -> Option<Arc<Outlets>> {
+        self.names.lock().outlets.clone()
+    }
+
     /// Tells whether an instance offers anything, by its key. Holds the lock for as long as it lives.
     pub fn living(&self) -> impl Fn(u64) -> bool {
         let names = self.names.lock();
@@ -363,12 +403,13 @@ impl Registry {
         self.names.lock().targets.len()
     }
 
-    /// Names offered, each as often as a connection does, for leak checks.
+    /// Names offered, each as often as a connection does, those of queues left out; for leak checks.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn offers(&self) -> usize {
         let names = self.names.lock();
-        names.targets.values().flat_map(|targets| targets.iter()).map(|target| target.conns.len()).sum()
+        let targets = names.targets.values().flat_map(|targets| targets.iter());
+        targets.map(|target| target.conns.iter().filter(|conn| !conn.is_queue()).count()).sum()
     }
 
     /// Operations counted in flight to all instances, for leak checks.
@@ -414,9 +455,7 @@ impl Latecomers {
 
 impl Names {
     fn add(&mut self, kind: NameKind, name: &str, session: SessionRef, instance: &InstanceRef) {
-        let counter = self.in_flight.entry(instance.key).or_default();
-        counter.0 += 1;
-        let in_flight = Arc::clone(&counter.1);
+        let in_flight = self.count(instance.key);
         let key = (kind, Box::from(name));
         let mut targets = self.targets.get(&key).map_or_else(Vec::new, |targets| targets.to_vec());
         match targets.iter_mut().find(|target| target.key == instance.key) {
@@ -461,29 +500,41 @@ impl Names {
         } else {
             self.targets.insert(key, targets.into());
         }
-        if let Some(counter) = self.in_flight.get_mut(&instance.key) {
+        self.uncount(instance.key);
+        true
+    }
+
+    /// Notes that an instance offers one thing more.
+    fn count(&mut self, instance: u64) -> Arc<AtomicU32> {
+        let counter = self.in_flight.entry(instance).or_default();
+        counter.0 += 1;
+        Arc::clone(&counter.1)
+    }
+
+    /// Notes that an instance offers one thing less.
+    fn uncount(&mut self, instance: u64) {
+        if let Some(counter) = self.in_flight.get_mut(&instance) {
             counter.0 -= 1;
             if counter.0 == 0 {
-                self.in_flight.remove(&instance.key);
+                self.in_flight.remove(&instance);
             }
         }
-        true
     }
 }
 
 // === impl NameCache ===
 
 impl NameCache {
-    /// The live instances of a name, as of the newest change.
+    /// The live instances of a name, as of the newest change; for a topic that nobody offers by name, the queues whose patterns fit it
+    /// best.
     pub fn targets(&mut self, registry: &Registry, kind: NameKind, name: &str) -> Option<Arc<Targets>> {
-        let version = registry.version();
-        if version != self.version {
-            self.version = version;
-            self.names = Default::default();
-        }
+        self.refresh(registry);
+        let by_pattern = |outlets: &Option<Arc<Outlets>>| {
+            outlets.as_ref().filter(|_| kind == NameKind::Topic)?.matching(name)
+        };
         // Nobody can have registered it, and what cannot be is not worth remembering.
         if name.len() > LONGEST_NAME {
-            return None;
+            return by_pattern(&self.outlets);
         }
         let names = &mut self.names[kind as usize];
         if let Some(targets) = names.get(name) {
@@ -492,9 +543,22 @@ impl NameCache {
         if names.len() >= CACHE_NAMES {
             names.clear();
         }
-        let targets = registry.targets(kind, name);
+        let targets = registry.targets(kind, name).or_else(|| by_pattern(&self.outlets));
         names.insert(name.into(), targets.clone());
         targets
+    }
+
+    /// The queue of a handle, as of the newest change.
+    pub fn outlet(&mut self, registry: &Registry, queue: SessionRef) -> Option<Arc<dyn Outlet>> {
+        self.refresh(registry);
+        self.outlets.as_ref()?.get(queue).map(Arc::clone)
+    }
+
+    fn refresh(&mut self, registry: &Registry) {
+        let version = registry.version();
+        if version != self.version {
+            *self = Self { version, names: Default::default(), outlets: registry.outlets() };
+        }
     }
 }
 

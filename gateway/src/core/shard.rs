@@ -219,6 +219,8 @@ pub struct Shard {
     dismissal: Option<u32>,
     /// Fragments that go another way than their operation was sent at first.
     detours: ops::Detours,
+    /// Messages that external queues have not confirmed.
+    handed: ops::Handed,
     /// Edges that wait for a service that knows their ID.
     awaiting: awaiting::Awaiting,
     /// Who wants to know what is in the table, the oldest first.
@@ -274,6 +276,7 @@ impl Shard {
             drains: [None; 2],
             dismissal: None,
             detours: ops::Detours::default(),
+            handed: ops::Handed::default(),
             awaiting: awaiting::Awaiting::default(),
             walks: VecDeque::new(),
             culled: 0,

@@ -19,10 +19,16 @@ use super::{
     gate::Gate,
     guest::Guest,
     net::Ending,
+    queue::{SimQueue, Taken},
     rng::Rng,
     stage::{Chaos, Notice, Path, Stage},
 };
-use crate::core::{Bound, Settings};
+use crate::core::{
+    Bound, Settings,
+    exchange::mix,
+    outlet::{Declined, Offer, Outlet},
+    topic::TopicPattern,
+};
 
 /// Microseconds that bring everything under way to its end, and no deadline of a test.
 const SETTLE: u64 = 20_000;
@@ -42,6 +48,9 @@ pub struct Lab {
     pub stage: Stage,
     peers: Vec<State>,
     guests: Vec<Guest>,
+    offers: Vec<Offer>,
+    /// All queues there were.
+    queues: Vec<Arc<SimQueue>>,
     /// The books are not compared: a test has changed them.
     pub cooked: bool,
 }
@@ -72,6 +81,8 @@ impl Lab {
             stage: Stage::new(settings, 2, Arc::new(Gate), chaos, Rng::new(seed)),
             peers: Vec::new(),
             guests: Vec::new(),
+            offers: Vec::new(),
+            queues: Vec::new(),
             cooked: false,
         }
     }
@@ -156,6 +167,40 @@ impl Lab {
     pub fn hang_up(&mut self, peer: Peer, how: Ending) {
         let link = self.peers[peer.0].dialer.link;
         self.stage.hang_up(link, how);
+    }
+
+    // --- queues
+
+    /// A queue that takes these topics, and those of these patterns.
+    ///
+    /// # Panics
+    /// If one is no pattern.
+    pub fn queue(&mut self, topics: &[&str], patterns: &[&str]) -> Arc<SimQueue> {
+        let queue = Arc::new(SimQueue::default());
+        let pattern = |text: &&str| TopicPattern::parse(text).expect("a pattern");
+        self.queues.push(Arc::clone(&queue));
+        let number = u32::try_from(self.queues.len()).unwrap_or(u32::MAX);
+        self.offers.push(Offer {
+            number,
+            key: mix(number.into()),
+            outlet: Arc::clone(&queue) as Arc<dyn Outlet>,
+            topics: topics.iter().map(ToString::to_string).collect(),
+            patterns: patterns.iter().map(pattern).collect(),
+        });
+        self.stage.set_queues(self.offers.clone());
+        queue
+    }
+
+    /// A queue takes nothing new.
+    pub fn remove_queue(&mut self, queue: &Arc<SimQueue>) {
+        let queue = Arc::clone(queue) as Arc<dyn Outlet>;
+        self.offers.retain(|offer| !Arc::ptr_eq(&offer.outlet, &queue));
+        self.stage.set_queues(self.offers.clone());
+    }
+
+    /// A queue says what became of a message.
+    pub fn confirm(&mut self, taken: Taken, outcome: Result<(), Declined>) {
+        self.stage.confirm(taken, outcome);
     }
 
     // --- geminio peers
@@ -444,6 +489,11 @@ impl Lab {
             self.stage.hang_up(link, Ending::Closed);
         }
         self.advance(2_000_000);
+        for queue in &self.queues {
+            // Nobody will confirm that any more.
+            drop(queue.take());
+        }
+        self.stage.set_queues(Vec::new());
         self.stage.check_empty();
     }
 }

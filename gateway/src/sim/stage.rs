@@ -17,10 +17,16 @@ use frontier_api::bucket::{Digest, EDGE_BUCKETS};
 use self::shard::SimShard;
 use super::{
     net::{Ending, Pipe, Quality},
+    queue::Taken,
     rng::Rng,
 };
 use crate::core::{
-    Bound, Now, Settings, Shared, exchange::mix, identity::Gatekeeper, message::Msg, shard::audit::Flights,
+    Bound, Now, Settings, Shared,
+    exchange::mix,
+    identity::Gatekeeper,
+    message::Msg,
+    outlet::{Declined, Offer, Outlet},
+    shard::audit::Flights,
     table::SessionRef,
 };
 
@@ -109,6 +115,8 @@ pub struct Stage {
     hash: u64,
     turns: u64,
     panics: u64,
+    /// All queues there were: they may hold something still.
+    outlets: Vec<Arc<dyn Outlet>>,
 }
 
 // === impl Chaos ===
@@ -151,6 +159,7 @@ impl Stage {
             hash: 0,
             turns: 0,
             panics: 0,
+            outlets: Vec::new(),
         }
     }
 
@@ -299,6 +308,24 @@ impl Stage {
         self.wake(shard);
     }
 
+    /// From now on these queues take topics.
+    pub fn set_queues(&mut self, offers: Vec<Offer>) {
+        for offer in &offers {
+            if !self.outlets.iter().any(|outlet| Arc::ptr_eq(outlet, &offer.outlet)) {
+                self.outlets.push(Arc::clone(&offer.outlet));
+            }
+        }
+        self.shared.registry.set_queues(offers);
+    }
+
+    /// A queue says what became of a message.
+    pub fn confirm(&mut self, mut taken: Taken, outcome: Result<(), Declined>) {
+        if let Some(receipt) = taken.receipt() {
+            let (shard, msg) = receipt.confirm(outcome);
+            self.post(shard, msg);
+        }
+    }
+
     /// Lets the driver look at a connection although nothing has come.
     pub fn look(&mut self, link: LinkId) {
         self.push(self.now, Event::Up(link.0));
@@ -443,7 +470,7 @@ impl Stage {
             assert_eq!(self.shared.mail(id), waiting as u64, "bytes in the inbox of shard {id}");
             mail += waiting as u64;
         }
-        let held = held + mail;
+        let held = held + mail + self.outlets.iter().map(|outlet| outlet.held() as u64).sum::<u64>();
         assert_eq!(self.shared.held.load(Ordering::Relaxed), held, "bytes held, all sessions together");
         let sessions: usize =
             self.shards.iter().map(|shard| shard.audit.sessions).sum::<usize>() + moving().count();

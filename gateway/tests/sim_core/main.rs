@@ -11,6 +11,7 @@ mod messages;
 mod mixed;
 mod places;
 mod pools;
+mod queues;
 mod sessions;
 mod streams;
 

@@ -16,6 +16,7 @@ mod guests;
 mod ledger;
 mod operations;
 mod plan;
+mod queues;
 mod streams;
 mod world;
 
@@ -29,7 +30,7 @@ use self::world::World;
 /// Seeds of an ordinary test run: ten seconds on two idle cores.
 const SEEDS: u64 = 3_000;
 /// What an ordinary run must have seen, each several times.
-const REACHED: [&str; 39] = [
+const REACHED: [&str; 42] = [
     "call ok",
     "call application",
     "call cancelled",
@@ -63,6 +64,9 @@ const REACHED: [&str; 39] = [
     "guests: refused",
     "guests: streams read to their end",
     "guests: welcome",
+    "queues: confirmed",
+    "queues: failed",
+    "queues: used",
     "takeovers",
     "memory cuts",
     "refused: abuse",

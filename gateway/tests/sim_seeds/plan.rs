@@ -122,6 +122,7 @@ pub(crate) struct Plan {
     pub ids: u64,
     /// A service that is always there, reads at once and is the only one told of edges.
     pub keeper: bool,
+    pub queues: usize,
 }
 
 // === impl Plan ===
@@ -173,6 +174,7 @@ impl Plan {
             guests: *rng.pick(&[0, 0, 300, 700]),
             ids: *rng.pick(&[1, 3, 8]),
             keeper: rng.chance(500),
+            queues: *rng.pick(&[0, 0, 1, 3]),
         }
     }
 

@@ -43,6 +43,7 @@ use super::{
     guests::GuestAgent,
     ledger::{Content, Ledger},
     plan::{ACTS, Act, Plan, Reading},
+    queues::QueueAgent,
 };
 
 /// What services and edges offer.
@@ -73,6 +74,7 @@ pub(crate) enum Later {
     GuestSettles(usize, DialogueId),
     GuestHangsUp(usize),
     Thaw(usize),
+    QueueConfirms(usize, u64),
 }
 
 /// See the module documentation.
@@ -82,6 +84,7 @@ pub(crate) struct World {
     pub plan: Plan,
     pub agents: Vec<Agent>,
     pub guests: Vec<GuestAgent>,
+    pub queues: Vec<QueueAgent>,
     pub ledger: Ledger,
     pub content: Content,
     pub links: BTreeMap<LinkId, usize>,
@@ -117,6 +120,7 @@ impl World {
             rng,
             agents: Vec::new(),
             guests: Vec::new(),
+            queues: Vec::new(),
             ledger: Ledger::default(),
             content: Content::new(),
             links: BTreeMap::new(),
@@ -175,6 +179,9 @@ impl World {
         if self.plan.keeper {
             self.hire_keeper();
         }
+        for _ in 0..self.plan.queues {
+            self.new_queue();
+        }
         // Somebody to begin with, or most of a short life goes by before anybody can reach anybody.
         for _ in 0..self.plan.peers / 4 {
             self.new_service();
@@ -214,6 +221,7 @@ impl World {
             self.hang_up(keeper, Ending::Closed);
         }
         self.advance(8_000_000);
+        self.close_queues();
         self.stage.check_empty();
         self.check_counters();
         self.stage.hash()
@@ -240,7 +248,10 @@ impl World {
                     }
                     None => {}
                 },
-                Notice::Turn(_) => self.check_turn(),
+                Notice::Turn(_) => {
+                    self.serve_queues();
+                    self.check_turn();
+                }
                 Notice::Timer(token) => self.fire(self.later[token as usize]),
             }
         }
@@ -300,6 +311,7 @@ impl World {
             Later::GuestSettles(guest, dialogue) => self.guest_settles(guest, dialogue),
             Later::GuestHangsUp(guest) => self.hang_up_guest(guest, Ending::Closed),
             Later::Thaw(guest) => self.thaw_guest(guest),
+            Later::QueueConfirms(queue, number) => self.queue_confirms(queue, number),
         }
         match what {
             Later::Act
@@ -308,7 +320,8 @@ impl World {
             | Later::GuestReleases(..)
             | Later::GuestSettles(..)
             | Later::GuestHangsUp(_)
-            | Later::Thaw(_) => {}
+            | Later::Thaw(_)
+            | Later::QueueConfirms(..) => {}
             Later::Hello(agent)
             | Later::Ping(agent)
             | Later::Read(agent)
@@ -432,6 +445,9 @@ impl World {
     // --- acts
 
     fn act(&mut self) {
+        if !self.queues.is_empty() && self.rng.chance(60) {
+            self.queue_act();
+        }
         let weights = self.plan.acts;
         let act = ACTS[self.rng.weighted(&weights)];
         match act {

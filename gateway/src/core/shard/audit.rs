@@ -86,6 +86,7 @@ impl Shard {
         if (names, names) != (self.interner.held(), self.names_held) {
             audit.problems.push(format!("names take {names}, {} are accounted", self.names_held));
         }
+        self.check_handed(&mut audit);
         audit.held += names as u64 + self.transport.values().map(|held| u64::from(*held)).sum::<u64>();
         if self.transport.keys().any(|me| self.sessions.get(*me).is_none()) {
             audit.problems.push("bytes of a transport whose session is gone".to_owned());
@@ -108,6 +109,21 @@ impl Shard {
             audit.problems.push(format!("table says {} sessions, has {}", self.len(), audit.sessions));
         }
         audit
+    }
+
+    fn check_handed(&self, audit: &mut Audit) {
+        let handed = &self.handed;
+        if handed.held() != handed.accounted {
+            audit.problems.push(format!("{handed:?} takes {} bytes", handed.held()));
+        }
+        audit.held += handed.accounted as u64;
+        for (number, entry) in &handed.entries {
+            let ops = self.sessions.get(entry.from).and_then(|session| session.ops.as_ref());
+            let outgoing = ops.and_then(|ops| ops.outgoing.get(&entry.from_id));
+            if outgoing.is_none_or(|outgoing| (outgoing.target, outgoing.local) != (entry.queue, *number)) {
+                audit.problems.push(format!("nobody waits for message {number} of a queue: {entry:?}"));
+            }
+        }
     }
 
     fn check(&self, me: SessionRef, session: &Session, problems: &mut Vec<String>) {
@@ -157,6 +173,8 @@ impl Shard {
     #[must_use]
     pub fn flights(&self) -> Flights {
         let mut flights = Flights::default();
+        let handed = self.handed.entries.values();
+        flights.pending.extend(handed.map(|entry| (entry.from, entry.from_id, entry.queue)));
         for slot in 0..self.sessions.slots() {
             let (Some(me), Some(session)) = (self.sessions.handle(slot), self.sessions.at(slot)) else {
                 continue;

@@ -39,6 +39,7 @@ impl Shard {
                 self.answer(to, id, kind, flags, &head, Body::Shared(body), form);
             }
             Msg::Fail { to, id, kind, code, text } => self.answer_error(to, id, kind, code, text),
+            Msg::Confirmed { number, outcome, .. } => self.on_confirmed(number, outcome),
             Msg::CreditBody { to, id, bytes } => self.credit_body(to, id, bytes),
             Msg::Rerouted { to, id, target, local } => self.on_rerouted(to, id, target, local),
             Msg::Open { target, open } => self.on_open_leg(target, *open),

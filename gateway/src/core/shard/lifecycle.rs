@@ -66,7 +66,8 @@ impl Shard {
         }
         let cull = self.shared.over_budget().then_some(self.culled + CULL_PERIOD);
         let soon = self.soon.next_due().into_iter().chain(self.departures.next_due());
-        self.wheel.next_due().into_iter().chain(cull).chain(soon).chain(self.give_way_due()).min()
+        let own = cull.into_iter().chain(self.give_way_due()).chain(self.handed.next_due());
+        self.wheel.next_due().into_iter().chain(soon).chain(own).min()
     }
 
     /// The next session that may have something due, for [`Shard::on_timer`]. They come one by one, so that a panic over one of them
@@ -102,7 +103,8 @@ impl Shard {
         Some(session)
     }
 
-    /// What is not about one session: steps of a drain and of walks, who gives way, and the memory budget.
+    /// What is not about one session: steps of a drain and of walks, what queues have not confirmed in time, who gives way, and the
+    /// memory budget.
     pub fn on_tick(&mut self) {
         self.drain_step(Bound::Edge);
         self.drain_step(Bound::Service);
@@ -110,6 +112,7 @@ impl Shard {
         while let Some(me) = self.departures.expire(self.now.micros) {
             self.cut_here(me, ErrorCode::GatewayDraining, "gateway draining");
         }
+        self.expire_handed();
         self.walk_step();
         self.ask_step();
         self.give_way();

@@ -10,6 +10,7 @@
 
 mod detours;
 mod finish;
+mod queued;
 mod route;
 mod transfer;
 mod whole;
@@ -38,6 +39,7 @@ pub(in crate::core) use self::whole::Bodies;
 pub(super) use self::{
     detours::Detours,
     finish::ANSWER_ALWAYS,
+    queued::Handed,
     route::{destination, hash_name},
     whole::LONGEST,
 };
@@ -236,7 +238,7 @@ impl Shard {
         let mut skip: SmallVec<[u64; TRIES]> = SmallVec::new();
         loop {
             let route = self.route(me, place.kind, call, &skip)?;
-            if route.target.shard != self.id {
+            if route.target.place_of(me) != self.id {
                 if !self.has_mail_room(route.target.shard) {
                     return Err(INBOX_FULL);
                 }
@@ -318,6 +320,9 @@ impl Shard {
 impl Shard {
     /// Gives an operation to a session of this shard; returns the ID it knows it by.
     pub(super) fn place(&mut self, target: SessionRef, place: &Place<'_>) -> Result<u64, PlaceError> {
+        if target.is_queue() {
+            return self.place_queue(target, place);
+        }
         let limit = self.shared.settings.outbox;
         let now = self.now.micros;
         let session = self.sessions.get_mut(target).ok_or(PlaceError::Gone)?;
@@ -389,6 +394,10 @@ impl Shard {
 
     /// An operation from another shard.
     pub(super) fn on_place(&mut self, target: SessionRef, mut owned: Box<PlaceOwned>) {
+        if target.is_queue() && self.outgoing(owned.from, owned.from_id).is_none() {
+            // Its sender gave it up while it was on its way here.
+            return;
+        }
         let gone = match self.place(target, &owned.borrow()) {
             Ok(_) if owned.hops == 0 || owned.from == NOBODY => return,
             Ok(local) => return self.tell_rerouted(owned.from, owned.from_id, target, local),
@@ -412,8 +421,10 @@ impl Shard {
             self.detours.add(target, next, &owned, self.now.micros);
         }
         match next {
-            Some(next) if next.shard == self.id => self.on_place(next, owned),
-            Some(next) => self.post(next.shard, Msg::Place { target: next, place: owned }),
+            Some(next) if next.place_of(owned.from) == self.id => self.on_place(next, owned),
+            Some(next) => {
+                self.post(next.place_of(owned.from), Msg::Place { target: next, place: owned });
+            }
             None => {
                 self.stats.operations[owned.kind as usize].record(Some(gone.0), 0);
                 self.answer_error(owned.from, owned.from_id, owned.kind, gone.0, gone.1);
@@ -450,7 +461,9 @@ impl Shard {
             return;
         }
         // It was given up meanwhile, and the cancel went astray.
-        if target.shard == self.id {
+        if target.is_queue() {
+            self.cancel_handed(local, ErrorCode::Cancelled);
+        } else if target.shard == self.id {
             self.cancel(target, OpKey::Local(local), ErrorCode::Cancelled);
         } else {
             let code = ErrorCode::Cancelled;

@@ -87,24 +87,25 @@ impl Shard {
     ) {
         let OpKey::Origin(from, id) = key else { return };
         let Some(detour) = self.detours.onward.get(&(gone, from, id)).copied() else { return };
-        let next = detour.next;
-        let fits = next.shard == self.id || flags.abort() || self.has_mail_room(next.shard);
+        let (next, shard) = (detour.next, detour.next.place_of(from));
+        let fits = shard == self.id || flags.abort() || self.has_mail_room(shard);
         if !flags.more() || !fits {
             self.detours.onward.remove(&(gone, from, id));
         }
         if !fits {
             let (code, text) = INBOX_FULL;
-            self.post(
-                next.shard,
-                Msg::Cancel { target: next, from, from_id: id, code: ErrorCode::Overloaded },
-            );
+            // A queue's own shard hears it by the answer.
+            if !next.is_queue() {
+                let code = ErrorCode::Overloaded;
+                self.post(shard, Msg::Cancel { target: next, from, from_id: id, code });
+            }
             return self.answer_error(from, id, detour.kind, code, text);
         }
-        if next.shard == self.id {
+        if shard == self.id {
             return self.fragment(next, key, flags, head, body);
         }
         let (head, body) = (self.copy(head), self.own(body));
-        self.post(next.shard, Msg::Fragment { target: next, from, from_id: id, flags, head, body });
+        self.post(shard, Msg::Fragment { target: next, from, from_id: id, flags, head, body });
     }
 }
 

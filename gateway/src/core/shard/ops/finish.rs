@@ -304,7 +304,9 @@ impl Shard {
         code: ErrorCode,
     ) {
         let target = outgoing.target;
-        if target.shard == self.id {
+        if target.is_queue() {
+            self.cancel_handed(outgoing.local, code);
+        } else if target.shard == self.id {
             self.cancel(target, OpKey::Local(outgoing.local), code);
         } else {
             self.post(target.shard, Msg::Cancel { target, from: me, from_id: id, code });

@@ -41,7 +41,9 @@ impl Shard {
         let (flags, body) = (header.flags, body(frame.body));
         let way = self.detours.way(me, header.id, ends);
         let target = way.unwrap_or(target);
-        if way.is_none() && target.shard == self.id {
+        if target.is_queue() {
+            self.fragment(target, OpKey::Origin(me, header.id), flags, &frame.head, body);
+        } else if way.is_none() && target.shard == self.id {
             self.fragment(target, OpKey::Local(local), flags, &frame.head, body);
         } else if !flags.abort() && !self.has_mail_room(target.shard) {
             let Some(outgoing) = self.remove_outgoing(me, header.id) else { return Ok(()) };
@@ -67,6 +69,12 @@ impl Shard {
         head: &[u8],
         body: Body<'_>,
     ) {
+        if let (true, OpKey::Origin(from, id)) = (target.is_queue(), key) {
+            if !self.join_publish_fragment(from, id, flags, &body) {
+                self.follow_detour(target, key, flags, head, body);
+            }
+            return;
+        }
         let limit = self.shared.settings.outbox;
         let Some((local, pending)) = self.pending(target, key) else {
             return self.follow_detour(target, key, flags, head, body);

@@ -33,11 +33,22 @@ pub(in crate::core::shard) const LONGEST: usize = (10 << 20) / 4 * 3 - (32 << 10
 /// Marks the IDs of operations that are being joined: packets count from one and never come so far.
 pub(super) const JOINING: u64 = 1 << 63;
 
-/// Which body of a session: of an operation it is to carry out or of an answer to it, by ID.
+/// Which body of a session, by the ID of the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::core) struct BodyKey {
-    reply: bool,
+    of: BodyOf,
     id: u64,
+}
+
+/// What a body belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum BodyOf {
+    /// An operation that the session is to carry out.
+    Operation,
+    /// An answer to the session.
+    Reply,
+    /// A message of the session, for a queue.
+    Publish,
 }
 
 /// Bodies on their way from one form to the other.
@@ -52,14 +63,14 @@ pub(in crate::core) struct Bodies {
 
 /// A body that comes in fragments.
 #[derive(Debug)]
-struct Joining {
+pub(super) struct Joining {
     /// The operation that it belongs to, if it is none of an answer.
-    place: Option<Box<PlaceOwned>>,
-    body: Vec<u8>,
+    pub(super) place: Option<Box<PlaceOwned>>,
+    pub(super) body: Vec<u8>,
     /// Bytes of it that were granted anew.
-    granted: usize,
+    pub(super) granted: usize,
     /// Bytes accounted: what was announced.
-    total: usize,
+    pub(super) total: usize,
 }
 
 /// A body that leaves in fragments.
@@ -75,8 +86,25 @@ struct Leaving {
 // === impl BodyKey ===
 
 impl BodyKey {
+    const fn operation(id: u64) -> Self {
+        Self { of: BodyOf::Operation, id }
+    }
+
     const fn reply(id: u64) -> Self {
-        Self { reply: true, id }
+        Self { of: BodyOf::Reply, id }
+    }
+
+    const fn publish(id: u64) -> Self {
+        Self { of: BodyOf::Publish, id }
+    }
+
+    /// Of an answer, or of an operation.
+    const fn new(reply: bool, id: u64) -> Self {
+        if reply { Self::reply(id) } else { Self::operation(id) }
+    }
+
+    fn is_reply(self) -> bool {
+        self.of == BodyOf::Reply
     }
 }
 
@@ -103,7 +131,7 @@ impl Bodies {
     fn remove_leaving(&mut self, key: BodyKey) {
         let Some(leaving) = self.leaving.remove(&key) else { return };
         self.bytes -= leaving.rest.len();
-        if key.reply {
+        if key.is_reply() {
             let (left, slot) = (&self.leaving, tick(leaving.deadline));
             self.deadlines.remove(leaving.deadline, |id| {
                 left.get(&BodyKey::reply(*id)).is_some_and(|other| tick(other.deadline) == slot)
@@ -129,12 +157,53 @@ impl Shard {
     pub(super) fn drop_body(&mut self, me: SessionRef, reply: bool, id: u64) {
         let Some(ops) = self.sessions.get_mut(me).and_then(|session| session.ops.as_mut()) else { return };
         if let Some(bodies) = ops.bodies.as_mut() {
-            bodies.remove(BodyKey { reply, id });
+            bodies.remove(BodyKey::new(reply, id));
             if bodies.is_empty() {
                 ops.bodies = None;
             }
             self.touch(me);
         }
+    }
+
+    // --- joining: towards queues ---
+
+    /// Begins to join the body of a message of a session; false if it has too many already. One alone may always be.
+    pub(super) fn add_publish(&mut self, from: SessionRef, id: u64, joining: Joining, most: usize) -> bool {
+        let Some(session) = self.sessions.get_mut(from) else { return false };
+        let bodies = session.ops().bodies.get_or_insert_default();
+        if bodies.bytes > 0 && bodies.bytes + joining.total > most {
+            return false;
+        }
+        bodies.bytes += joining.total;
+        bodies.joining.insert(BodyKey::publish(id), joining);
+        self.touch(from);
+        true
+    }
+
+    /// Adds a fragment; says how many bytes its sender has to be granted, or `None` if no such body is joined.
+    pub(super) fn extend_publish(&mut self, from: SessionRef, id: u64, fragment: &[u8]) -> Option<usize> {
+        let joining = self.bodies(from)?.joining.get_mut(&BodyKey::publish(id))?;
+        if 2 * joining.body.len() >= joining.total {
+            // It is on its way for certain, and takes no more than was accounted: nobody knows how long it will wait.
+            joining.body.reserve_exact(joining.total.saturating_sub(joining.body.len()));
+        }
+        joining.body.extend_from_slice(fragment);
+        let grant = joining.body.len() - joining.granted;
+        joining.granted += grant;
+        Some(grant)
+    }
+
+    /// Takes out what has come of the body of a message.
+    pub(super) fn take_publish(&mut self, from: SessionRef, id: u64) -> Option<Joining> {
+        let ops = self.sessions.get_mut(from)?.ops.as_mut()?;
+        let bodies = ops.bodies.as_mut()?;
+        let joining = bodies.joining.remove(&BodyKey::publish(id))?;
+        bodies.bytes -= joining.total;
+        if bodies.is_empty() {
+            ops.bodies = None;
+        }
+        self.touch(from);
+        Some(joining)
     }
 
     // --- joining: towards geminio ---
@@ -167,7 +236,7 @@ impl Shard {
         }
         bodies.bytes += total;
         let joining = Joining { place: Some(Box::new(owned)), body: first, granted: 0, total };
-        bodies.joining.insert(BodyKey { reply: false, id }, joining);
+        bodies.joining.insert(BodyKey::operation(id), joining);
         self.pend(target, id, place, true);
         // Its bytes are granted with those of the next one: so far its sender does not know where it went.
         Ok(id)
@@ -175,7 +244,7 @@ impl Shard {
 
     /// A further fragment of an operation's body that is being joined.
     pub(super) fn join_fragment(&mut self, target: SessionRef, local: u64, flags: Flags, body: &Body<'_>) {
-        let key = BodyKey { reply: false, id: local };
+        let key = BodyKey::operation(local);
         let Some(bodies) = self.bodies(target) else { return };
         let Some(joining) = bodies.joining.get_mut(&key) else { return };
         joining.body.extend_from_slice(body.as_slice());
@@ -236,7 +305,7 @@ impl Shard {
         body: Body<'_>,
         form: Form,
     ) {
-        let key = BodyKey { reply: true, id };
+        let key = BodyKey::reply(id);
         let joins = self.bodies(to).is_some_and(|bodies| bodies.joining.contains_key(&key));
         if flags.more() || joins && !flags.abort() {
             return self.join_answer(to, id, kind, flags, head, &body);
@@ -259,7 +328,7 @@ impl Shard {
         head: &[u8],
         body: &Body<'_>,
     ) {
-        let (key, limit) = (BodyKey { reply: true, id }, self.shared.settings.outbox);
+        let (key, limit) = (BodyKey::reply(id), self.shared.settings.outbox);
         let Some((target, local)) = self.outgoing(to, id).map(|outgoing| (outgoing.target, outgoing.local))
         else {
             return self.stats.late_answers.add(1);
@@ -335,7 +404,7 @@ impl Shard {
         let first = body.split_to(body.len().min(MAX_BODY_FRAME as usize));
         let credit = u64::from(INITIAL_CREDIT).saturating_sub(first.len() as u64);
         append(conn, flow, header.with_flags(Flags::MORE), &long, forwarded, Body::Shared(first));
-        let key = BodyKey { reply, id: header.id };
+        let key = BodyKey::new(reply, header.id);
         let bodies = session.ops().bodies.get_or_insert_default();
         bodies.bytes += body.len();
         if reply {
@@ -348,7 +417,7 @@ impl Shard {
 
     /// The receiver of a body that leaves grants more of it; false if none does.
     pub(super) fn grant_leaving(&mut self, me: SessionRef, reply: bool, id: u64, bytes: u32) -> bool {
-        let key = BodyKey { reply, id };
+        let key = BodyKey::new(reply, id);
         let Some(leaving) = self.bodies(me).and_then(|bodies| bodies.leaving.get_mut(&key)) else {
             return false;
         };
@@ -375,7 +444,7 @@ impl Shard {
         }
         if leaving.rest.is_empty() {
             bodies.remove_leaving(key);
-            if !key.reply
+            if !key.is_reply()
                 && let Some(pending) = ops.pending.get_mut(&key.id)
             {
                 pending.receiving = false;
@@ -395,7 +464,7 @@ impl Shard {
         code: ErrorCode,
         text: &'static str,
     ) -> bool {
-        let key = BodyKey { reply: true, id };
+        let key = BodyKey::reply(id);
         let kind = match self.bodies(me).and_then(|bodies| bodies.leaving.get(&key)) {
             Some(leaving) if leaving.kind == FrameType::Ack => OpKind::Message,
             Some(_) => OpKind::Call,
