@@ -12,7 +12,7 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-queues/testing,frontier-queues/kafka,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak clean
+.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-smoke soak clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ fuzz: ## Run each fuzz target for T seconds (T=60)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	@for target in $(FUZZ_TARGETS); do echo "== $$target"; \
 	  (cd fuzz && mkdir -p grown/$$target && $(CARGO) +nightly fuzz run --fuzz-dir . --all-features $$target grown/$$target corpus/$$target -- -max_total_time=$(T) -rss_limit_mb=2048) || exit 1; done
+
+e2e-operator: ## The operator against a real API server (as root; e2e/kube/build makes it)
+	e2e/kube/build
+	e2e/kube/operator
 
 crd: ## Generate config/crd, deploy/install.yaml and docs/operator-fields.md from the types of the operator
 	@mkdir -p config/crd

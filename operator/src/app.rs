@@ -246,6 +246,8 @@ impl Work {
             }
             tracing::warn!("the lease is lost");
         }
+        // It may have come while we were told to end.
+        lease.release().await;
         Ok(())
     }
 

@@ -27,7 +27,8 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    core::{DeserializeGuard, PartialObjectMeta},
+    api::{DynamicObject, ObjectMeta},
+    core::{ApiResource, DeserializeGuard, PartialObjectMeta},
     runtime::{
         controller::{Action, Config, Controller},
         events::{Recorder, Reporter},
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{observe::Observed, trouble::Trouble};
 use crate::{
-    api::{self, FrontierCluster},
+    api::{self, FrontierCluster, FrontierClusterStatus},
     metrics::{Counters, Outcome},
     render::{self, Images, Kind, Part},
 };
@@ -212,10 +213,21 @@ impl Context {
             Err(invalid) => {
                 // What it was is not known, but what it is called is.
                 let observed = Observed::only(Trouble::invalid(invalid.error.clone()));
-                self.tell(cluster, None, &observed).await?;
+                let before = self.status_of(&invalid.metadata).await?;
+                self.tell(cluster, before.as_ref(), &observed).await?;
                 Ok(next(&observed))
             }
         }
+    }
+
+    /// What was said of an object that cannot be read as a whole.
+    async fn status_of(&self, meta: &ObjectMeta) -> Result<Option<FrontierClusterStatus>, LookError> {
+        let (name, namespace) =
+            (meta.name.clone().unwrap_or_default(), meta.namespace.clone().unwrap_or_default());
+        let resource = ApiResource::erase::<FrontierCluster>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &resource);
+        let object = api.get_opt(&name).await.map_err(LookError::of(format!("FrontierCluster {name}")))?;
+        Ok(object.and_then(|object| serde_json::from_value(object.data.get("status")?.clone()).ok()))
     }
 
     /// Makes the cluster what it shall be, as far as that is possible now.

@@ -83,6 +83,10 @@ pub struct Running {
     pub style: Style,
     /// The image of its pods.
     pub image: String,
+    /// The hash of the password that its pods have, as far as it was noted.
+    pub password: Option<String>,
+    /// Whether the hash is a part of the pods' description.
+    pub password_in_pods: bool,
 }
 
 /// How pods are described.

@@ -119,9 +119,6 @@ impl Context {
         let mut others = Vec::new();
         for (kind, name) in render::unwanted(cluster, wanted) {
             let optional_api = matches!(kind, Kind::ServiceMonitor | Kind::PrometheusRule);
-            if optional_api && cluster.spec.monitoring.is_none() {
-                continue;
-            }
             // The last good copy of a secret that is broken now.
             if kind == Kind::Secret && troubles.iter().any(|trouble| trouble.area == Area::Secret) {
                 continue;

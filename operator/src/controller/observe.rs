@@ -98,16 +98,6 @@ impl Context {
         let names = Names::new(cluster);
         let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
         let mut observed = Observed::default();
-        for (part, count) in [(Part::Gateway, &mut observed.gateways), (Part::Atlas, &mut observed.atlas)] {
-            let name = names.app(part);
-            let live =
-                deployments.get_opt(&name).await.map_err(LookError::of(format!("Deployment {name}")))?;
-            *count = live.as_ref().map(Count::of).unwrap_or_default();
-            if live.is_some() && !count.settled {
-                let troubles = self.pods_that_do_not_get_on(cluster, &names, part).await?;
-                observed.troubles.extend(troubles);
-            }
-        }
         if cluster.spec.frontlas.redis.is_none() {
             let sets: Api<StatefulSet> = Api::namespaced(self.client.clone(), &namespace);
             let name = names.app(Part::Redis);
@@ -117,6 +107,20 @@ impl Context {
                 observed.troubles.extend(self.pods_that_do_not_get_on(cluster, &names, Part::Redis).await?);
             }
             observed.redis = Some(count);
+        }
+        for (part, count) in [(Part::Gateway, &mut observed.gateways), (Part::Atlas, &mut observed.atlas)] {
+            let name = names.app(part);
+            let live =
+                deployments.get_opt(&name).await.map_err(LookError::of(format!("Deployment {name}")))?;
+            *count = live.as_ref().map(Count::of).unwrap_or_default();
+            if live.is_some() && !count.settled {
+                let mut trouble = self.pods_that_do_not_get_on(cluster, &names, part).await?;
+                // The registry waits for a Redis that is on its way.
+                if part == Part::Atlas && observed.redis.is_some_and(|redis| !redis.settled) {
+                    trouble = trouble.filter(|trouble| trouble.reason != Reason::PodsNotReady);
+                }
+                observed.troubles.extend(trouble);
+            }
         }
         Ok(observed)
     }

@@ -23,7 +23,7 @@ use crate::{api::PodOverrides, hash};
 const NOTICE: i64 = 5;
 
 /// Pods with another password are other pods.
-const PASSWORD_ANNOTATION: &str = "frontier.singchia.io/redis-password";
+pub(super) const PASSWORD_ANNOTATION: &str = "frontier.singchia.io/redis-password";
 
 pub(super) fn deployment(scene: &Scene<'_>) -> Result<Deployment, serde_json::Error> {
     let spec = &scene.cluster.spec.frontlas;
@@ -33,7 +33,7 @@ pub(super) fn deployment(scene: &Scene<'_>) -> Result<Deployment, serde_json::Er
     let clients = spec.controlplane.port;
     let (liveness, readiness, hook) = match style {
         Style::Own => (
-            pod::http("/healthz", ATLAS_ADMIN, 5, 10),
+            pod::http("/healthz", ATLAS_ADMIN, 10, 20),
             pod::http("/readyz", ATLAS_ADMIN, 0, 2),
             pod::pre_stop(&["/usr/bin/frontlas", "drain-wait", &format!("{NOTICE}s")]),
         ),
@@ -48,14 +48,15 @@ pub(super) fn deployment(scene: &Scene<'_>) -> Result<Deployment, serde_json::Er
     if style == Style::Own {
         let file = serde_json::to_string(&config::atlas(scene))?;
         annotations.insert(CONFIG_ANNOTATION.to_owned(), hash::short(file.as_bytes()));
-        if let Some(password) = &scene.seen.redis_password {
-            annotations.insert(PASSWORD_ANNOTATION.to_owned(), password.clone());
-        }
         args = Some(vec!["--config".to_owned(), format!("{}/frontlas.yaml", config::FOLDER)]);
         files.push(Files::of_map("config", scene.names.with("frontlas"), config::FOLDER));
         if scene.seen.redis_tls.is_some() {
             files.push(Files::of_secret("redis-tls", scene.names.with("redis-tls"), config::REDIS_TLS));
         }
+    }
+    let password = scene.seen.redis_password.as_ref();
+    if let Some(password) = password.filter(|password| style == Style::Own || is_another(scene, password)) {
+        annotations.insert(PASSWORD_ANNOTATION.to_owned(), password.clone());
     }
     let template = pod::template(Description {
         name: "frontlas",
@@ -72,7 +73,21 @@ pub(super) fn deployment(scene: &Scene<'_>) -> Result<Deployment, serde_json::Er
         node_affinity: spec.node_affinity.as_ref(),
         overrides,
     });
-    Ok(gateway::build(scene, Part::Atlas, Some(spec.replicas), spec.update_strategy.as_ref(), template))
+    let mut deployment =
+        gateway::build(scene, Part::Atlas, Some(spec.replicas), spec.update_strategy.as_ref(), template);
+    if let Some(password) = password {
+        let noted = (PASSWORD_ANNOTATION.to_owned(), password.clone());
+        deployment.metadata.annotations.get_or_insert_default().extend([noted]);
+    }
+    Ok(deployment)
+}
+
+/// Whether pods of the Go operator, which do not say what password they have, have another one than when they were taken over.
+fn is_another(scene: &Scene<'_>, password: &str) -> bool {
+    let running = scene.seen.atlas.as_ref();
+    running.is_some_and(|running| {
+        running.password_in_pods || running.password.as_ref().is_some_and(|noted| noted != password)
+    })
 }
 
 /// In the order of their names, as the Go operator has them.

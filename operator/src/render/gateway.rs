@@ -7,11 +7,16 @@ use k8s_openapi::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{EnvVar, Lifecycle, PodTemplateSpec, Probe, TCPSocketAction},
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 
 use super::{
-    Part, Running, Scene, Style, config,
+    Part, Running, Scene, Style,
+    atlas::PASSWORD_ANNOTATION,
+    config,
     pod::{self, Description, Files, env, env_of_field},
     services::GATEWAY_ADMIN,
 };
@@ -83,7 +88,7 @@ fn template(scene: &Scene<'_>) -> Result<PodTemplateSpec, serde_json::Error> {
     let (grace, drain) = times(scene, style, overrides, &hook);
     let (liveness, readiness) = match style {
         Style::Own => {
-            (pod::http("/healthz", GATEWAY_ADMIN, 5, 10), pod::http("/readyz", GATEWAY_ADMIN, 0, 2))
+            (pod::http("/healthz", GATEWAY_ADMIN, 10, 20), pod::http("/readyz", GATEWAY_ADMIN, 0, 2))
         }
         Style::Go => (tcp(spec.edgebound.port, 10, 20), tcp(spec.servicebound.port, 5, 10)),
     };
@@ -208,6 +213,7 @@ impl Running {
     pub fn of(deployment: &Deployment) -> Self {
         let spec = &deployment.spec;
         let pod = spec.template.spec.as_ref();
+        let noted = |meta: Option<&ObjectMeta>| meta?.annotations.as_ref()?.get(PASSWORD_ANNOTATION).cloned();
         let container = pod.and_then(|pod| pod.containers.first());
         // Ours are told where their file is, those of the Go operator never were.
         let args = container.and_then(|container| container.args.as_ref());
@@ -216,6 +222,8 @@ impl Running {
             replicas: spec.replicas,
             style: if own { Style::Own } else { Style::Go },
             image: container.and_then(|container| container.image.clone()).unwrap_or_default(),
+            password: noted(Some(&deployment.metadata)),
+            password_in_pods: noted(spec.template.metadata.as_ref()).is_some(),
         }
     }
 }

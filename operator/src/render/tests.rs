@@ -82,7 +82,9 @@ fn what_the_go_operator_made_stays_while_the_image_stays() {
     let mut cluster = cluster(SAMPLE);
     cluster.spec.frontier.image = Some("singchia/frontier:1.1.0".to_owned());
     cluster.spec.frontlas.image = Some("singchia/frontlas:1.1.0".to_owned());
-    let go = |image: &str| Some(Running { replicas: Some(1), style: Style::Go, image: image.to_owned() });
+    let go = |image: &str| {
+        Some(Running { replicas: Some(1), style: Style::Go, image: image.to_owned(), ..Running::default() })
+    };
     let seen = Seen {
         gateway: go("singchia/frontier:1.1.0"),
         atlas: go("singchia/frontlas:1.1.0"),
@@ -100,12 +102,38 @@ fn what_the_go_operator_made_stays_while_the_image_stays() {
 }
 
 #[test]
+fn pods_of_the_go_operator_are_replaced_when_their_password_changes() {
+    let mut cluster = cluster(SAMPLE);
+    cluster.spec.frontlas.image = Some("singchia/frontlas:1.1.0".to_owned());
+    let go = Running { style: Style::Go, image: "singchia/frontlas:1.1.0".to_owned(), ..Running::default() };
+    let described = |running: &Running, password: &str| {
+        let seen = Seen {
+            atlas: Some(running.clone()),
+            redis_password: Some(password.to_owned()),
+            ..Seen::default()
+        };
+        let wanted = all(&cluster, &images(), &seen).unwrap();
+        let deployment = find(&wanted, Kind::Deployment, "frontiercluster-frontlas").clone();
+        let pods = deployment.pointer("/spec/template/metadata/annotations").cloned();
+        (Running::of(&serde_json::from_value(deployment).unwrap()), pods)
+    };
+    let (taken_over, pods) = described(&go, "one");
+    assert_eq!((taken_over.password.as_deref(), pods), (Some("one"), None));
+    let (same, pods) = described(&taken_over, "one");
+    assert_eq!((&same, pods), (&taken_over, None));
+    let (changed, pods) = described(&same, "two");
+    assert!(changed.password_in_pods && pods.is_some());
+    assert_eq!(described(&changed, "two").1, pods, "and stays so");
+}
+
+#[test]
 fn a_deployment_tells_who_described_it() {
     let rendered = all(&cluster(SAMPLE), &images(), &Seen::default()).unwrap();
     let deployment: Deployment =
         serde_json::from_value(find(&rendered, Kind::Deployment, "frontiercluster-frontier").clone())
             .unwrap();
-    let expected = Running { replicas: Some(1), style: Style::Own, image: "singchia/frontier:1".to_owned() };
+    let expected =
+        Running { replicas: Some(1), image: "singchia/frontier:1".to_owned(), ..Running::default() };
     assert_eq!(Running::of(&deployment), expected);
 }
 
