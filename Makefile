@@ -13,6 +13,7 @@ FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-qu
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-smoke soak clean
+.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak e2e-kube e2e-kind kube-images charts clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +45,7 @@ fmt:
 	$(CARGO) fmt --all --check
 
 clippy:
-	$(CARGO) clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets $(FEATURES),frontier-e2e/kube -- -D warnings
 	@! $(CARGO) tree --locked --workspace -i ring 2>/dev/null | grep -q . || { echo "ring is linked: there must be one crypto provider"; exit 1; }
 
 # What `make run` leaves out must not be missed. Checked and not built: that shares what clippy has compiled, and of the profile itself
@@ -96,6 +97,29 @@ soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in rel
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_seeds
 	FRONTIER_SOAK_SECONDS=60 $(CARGO) test --locked -p frontier-e2e --features frontier-sdk/testing --test go_peers -- everybody
 	$(MAKE) fuzz T=$(T)
+
+# What the scenarios on Kubernetes need: all images from debug binaries.
+kube-images:
+	$(CARGO) build --locked --workspace --bins $(FEATURES)
+	BUILT=$(TARGET)/debug e2e/kube/images/build
+
+e2e-kube: ## Every scenario on a real Kubernetes of its own, without Docker (as root; PART=name for some)
+	e2e/kube/build
+	@$(MAKE) kube-images
+	e2e/kube/test $(PART)
+
+e2e-kind: ## The same scenarios on kind
+	e2e/kube/build
+	@$(MAKE) kube-images
+	kind get clusters | grep -qx frontier-e2e || kind create cluster --name frontier-e2e --wait 120s
+	KIND=frontier-e2e e2e/kube/load $(TARGET)/kube/images/*.tar
+	kind get kubeconfig --name frontier-e2e > $(TARGET)/kube/kind.kubeconfig
+	KUBECONFIG=$(TARGET)/kube/kind.kubeconfig e2e/kube/test $(PART)
+	kind delete cluster --name frontier-e2e
+
+charts: ## Lint the charts, and compare what they render with charts/*/testdata (UPDATE=1 writes it anew)
+	e2e/kube/build
+	charts/check
 
 clean: ## Remove what was built
 	$(CARGO) clean

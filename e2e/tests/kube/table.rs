@@ -1,0 +1,28 @@
+//! How long what took.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// The times noted so far, in order.
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: Mutex<Vec<(String, String, Duration)>>,
+}
+
+// === impl Table ===
+
+impl Table {
+    pub(crate) fn note(&self, scenario: &str, what: &str, took: Duration) {
+        println!("   {what}: {:.1} s", took.as_secs_f64());
+        self.rows.lock().push((scenario.to_owned(), what.to_owned(), took));
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let rows = self.rows.lock();
+        let rows = rows
+            .iter()
+            .map(|(scenario, what, took)| format!("| {scenario} | {what} | {:.1} |\n", took.as_secs_f64()));
+        format!("| scenario | what | seconds |\n|---|---|---:|\n{}", rows.collect::<String>())
+    }
+}
