@@ -95,7 +95,9 @@ fn rollout(world: &World<'_>) -> anyhow::Result<()> {
     // Somebody kills a gateway: edges come back, and calls go on.
     let fleet = Fleet::start(runtime, &gateway, 4)?;
     let begin = Instant::now();
-    kube.kubectl(["delete", "pod", "-l", "app=rolling-frontier", "--grace-period=0", "--force"])?;
+    // No time for a drain; with --force kubectl would not wait until the gateway is gone.
+    kube.kubectl(["delete", "pod", "-l", "app=rolling-frontier", "--grace-period=1", "--wait=true"])?;
+    gateways(world, "rolling", 1)?;
     until("all edges are back", Duration::from_secs(60), || {
         ensure!(fleet.connected() == 4, "{} of 4", fleet.connected());
         Ok(())
