@@ -12,8 +12,7 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-queues/testing,frontier-queues/kafka,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-smoke soak clean
-.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd fuzz bench bench-cluster bench-smoke soak e2e-kube e2e-kind kube-images charts clean
+.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-smoke soak e2e-kube e2e-kind kube-images charts clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
