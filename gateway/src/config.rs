@@ -20,7 +20,7 @@ use frontier_ops::config::{
     read::{FromNode, Section, scalar},
     serialize_duration,
 };
-use frontier_queues::config::Mqm;
+use frontier_queues::config::{Mqm, QueueKind};
 use serde::Serialize;
 
 pub use self::{
@@ -285,6 +285,9 @@ impl Config {
         self.frontlas.validate(problems);
         self.mqm.validate(problems);
         for queue in self.mqm.queues() {
+            if queue.kind == QueueKind::Kafka && !cfg!(feature = "kafka") {
+                problems.error("mqm.kafka.enable", "Kafka is not part of this build (feature `kafka`)");
+            }
             for (key, why) in queues::problems(&queue) {
                 problems.error(format!("mqm.{}.producer.{key}", queue.kind.name()), why);
             }
