@@ -30,12 +30,13 @@ use frontier_api::registry::{FromGateway, RenewRequest, RenewResponse, ToGateway
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::keeper::Dirty;
 use self::told::Told;
 use self::wants::Wants;
-use crate::record::Instance;
+use crate::record::{Instance, StoreTime};
 use crate::store::{Store, StoreError};
 use crate::watch::Watchers;
 
@@ -146,6 +147,8 @@ struct Link {
     why: Mutex<Option<LinkError>>,
     /// Held while it runs: what it has under way is written before its successor begins.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// The store's time when it last told, and when that was.
+    time: Mutex<(StoreTime, Instant)>,
 }
 
 // === impl Terms ===
@@ -217,6 +220,7 @@ impl<S: Store> Links<S> {
         let renewed = self.store.renew(instance, edges, services, self.terms.lease).await?;
         let link = self.links.lock().get(&instance).cloned();
         if let Some(link) = link.filter(|link| link.stream == request.stream) {
+            link.learn(renewed.now);
             if renewed.known {
                 let differs = link.told.lock().compare(request);
                 self.resync(&link, differs.edges, differs.services);

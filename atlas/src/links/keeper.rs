@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use frontier_api::bucket::{Digest, EDGE_BUCKETS, SERVICE_BUCKETS};
+use frontier_api::bucket::{Digest, EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
 use parking_lot::Mutex;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
@@ -32,11 +32,25 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long the store must have answered before anything is removed from it for want of an owner.
 const TRUST: Duration = Duration::from_secs(10);
 
+/// How long a write that has failed may yet be carried out by the store, behind what is compared at once: it is compared again after
+/// once to twice that.
+const LATE: Duration = Duration::from_secs(2);
+
 /// Buckets to be compared.
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     edges: Mutex<BTreeSet<u16>>,
     services: Mutex<BTreeSet<u16>>,
+    suspects: Mutex<Suspects>,
+}
+
+/// Buckets about which a write has failed: not of every bucket its time is kept, but in two generations.
+#[derive(Debug, Default)]
+struct Suspects {
+    young: [BTreeSet<u16>; 2],
+    old: [BTreeSet<u16>; 2],
+    /// When the young ones began to be gathered.
+    since: Option<Instant>,
 }
 
 // === impl Dirty ===
@@ -46,6 +60,30 @@ impl Dirty {
     pub(super) fn mark(&self, edges: impl IntoIterator<Item = u16>, services: impl IntoIterator<Item = u16>) {
         self.edges.lock().extend(edges);
         self.services.lock().extend(services);
+    }
+
+    /// A write about these has failed: it may have been done, and it may yet be. They are to be looked at now and later.
+    pub(super) fn suspect(&self, edges: &[u16], services: &[u16]) {
+        self.mark(edges.iter().copied(), services.iter().copied());
+        let mut suspects = self.suspects.lock();
+        suspects.since.get_or_insert_with(Instant::now);
+        let [young_edges, young_services] = &mut suspects.young;
+        young_edges.extend(edges);
+        young_services.extend(services);
+    }
+
+    /// Those whose time has come are to be looked at again.
+    fn turn(&self) {
+        let mut suspects = self.suspects.lock();
+        if suspects.since.is_none_or(|since| since.elapsed() < LATE) {
+            return;
+        }
+        let young = std::mem::take(&mut suspects.young);
+        let [edges, services] = std::mem::replace(&mut suspects.old, young);
+        let over = suspects.old.iter().all(BTreeSet::is_empty);
+        suspects.since = (!over).then(Instant::now);
+        drop(suspects);
+        self.mark(edges, services);
     }
 
     /// How many there are.
@@ -130,6 +168,7 @@ impl<'a, S: Store> Keeper<'a, S> {
     }
 
     async fn step(&mut self) -> Result<(), StoreError> {
+        self.links.dirty.turn();
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.look().await?;
         }
@@ -296,7 +335,17 @@ impl<'a, S: Store> Keeper<'a, S> {
             let member = roster.members.contains_key(instance);
             !member || (self.dead.contains(instance) && !roster.lives(*instance))
         });
+        if dead.is_empty() {
+            return Ok(());
+        }
         self.links.counts.buried.fetch_add(dead.len() as u64, Ordering::Relaxed);
+        // Whose lease comes back at this moment lives on without what is removed now, and no atlas hears of its own writes: looked at again.
+        match kind {
+            Kind::Edges => self.links.dirty.mark(dead.iter().map(|(_, edge, _)| edge_bucket(*edge)), []),
+            Kind::Services => {
+                self.links.dirty.mark([], dead.iter().map(|(_, service, _)| service_bucket(*service)))
+            }
+        }
         let claim = |instance, epoch| Claim { epoch, instance };
         match kind {
             Kind::Edges => {

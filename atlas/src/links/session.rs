@@ -57,13 +57,13 @@ pub(super) async fn run<S: Store, E: Send>(
         Joined::Lease { now, stream } => (now, stream),
         Joined::Superseded { .. } => return Err(LinkError::Superseded),
     };
-    let link = entered.settle(stream)?;
+    let link = entered.settle(stream, now)?;
     links.look_around(&gateway).await;
     tracing::info!(
         frontier_id = gateway.frontier_id, instance = %gateway.instance, stream,
         services = gateway.service_addr, edges = gateway.edge_addr, "gateway attached"
     );
-    let ended = Session { links, link: &link, now, learned: Instant::now() }.serve(inbound, &out).await;
+    let ended = Session { links, link: &link }.serve(inbound, &out).await;
     match &ended {
         Ok(()) => {
             tracing::info!(frontier_id = gateway.frontier_id, instance = %link.instance, "gateway has left")
@@ -124,13 +124,19 @@ impl<'a, S: Store> Entered<'a, S> {
             older.end(LinkError::Replaced);
             Arc::clone(&older.turn)
         });
-        let link = Arc::new(Link::new(instance, 0, Arc::clone(&turn), links.draining.child_token()));
+        let link = Arc::new(Link::new(
+            instance,
+            0,
+            Arc::clone(&turn),
+            links.draining.child_token(),
+            StoreTime::default(),
+        ));
         all.insert(instance, Arc::clone(&link));
         Ok(Self { links, link: Mutex::new(link), turn })
     }
 
     /// The link has its number now.
-    fn settle(&self, stream: u32) -> Result<Arc<Link>, LinkError> {
+    fn settle(&self, stream: u32, now: StoreTime) -> Result<Arc<Link>, LinkError> {
         let mut all = self.links.links.lock();
         let mut mine = self.link.lock();
         if mine.over.is_cancelled() {
@@ -140,7 +146,7 @@ impl<'a, S: Store> Entered<'a, S> {
                 LinkError::Replaced
             });
         }
-        *mine = Arc::new(Link::new(mine.instance, stream, Arc::clone(&self.turn), mine.over.clone()));
+        *mine = Arc::new(Link::new(mine.instance, stream, Arc::clone(&self.turn), mine.over.clone(), now));
         all.insert(mine.instance, Arc::clone(&mine));
         Ok(Arc::clone(&mine))
     }
@@ -163,7 +169,9 @@ impl Link {
         stream: u32,
         turn: Arc<tokio::sync::Mutex<()>>,
         over: CancellationToken,
+        now: StoreTime,
     ) -> Self {
+        let time = Mutex::new((now, Instant::now()));
         Self {
             instance,
             stream,
@@ -172,16 +180,25 @@ impl Link {
             over,
             why: Mutex::default(),
             turn,
+            time,
         }
+    }
+
+    /// The store has said what time it is. Its clock may have stepped.
+    pub(super) fn learn(&self, now: StoreTime) {
+        *self.time.lock() = (now, Instant::now());
+    }
+
+    /// The store's time, near enough to judge epochs by.
+    fn time(&self) -> StoreTime {
+        let (now, learned) = *self.time.lock();
+        now.after(u64::try_from(learned.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }
 
 struct Session<'a, S> {
     links: &'a Links<S>,
     link: &'a Link,
-    /// The store's time at `learned`.
-    now: StoreTime,
-    learned: Instant,
 }
 
 // === impl Session ===
@@ -242,7 +259,7 @@ impl<S: Store> Session<'_, S> {
         Welcome {
             version: VERSION,
             stream: self.link.stream,
-            time_ms: self.time().0,
+            time_ms: self.link.time().0,
             lease_ms: millis(terms.lease),
             renew_ms: millis(terms.renew),
             entries: terms.entries,
@@ -268,13 +285,8 @@ impl<S: Store> Session<'_, S> {
         sent.map_err(|_| invalid("it does not read"))?.map_err(|_| LinkError::Broken)
     }
 
-    /// The store's time, near enough to judge epochs by.
-    fn time(&self) -> StoreTime {
-        self.now.after(u64::try_from(self.learned.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
     fn horizon(&self) -> StoreTime {
-        self.time().after(u64::try_from(self.links.terms.ahead.as_millis()).unwrap_or(u64::MAX))
+        self.link.time().after(u64::try_from(self.links.terms.ahead.as_millis()).unwrap_or(u64::MAX))
     }
 
     async fn changes(&self, changes: Changes) -> Result<(), LinkError> {
@@ -414,6 +426,12 @@ impl<S: Store> Session<'_, S> {
         let (mut again, mut lost, mut others) =
             (Vec::new(), Vec::new(), BTreeMap::<Instance, Vec<Cut>>::new());
         let roster = self.persist(&[], &[], || self.links.store.members()).await?;
+        // Whose lease has ended is told nothing, but it may come back, and no atlas hears of its own writes: looked at again.
+        let untold = contested.iter().filter(|(_, _, outcome)| {
+            matches!(outcome, EdgeOutcome::Replaced(other) | EdgeOutcome::Lost(other) if !roster.lives(other.claim.instance))
+        });
+        let untold: Vec<u16> = untold.map(|(edge, ..)| edge_bucket(*edge)).collect();
+        self.links.dirty.suspect(&untold, &[]);
         for (edge, record, outcome) in contested {
             match outcome {
                 EdgeOutcome::Done => {}
@@ -467,10 +485,15 @@ impl<S: Store> Session<'_, S> {
         let mut pause = RETRY.0;
         loop {
             match operation().await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    // Had it been done by the try before, nobody would know whom it replaced.
+                    if pause != RETRY.0 {
+                        self.links.dirty.suspect(edges, services);
+                    }
+                    return Ok(done);
+                }
                 Err(error) => {
-                    // It may have been done, and it may yet be: what the store has of these buckets is to be looked at.
-                    self.links.dirty.mark(edges.iter().copied(), services.iter().copied());
+                    self.links.dirty.suspect(edges, services);
                     self.links.counts.retries.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(instance = %self.link.instance, %error, "the store failed, trying again");
                     select! {

@@ -193,6 +193,18 @@ async fn what_a_gateway_says_is_in_the_store_when_it_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_clock_of_the_store_may_step_under_a_link() {
+    let store = Arc::new(Memory::starting_at(StoreTime(1_000_000)));
+    let links = links(&store);
+    let mut gateway = Gateway::empty(&links, ONE).await;
+    let (later, too_late) = (StoreTime(5_000_000), StoreTime(5_100_000));
+    store.set_time(later);
+    assert!(gateway.renew(&links, Vec::new()).await);
+    gateway.change(vec![online(7, later.epoch()), online(8, too_late.epoch())]).await;
+    assert_eq!((place(&store, 7).await.as_deref(), place(&store, 8).await), (Some("g1"), None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_takes_leave_is_gone_at_once_and_who_breaks_off_when_the_lease_ends() {
     let store = Arc::new(Memory::new());
     let links = links(&store);
@@ -464,4 +476,45 @@ async fn a_gateway_that_is_gone_is_buried_with_what_it_had() {
     assert_eq!(all().await, 500);
     advance(ROSTER_AGE).await;
     assert!(place(&store, 700).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_while_it_is_buried_is_asked_for_what_has_gone() {
+    let store = Arc::new(Memory::starting_at(StoreTime(1_000_000)));
+    let links = links(&store);
+    let keeping = Arc::clone(&links);
+    #[allow(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(async move { keeping.keep().await });
+    let mut gateway = Gateway::empty(&links, ONE).await;
+    gateway.change((1..500).map(|id| online(id, 10)).collect()).await;
+    let all = async || {
+        let buckets: Vec<u16> = (0..EDGE_BUCKETS).collect();
+        store.edge_buckets(&buckets).await.unwrap().into_iter().flatten().count()
+    };
+    // Its digests are known, and the store is trusted.
+    let told: Vec<u16> = (1..500).map(edge_bucket).collect();
+    let digests = |bucket: &u16| {
+        let entries: Vec<_> = (1..500).filter(|id| edge_bucket(*id) == *bucket).map(|id| (id, 10)).collect();
+        digest(*bucket, &entries)
+    };
+    for _ in 0..15 {
+        advance(Duration::from_secs(1)).await;
+        assert!(gateway.renew(&links, told.iter().map(digests).collect()).await);
+    }
+    // The clock of the store steps: no lease is left, and the one keeper begins before the gateway renews.
+    store.set_time(StoreTime(5_000_000));
+    while all().await == 499 {
+        advance(Duration::from_millis(100)).await;
+    }
+    let start = tokio::time::Instant::now();
+    while all().await < 499 {
+        assert!(gateway.renew(&links, Vec::new()).await, "its row has gone as well");
+        if let Ok(kind) = timeout(Duration::from_millis(100), gateway.from.recv()).await {
+            let Some(Kind::Resync(resync)) = kind.unwrap().kind else { panic!("no Resync") };
+            let buckets: Vec<u16> = resync.edge_buckets.iter().map(|bucket| *bucket as u16).collect();
+            let again = (1..500).filter(|id| buckets.contains(&edge_bucket(*id)));
+            gateway.buckets(&buckets, again.map(|id| online(id, 10)).collect()).await;
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{} are there", all().await);
+    }
 }

@@ -18,9 +18,8 @@ use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_b
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Memory {
-    /// Store time at `start`; from then on it goes with the monotonic clock, so that a step of the wall clock moves no lease.
-    origin: StoreTime,
-    start: Instant,
+    /// Store time at some moment; from then on it goes with the monotonic clock, so that a step of the wall clock moves no lease.
+    clock: Mutex<(StoreTime, Instant)>,
     state: Mutex<State>,
     changes: broadcast::Sender<Change>,
 }
@@ -53,16 +52,21 @@ impl Memory {
             cuts: BTreeMap::new(),
         };
         Self {
-            origin,
-            start: Instant::now(),
+            clock: Mutex::new((origin, Instant::now())),
             state: Mutex::new(state),
             // Nobody else can change anything here.
             changes: broadcast::Sender::new(1),
         }
     }
 
+    /// From now on its clock shows this, and goes on: simulations let it step, as that of a real store may.
+    pub fn set_time(&self, now: StoreTime) {
+        *self.clock.lock() = (now, Instant::now());
+    }
+
     fn now(&self) -> StoreTime {
-        self.origin.after(millis(self.start.elapsed()))
+        let (origin, start) = *self.clock.lock();
+        origin.after(millis(start.elapsed()))
     }
 }
 

@@ -159,6 +159,8 @@ async fn a_full_redis_takes_no_edges_but_leases_go_on() {
     assert_eq!(server.tell("CONFIG SET maxmemory 1000000"), "OK");
     let full = write(&redis, 2).await;
     assert!(matches!(&full, Err(StoreError::ReadOnly(why)) if why.starts_with("OOM")), "{full:?}");
+    // Probes are told, though it answers.
+    assert!(matches!(redis.ping().await, Err(StoreError::ReadOnly(_))));
     // What is there stays, can be read and removed, and lives on.
     assert_eq!(redis.edges(&[1, 2]).await.unwrap(), [Some(record_of(1, 1)), None]);
     assert!(redis.renew(here, 1, 0, LEASE).await.unwrap().known);
@@ -169,6 +171,7 @@ async fn a_full_redis_takes_no_edges_but_leases_go_on() {
     assert_eq!(redis.edges(&[1]).await.unwrap(), [None]);
     assert_eq!(server.tell("CONFIG SET maxmemory 0"), "OK");
     write(&redis, 2).await.unwrap();
+    redis.ping().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,8 @@
 //! store that is down, slow, forgets what it acknowledged, is wiped or written to by hand. While that goes on, no session may be cut that has
 //! no newer one; when it is over, within five seconds every edge must be found where it is and nowhere else, and a renewal later the counts must be true.
 //!
-//! `CLUSTER_SEEDS=n` runs so many seeds, `CLUSTER_SEED=n` one of them, with what happened printed.
+//! `CLUSTER_SEEDS=n` runs so many seeds, from `CLUSTER_FIRST` on, `CLUSTER_SEED=n` one of them, with what happened printed. Some tables of the
+//! libraries are ordered by chance, so a life of one seed has a few variants: a seed that failed once may need some runs to fail again.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +26,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 500;
 
 fn run(seed: u64, tell: bool) -> world::Report {
     let runtime =
@@ -42,7 +43,6 @@ fn whatever_happens_every_edge_is_found_where_it_is() {
         return;
     }
     let seeds = number("CLUSTER_SEEDS").unwrap_or(SEEDS);
-    // About one life in a thousand still heals too late (CHANGELOG): others than these are asked for by number.
     let first = number("CLUSTER_FIRST").unwrap_or(1);
     let again =
         "again: CLUSTER_SEED=n cargo test -p frontier-e2e --features frontier-sdk/testing --test cluster_sim";

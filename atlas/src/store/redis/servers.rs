@@ -10,9 +10,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
-use super::call::Call;
+use super::call::{Call, Script};
 use super::errors::{Redirect, is_read_only, is_unknown_script, redirect, store_error};
-use super::keys::{SLOTS, bucket_in};
+use super::keys::{SLOTS, bucket_in, probe_key};
 use super::link::{Link, Role};
 use super::node::{Finder, Node};
 use super::sentinel::Sentinels;
@@ -68,6 +68,9 @@ struct Target {
     host: String,
     asking: bool,
 }
+
+/// A server, and a bucket that it has.
+type Holder = (Arc<Node>, Option<u16>);
 
 // === impl Servers ===
 
@@ -159,14 +162,22 @@ impl Servers {
         answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(lost()))).collect()
     }
 
-    /// Whether all servers that hold something answer.
+    /// Whether all servers that hold something answer, and take writes.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let nodes = match self {
-            Self::One(node) => vec![Arc::clone(node)],
+            Self::One(node) => vec![(Arc::clone(node), Some(0))],
             Self::Cluster(cluster) => cluster.all_owners()?,
         };
-        let ping = async |node: Arc<Node>| {
-            node.link()?.plain("PING", Vec::new()).await.map(drop).map_err(|error| store_error(&error))
+        let ping = async |(node, bucket): Holder| {
+            let link = node.link()?;
+            link.plain("PING", Vec::new()).await.map_err(|error| store_error(&error))?;
+            let Some(bucket) = bucket else { return Ok(()) };
+            let probe = Call::script(Script::Probe, vec![probe_key(bucket, 0)], Vec::new());
+            match link.call(&probe).await.map_err(|error| store_error(&error)) {
+                Err(StoreError::ReadOnly(why)) => Err(StoreError::ReadOnly(why)),
+                // It answers; that a slot has moved, or that it has no scripts yet, is seen to elsewhere.
+                Ok(_) | Err(_) => Ok(()),
+            }
         };
         join_all(nodes.into_iter().map(ping)).await.into_iter().collect()
     }
@@ -212,12 +223,14 @@ impl Cluster {
         Ok(Target { node: Arc::clone(node), host: address.host.clone(), asking: false })
     }
 
-    fn all_owners(&self) -> Result<Vec<Arc<Node>>, StoreError> {
+    /// Each with a bucket that it has.
+    fn all_owners(&self) -> Result<Vec<Holder>, StoreError> {
         let owners = self.owners.read();
         let mut nodes = BTreeMap::new();
-        for owner in owners.iter() {
+        for (slot, owner) in (0..SLOTS).zip(owners.iter()) {
             let (address, node) = owner.as_ref().ok_or_else(|| self.why.lock().clone())?;
-            nodes.entry(address).or_insert_with(|| Arc::clone(node));
+            let (_, bucket) = nodes.entry(address).or_insert_with(|| (Arc::clone(node), None));
+            *bucket = bucket.or_else(|| bucket_in([slot]));
         }
         Ok(nodes.into_values().collect())
     }
@@ -267,7 +280,8 @@ impl Cluster {
                 Ok(slots) => self.take(slots),
                 Err(error) => *self.why.lock() = error,
             }
-            let whole = self.all_owners().is_ok_and(|nodes| nodes.iter().all(|node| node.link().is_ok()));
+            let whole =
+                self.all_owners().is_ok_and(|nodes| nodes.iter().all(|(node, _)| node.link().is_ok()));
             let next = if whole { REFRESH } else { REFRESH_SOON };
             let _ = timeout(next, self.shared.refresh.notified()).await;
             tokio::time::sleep_until(asked + REFRESH_LEAST).await;
