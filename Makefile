@@ -91,10 +91,13 @@ bench-cluster: ## Print what the cluster's registry costs on a real Redis (EDGES
 bench-smoke: ## Every row of the table once, for as long as it takes to see that it works
 	bench/run.sh --quick
 
-soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, Go peers for a minute, then each fuzz target for T seconds
+soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, Go peers for a minute, clusters under long faults, then each fuzz target for T seconds
 	$(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_core
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_seeds
 	FRONTIER_SOAK_SECONDS=60 $(CARGO) test --locked -p frontier-e2e --features frontier-sdk/testing --test go_peers -- everybody
+	CLUSTER_SEEDS=20000 $(CARGO) test --locked -p frontier-e2e $(FEATURES) --test cluster_sim
+	$(CARGO) build --locked -p frontier-gateway -p frontier-atlas --bins $(FEATURES)
+	CLUSTER_SOAK=3 FRONTIER_BIN=$(TARGET)/debug/frontier FRONTLAS_BIN=$(TARGET)/debug/frontlas $(CARGO) test --locked -p frontier-e2e $(FEATURES) --test cluster
 	$(MAKE) fuzz T=$(T)
 
 # What the scenarios on Kubernetes need: all images from debug binaries.

@@ -2,6 +2,8 @@
 //!
 //! - [`gateway`]: the built binary `frontier` as a process of one test, with its configuration, log and `/proc` entry.
 //! - [`frontlas`]: the built binary `frontlas`; [`redis`]: a real Redis for it.
+//! - [`cluster`]: a whole cluster of these with edges and services, and the books of what they ask of each other.
+//! - [`clock`]: calendars of processes that step.
 //! - [`geminio`]: an edge or service that speaks geminio.
 //! - [`peer`]: a scripted edge or service over a blocking socket, which can also misbehave.
 //! - [`bystanders`]: an edge and a service that call each other all the time and must notice nothing.
@@ -17,6 +19,8 @@
 
 pub mod bystanders;
 pub mod certs;
+pub mod clock;
+pub mod cluster;
 pub mod frontlas;
 pub mod gateway;
 pub mod geminio;

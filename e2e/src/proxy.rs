@@ -1,5 +1,5 @@
 //! A TCP proxy that can fall silent: what a peer looks like whose cable was pulled or whose NAT entry was lost. Nothing is closed, and
-//! bytes that come go nowhere.
+//! nothing gets through. When the cable is back, what was under way arrives late, as TCP has it.
 
 use std::{
     io::{self, Read, Write},
@@ -58,6 +58,11 @@ impl Proxy {
     pub fn freeze(&self) {
         self.state.frozen.store(true, Ordering::Release);
     }
+
+    /// Everything gets through again, what has waited first.
+    pub fn thaw(&self) {
+        self.state.frozen.store(false, Ordering::Release);
+    }
 }
 
 impl Drop for Proxy {
@@ -72,7 +77,9 @@ impl Drop for Proxy {
 fn accept(listener: &TcpListener, target: SocketAddr, state: &Arc<State>) {
     let mut pumps = Vec::new();
     while !state.stopped.load(Ordering::Acquire) {
-        let Ok((near, _)) = listener.accept() else {
+        // Whoever connects meanwhile waits.
+        let near = if state.frozen.load(Ordering::Acquire) { None } else { listener.accept().ok() };
+        let Some((near, _)) = near else {
             pause(LOOK);
             continue;
         };
@@ -97,26 +104,38 @@ fn both_ways(near: TcpStream, far: TcpStream) -> io::Result<[(TcpStream, TcpStre
     Ok([(near.try_clone()?, far.try_clone()?), (far, near)])
 }
 
-/// Carries bytes one way. The sockets stay open until the proxy ends, unless the end was seen before the silence.
+/// Carries bytes one way. In the silence the sockets stay open, whatever their ends do.
 fn pump(mut from: TcpStream, mut to: TcpStream, state: &State) {
     let mut buffer = vec![0; 64 << 10];
     while !state.stopped.load(Ordering::Acquire) {
-        let frozen = || state.frozen.load(Ordering::Acquire);
-        match from.read(&mut buffer) {
-            Ok(0) if frozen() => pause(LOOK),
+        let frozen = || state.frozen.load(Ordering::Acquire) && !state.stopped.load(Ordering::Acquire);
+        if frozen() {
+            pause(LOOK);
+            continue;
+        }
+        let read = from.read(&mut buffer);
+        // What came in the moment the silence began waits as well.
+        while frozen() {
+            pause(LOOK);
+        }
+        match read {
             Ok(0) => {
                 drop(to.shutdown(Shutdown::Write));
                 return;
             }
-            Ok(_) if frozen() => {}
             Ok(n) => {
                 let Some(bytes) = buffer.get(..n) else { return };
                 if to.write_all(bytes).is_err() {
+                    // The other direction ends as well: its peer is gone.
+                    drop(from.shutdown(Shutdown::Both));
                     return;
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            Err(_) => return,
+            Err(_) => {
+                drop(to.shutdown(Shutdown::Both));
+                return;
+            }
         }
     }
 }

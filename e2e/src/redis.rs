@@ -1,14 +1,25 @@
 //! A real Redis as a process of one test: `redis-server` of the machine, which keeps nothing on disk.
 
+mod ask;
+mod nodes;
+pub mod sentinel;
+
 use std::{
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
+pub use self::{
+    ask::{ask, tell},
+    nodes::Nodes,
+    sentinel::Watched,
+};
 use crate::wait::{SOON, until};
 
 /// Ports are free when they are asked for and may be taken a moment later.
@@ -20,6 +31,9 @@ pub struct Redis {
     child: Child,
     addr: SocketAddr,
     options: Vec<OsString>,
+    envs: Vec<(OsString, OsString)>,
+    // A replica writes to the folder it is in, whatever it is told to keep.
+    dir: TempDir,
 }
 
 // === impl Redis ===
@@ -30,14 +44,20 @@ impl Redis {
     /// # Errors
     /// When it does not come up.
     pub fn start<O: Into<OsString>>(options: impl IntoIterator<Item = O>) -> anyhow::Result<Self> {
+        Self::start_with(options, [("", ""); 0])
+    }
+
+    /// Starts one with an environment of its own.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with<O: Into<OsString>, N: Into<OsString>, V: Into<OsString>>(
+        options: impl IntoIterator<Item = O>,
+        envs: impl IntoIterator<Item = (N, V)>,
+    ) -> anyhow::Result<Self> {
         let options: Vec<OsString> = options.into_iter().map(Into::into).collect();
-        for _ in 0..ATTEMPTS {
-            let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-            if let Some(child) = launch(addr, "--port", &options)? {
-                return Ok(Self { child, addr, options });
-            }
-        }
-        anyhow::bail!("no redis-server came up")
+        let envs: Vec<_> = envs.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self::launch("--port", options, envs)
     }
 
     /// Starts one that speaks TLS alone.
@@ -45,14 +65,34 @@ impl Redis {
     /// # Errors
     /// When it does not come up.
     pub fn start_tls<O: Into<OsString>>(options: impl IntoIterator<Item = O>) -> anyhow::Result<Self> {
-        let options: Vec<OsString> = options.into_iter().map(Into::into).collect();
+        Self::launch("--tls-port", options.into_iter().map(Into::into).collect(), Vec::new())
+    }
+
+    fn launch(port: &str, options: Vec<OsString>, envs: Vec<(OsString, OsString)>) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
         for _ in 0..ATTEMPTS {
             let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-            if let Some(child) = launch(addr, "--tls-port", &options)? {
-                return Ok(Self { child, addr, options });
+            if let Some(child) = launch(addr, port, &options, &envs, dir.path())? {
+                return Ok(Self { child, addr, options, envs, dir });
             }
         }
         anyhow::bail!("no redis-server came up")
+    }
+
+    /// What it answers to one command; see [`ask`].
+    ///
+    /// # Errors
+    /// When there is no answer, or it is an error.
+    pub fn ask(&self, words: &[&[u8]]) -> anyhow::Result<String> {
+        ask(self.addr, words)
+    }
+
+    /// The same for a command in plain words.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn tell(&self, command: &str) -> anyhow::Result<String> {
+        tell(self.addr, command)
     }
 
     /// Where it listens.
@@ -78,7 +118,10 @@ impl Redis {
         } else {
             "--port"
         };
-        self.child = launch(self.addr, port, &self.options)?.context("the port was taken")?;
+        // The near end of somebody's connection may have it for a moment.
+        self.child = until("redis-server at its port", SOON, || {
+            launch(self.addr, port, &self.options, &self.envs, self.dir.path()).transpose()
+        })??;
         Ok(())
     }
 
@@ -99,12 +142,20 @@ impl Drop for Redis {
 }
 
 /// `None` where it ended at once.
-fn launch(addr: SocketAddr, port: &str, options: &[OsString]) -> anyhow::Result<Option<Child>> {
+fn launch(
+    addr: SocketAddr,
+    port: &str,
+    options: &[OsString],
+    envs: &[(OsString, OsString)],
+    dir: &Path,
+) -> anyhow::Result<Option<Child>> {
     let mut command = Command::new("redis-server");
+    command.envs(envs.iter().map(|(name, value)| (name, value)));
     if port == "--tls-port" {
         command.args(["--port", "0"]);
     }
     command.args([port, &addr.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.arg("--dir").arg(dir);
     command.args(options).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().context("redis-server cannot be started; is it installed?")?;
     let up = until("redis-server", SOON, || {

@@ -1,0 +1,84 @@
+//! One story: a cluster, and what is noted of it for the table.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use frontier_e2e::{
+    cluster::{Cluster, HEALED, ledger::Counts},
+    wait::{pause, until},
+};
+
+/// A cluster and what happens to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Story {
+    pub(crate) name: &'static str,
+    pub(crate) play: fn(&mut Report) -> anyhow::Result<()>,
+}
+
+/// What is noted of a story.
+#[derive(Default)]
+pub(crate) struct Report {
+    /// What was injected, and how often.
+    pub(crate) injected: Vec<(String, usize)>,
+    pub(crate) slowest: Duration,
+    /// What else was measured.
+    pub(crate) notes: Vec<String>,
+    pub(crate) counts: Counts,
+}
+
+/// How often every fault is repeated, and how many times as long those last that last.
+pub(crate) fn soak() -> usize {
+    std::env::var("CLUSTER_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// How long a fault lasts: in CI the first, in a soak the second.
+pub(crate) fn lasts(short: u64, long: u64) -> Duration {
+    Duration::from_secs(if soak() > 1 { long } else { short })
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Something was done to the cluster.
+    pub(crate) fn inject(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        match self.injected.iter_mut().find(|(name, _)| *name == what) {
+            Some((_, times)) => *times += 1,
+            None => self.injected.push((what, 1)),
+        }
+    }
+
+    /// The fault is over since then: everything must be right again within five seconds, or twice that where the machine has other things
+    /// to do as well.
+    pub(crate) fn heals(&mut self, cluster: &Cluster, since: Instant) -> anyhow::Result<()> {
+        let what = self.injected.last().map(|(what, _)| what.clone()).unwrap_or_default();
+        let within = if soak() > 1 { HEALED } else { 2 * HEALED };
+        let took = cluster.whole(since, within).with_context(|| format!("after: {what}"))?;
+        self.slowest = self.slowest.max(took);
+        Ok(())
+    }
+
+    /// The end of the story.
+    pub(crate) fn settle(&mut self, cluster: &Cluster) -> anyhow::Result<()> {
+        self.counts = cluster.settle()?;
+        let Counts { calls, messages, .. } = &self.counts;
+        ensure!(calls.0 > 100 && messages.1 > 100, "next to nothing was asked: {}", self.counts);
+        Ok(())
+    }
+}
+
+/// A fault lasts, while edges come and go.
+pub(crate) fn go_on(cluster: &Cluster, time: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        cluster.churn(2)?;
+        let next = end.min(Instant::now() + Duration::from_millis(500));
+        // The time itself is what is waited for.
+        let left = next.saturating_duration_since(Instant::now());
+        drop(until("", left, || {
+            pause(left / 10);
+            None::<()>
+        }));
+    }
+    Ok(())
+}
