@@ -125,8 +125,8 @@ impl<S: Store> Cluster<S> {
                 .service_page(request.cursor.unwrap_or_default(), request.count.unwrap_or_default())
                 .await?
         } else {
-            let page = part(once(&request.service_ids), request.cursor, request.count);
-            Page { entries: self.directory.services(&page.entries).await?, cursor: page.cursor }
+            // An ID has an instance at every gateway that its service is connected to.
+            part(self.directory.services(&once(&request.service_ids)).await?, request.cursor, request.count)
         };
         let services = page.entries.iter().map(service).collect();
         Ok(ListServicesResponse { cursor: Some(page.cursor), services })

@@ -183,7 +183,12 @@ impl<S: Store> Directory<S> {
 
     async fn count(&self, of: impl Fn(&Member) -> u64) -> Result<u64, StoreError> {
         let roster = self.roster().await?;
-        Ok(roster.members.keys().filter_map(|instance| roster.living(*instance)).map(of).sum())
+        Ok(roster
+            .members
+            .keys()
+            .filter_map(|instance| roster.living(*instance))
+            .map(of)
+            .fold(0, u64::saturating_add))
     }
 }
 

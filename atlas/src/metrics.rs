@@ -74,7 +74,7 @@ impl Seen {
 impl Sums {
     /// Takes what the store holds now; gateways without a lease do not count.
     pub fn take(&self, roster: &Roster) {
-        let living = || roster.members.values().filter(|member| member.lease > roster.now);
+        let living = || roster.members.keys().filter_map(|instance| roster.living(*instance));
         self.members.store(living().count() as u64, Ordering::Relaxed);
         let sum = |field: fn(&crate::store::Member) -> u64| living().map(field).fold(0, u64::saturating_add);
         self.edges.store(sum(|member| member.edges), Ordering::Relaxed);

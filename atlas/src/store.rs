@@ -238,7 +238,7 @@ pub trait Store: Send + Sync + 'static {
     /// link nothing happens: a gateway that moves to another atlas gives up the old link, which may look as if it left.
     fn leave(&self, instance: Instance, stream: u32) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Forgets a gateway, after everything it had was removed.
+    /// Forgets a gateway, after everything it had was removed, unless it has a lease again.
     fn forget(&self, instance: Instance) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// All gateways.
@@ -319,13 +319,22 @@ impl Gateway {
     }
 }
 
+/// How far ahead the end of a lease may be, in milliseconds: many times what a lease lasts.
+pub(crate) const LEASE_AHEAD: u64 = 300_000;
+
+/// Whether a lease that ends then holds now. One that ends later than any that could be given now is of a time before the store's clock
+/// stepped back, as after a failover: who lives renews it within a second, and who is dead would stay for as long as the step was.
+pub(crate) fn holds(lease: StoreTime, now: StoreTime) -> bool {
+    lease > now && lease <= now.after(LEASE_AHEAD)
+}
+
 // === impl Roster ===
 
 impl Roster {
     /// The member of this instance if it has a lease.
     #[must_use]
     pub fn living(&self, instance: Instance) -> Option<&Member> {
-        self.members.get(&instance).filter(|member| member.lease > self.now)
+        self.members.get(&instance).filter(|member| holds(member.lease, self.now))
     }
 
     /// Whether this gateway has a lease.

@@ -292,6 +292,10 @@ impl Publisher {
 fn properties(message: &Message, config: &AmqpProducer) -> Result<Vec<u8>, PublishError> {
     let mut table = Writer::default();
     for (name, value) in headers::each(message) {
+        // These route copies to queues of their own, which is not for an edge to say; and as text they end the channel.
+        if matches!(name, "CC" | "BCC") {
+            continue;
+        }
         if name.len() > 255 {
             return Err(PublishError::new(Kind::Rejected, "the name of a header has at most 255 bytes"));
         }

@@ -275,8 +275,13 @@ fn head(message: &Message, stored: bool) -> Result<BytesMut, PublishError> {
     Ok(head)
 }
 
-/// A subject that can be published to: tokens without blanks and wildcards.
+/// A subject that can be published to: tokens without blanks and wildcards. Not the server's own (`$JS.API`, `$SYS`), nor where others wait
+/// for answers: with the gateway's rights an edge would govern the server.
 fn is_subject(subject: &str) -> bool {
+    let first = subject.split('.').next().unwrap_or_default();
+    if first.starts_with('$') || first == "_INBOX" {
+        return false;
+    }
     let plain = |token: &str| {
         !token.is_empty()
             && !token.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>'))
@@ -377,7 +382,20 @@ mod tests {
         for good in ["a", "a.b", "plants/7/temp", "a.b-c"] {
             assert!(is_subject(good), "{good}");
         }
-        for bad in ["", ".", "a..b", "a.", "a b", "a\r\nPUB x 0", "a.*", "a.>", "a*"] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "a.",
+            "a b",
+            "a\r\nPUB x 0",
+            "a.*",
+            "a.>",
+            "a*",
+            "$JS.API.STREAM.DELETE.orders",
+            "$SYS.x",
+            "_INBOX.a",
+        ] {
             assert!(!is_subject(bad), "{bad:?}");
         }
     }

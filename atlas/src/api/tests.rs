@@ -11,7 +11,7 @@ use super::*;
 use crate::record::{Claim, EdgeRecord, Instance, ServiceRecord};
 use crate::store::{EdgeWrite, Memory, ServiceWrite};
 
-const LEASE: Duration = Duration::from_secs(3_600);
+const LEASE: Duration = Duration::from_secs(300);
 const HORIZON: StoreTime = StoreTime(1 << 43);
 const ONE: Instance = Instance([1; 16]);
 const TWO: Instance = Instance([2; 16]);

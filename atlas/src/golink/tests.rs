@@ -119,7 +119,7 @@ impl Atlas {
             service_addr: String::new(),
             edge_addr: String::new(),
         };
-        let joined = self.store.join(&gateway, Duration::from_secs(3_600)).await.unwrap();
+        let joined = self.store.join(&gateway, Duration::from_secs(300)).await.unwrap();
         let Joined::Lease { now, .. } = joined else { panic!("superseded") };
         let claim = Claim { epoch: now.epoch(), instance: gateway.instance };
         let record = EdgeRecord { claim, stream: 1, addr: "10.0.0.2:2".parse().unwrap() };

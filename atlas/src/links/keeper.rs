@@ -126,6 +126,8 @@ struct Keeper<'a, S> {
     links: &'a Links<S>,
     /// Where the round is, in buckets of edges and then of services.
     at: usize,
+    /// Where the next look at those that are marked begins, by kind.
+    next: [u16; 2],
     /// Fractions of a bucket that are due.
     due: f64,
     /// The gateways, as they were when last looked at.
@@ -148,6 +150,7 @@ impl<'a, S: Store> Keeper<'a, S> {
         Self {
             links,
             at: 0,
+            next: [0; 2],
             due: 0.0,
             roster: Roster::default(),
             dead: BTreeSet::new(),
@@ -173,7 +176,7 @@ impl<'a, S: Store> Keeper<'a, S> {
             self.look().await?;
         }
         let mut room = STEP;
-        for kind in [Kind::Edges, Kind::Services] {
+        for kind in [Kind::Services, Kind::Edges] {
             let dirty = match kind {
                 Kind::Edges => &self.links.dirty.edges,
                 Kind::Services => &self.links.dirty.services,
@@ -181,8 +184,14 @@ impl<'a, S: Store> Keeper<'a, S> {
             let some: Vec<u16> = {
                 // Out before they are read: one that is marked meanwhile has changed again, and is looked at again.
                 let mut dirty = dirty.lock();
-                let some: Vec<u16> = dirty.iter().copied().take(room).collect();
-                dirty.retain(|bucket| some.binary_search(bucket).is_err());
+                // In a circle: those that cannot be judged yet must not keep others from their turn.
+                let from = self.next[kind as usize];
+                let some: Vec<u16> =
+                    dirty.range(from..).chain(dirty.range(..from)).copied().take(room).collect();
+                for bucket in &some {
+                    dirty.remove(bucket);
+                }
+                self.next[kind as usize] = some.last().map_or(from, |last| last.wrapping_add(1));
                 some
             };
             if !some.is_empty() {
@@ -289,6 +298,8 @@ impl<'a, S: Store> Keeper<'a, S> {
                             }
                         }
                     }
+                    // It has said nothing of it yet; what it says will be written, whatever the store has.
+                    _ if !told.is_said(kind, *bucket) => {}
                     // Something is on its way, or the next renewal tells.
                     Some(_) | None => again.push(*bucket),
                 }

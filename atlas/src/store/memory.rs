@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster,
-    ServiceBucket, ServiceWrite, Store, StoreError, decide,
+    ServiceBucket, ServiceWrite, Store, StoreError, decide, holds,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
 use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
@@ -81,7 +81,7 @@ impl Store for Memory {
         let now = self.now();
         let mut state = self.state.lock();
         let superseder = state.members.get(&gateway.instance).and_then(|member| member.superseded_by);
-        let lives = |instance| state.members.get(&instance).is_some_and(|member| member.lease > now);
+        let lives = |instance| state.members.get(&instance).is_some_and(|member| holds(member.lease, now));
         if let Some(by) = superseder.filter(|by| lives(*by)) {
             if let Some(member) = state.members.get_mut(&gateway.instance) {
                 member.lease = now;
@@ -134,7 +134,11 @@ impl Store for Memory {
     }
 
     async fn forget(&self, instance: Instance) -> Result<(), StoreError> {
+        let now = self.now();
         let mut state = self.state.lock();
+        if state.members.get(&instance).is_some_and(|member| holds(member.lease, now)) {
+            return Ok(());
+        }
         state.members.remove(&instance);
         state.cuts.remove(&instance);
         Ok(())

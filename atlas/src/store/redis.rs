@@ -266,8 +266,8 @@ impl Store for Redis {
     }
 
     async fn forget(&self, instance: Instance) -> Result<(), StoreError> {
-        let forget = |key: &str| Call::command("HDEL", key.to_owned(), vec![bytes(&instance.0)]);
-        self.calls(&[forget(ROWS), forget(LEASES)], BATCH).await.map(drop)
+        let forget = Call::script(Script::Forget, member_keys(), vec![bytes(&instance.0)]);
+        self.call(&forget.writes_keys(2, is_not_zero)).await.map(drop)
     }
 
     async fn members(&self) -> Result<Roster, StoreError> {

@@ -135,6 +135,14 @@ pub(crate) async fn a_lease_ends_unless_it_is_renewed(store: &impl Store) {
     assert!(!store.renew(HERE, 10, 2, LEASE).await.unwrap().known, "a renewal that was on its way");
     assert_eq!(join(store, HERE, 1).await.unwrap(), Ok(2));
     store.forget(HERE).await.unwrap();
+    assert!(store.members().await.unwrap().lives(HERE), "who has come back is not forgotten");
+    // A lease of a time before the clock stepped back is none.
+    store.renew(HERE, 1, 1, Duration::from_secs(3_600)).await.unwrap();
+    assert!(!store.members().await.unwrap().lives(HERE));
+    store.renew(HERE, 1, 1, LEASE).await.unwrap();
+    assert!(store.members().await.unwrap().lives(HERE));
+    store.leave(HERE, 2).await.unwrap();
+    store.forget(HERE).await.unwrap();
     assert_eq!(store.members().await.unwrap().members.len(), 0);
 }
 

@@ -107,7 +107,7 @@ impl Kube {
         let mut command = self.command("KUBECTL", "kubectl");
         command.args(["get", "-o", "json"]).args(what.split_whitespace());
         let text = finish(command, None)?;
-        Ok(serde_json::from_str(&text).with_context(|| text.clone())?)
+        serde_json::from_str(&text).with_context(|| text.clone())
     }
 
     /// What a JSON path of an object says.

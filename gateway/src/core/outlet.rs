@@ -6,7 +6,7 @@
 //!      handed[number] = (session, its ID, deadline)          │
 //!  Ack ◀── handed[number] removed ◀── Msg::Confirmed ◀── Receipt
 //! ```
-//! A queue stands among the instances of a topic under a handle of its own ([`QUEUES`]), so routing, stickiness and competition know
+//! A queue stands among the instances of a topic under a handle of its own (`QUEUES`), so routing, stickiness and competition know
 //! nothing of it. Its operations belong to the shard of their sender: nothing about them goes through another shard.
 
 use std::{

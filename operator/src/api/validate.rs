@@ -65,6 +65,22 @@ pub fn problems(name: &str, spec: &FrontierClusterSpec) -> Vec<String> {
         need(pair.is_some(), &format!("{path}.certificateKeySecretRef: is needed with enabled"));
         need(!mtls || ca.is_some(), &format!("{path}.caCertificateSecretRef: is needed with mtls"));
     }
+    let given = |service: &Option<String>, default: &str| {
+        let service = service.clone().filter(|service| !service.is_empty());
+        service.unwrap_or_else(|| format!("{name}-{default}"))
+    };
+    let mut names = [
+        given(&gateway.servicebound.service, "servicebound-svc"),
+        given(&gateway.edgebound.service_name, "edgebound-svc"),
+        given(&atlas.controlplane.service, "frontlas-svc"),
+        format!("{name}-redis"),
+        format!("{name}-frontier-metrics"),
+    ];
+    names.sort();
+    need(
+        names.windows(2).all(|two| two.first() != two.last()),
+        "the Services of services, edges and the registry need names of their own, other than NAME-redis and NAME-frontier-metrics",
+    );
     if let Some(redis) = &atlas.redis {
         need(!redis.addrs.is_empty(), "frontlas.redis.addrs: none is given");
         let master = redis.master_name.as_ref().is_some_and(|name| !name.is_empty());
@@ -156,6 +172,8 @@ mod tests {
             ("frontier.edgebound.port", json!(70000), "from 1 to 65535"),
             ("frontier.servicebound.port", json!(9091), "9091"),
             ("frontlas.controlplane.port", json!(40012), "must differ"),
+            ("frontier.edgebound.serviceName", json!("orders-frontlas-svc"), "names of their own"),
+            ("frontlas.controlplane.service", json!("orders-redis"), "names of their own"),
             ("frontlas.controlplane.port", json!(9092), "9092"),
             ("frontier.edgebound.tls", json!({"enabled": true}), "tls.certificateKeySecretRef"),
             (

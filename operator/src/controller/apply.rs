@@ -186,9 +186,14 @@ fn belongs(object: &DynamicObject, cluster: &FrontierCluster) -> bool {
     owned(object.owner_references(), cluster)
 }
 
+/// Whether the cluster is what controls it: others may name it as an owner, so that theirs goes with it.
 fn owned(
     owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference],
     cluster: &FrontierCluster,
 ) -> bool {
-    cluster.metadata.uid.as_ref().is_some_and(|uid| owners.iter().any(|owner| owner.uid == *uid))
+    cluster
+        .metadata
+        .uid
+        .as_ref()
+        .is_some_and(|uid| owners.iter().any(|owner| owner.uid == *uid && owner.controller == Some(true)))
 }

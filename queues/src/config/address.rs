@@ -72,6 +72,14 @@ impl Address {
         list
     }
 
+    /// With this port where none is given, or this one with TLS.
+    pub(super) fn or_port(mut self, plain: u16, secure: u16) -> Self {
+        if self.port == 0 {
+            self.port = if self.secure { secure } else { plain };
+        }
+        self
+    }
+
     /// Whether the scheme asks for TLS.
     #[must_use]
     pub const fn secure(&self) -> bool {
@@ -117,8 +125,12 @@ impl FromNode for Address {
     fn from_node(node: &Node) -> Result<Self, String> {
         let text = scalar(node, "host:port").map_err(|_| "expected host:port".to_owned())?;
         Self::parse(text).map_err(|error| {
-            // The parts that errors quote are those after the login.
-            format!("expected host:port: {error}")
+            // Where a login is part of it, what is quoted may be a piece of the password.
+            if text.contains('@') {
+                "expected scheme://user:password@host:port, with / @ : and % in names and passwords as %2F %40 %3A %25".to_owned()
+            } else {
+                format!("expected host:port: {error}")
+            }
         })
     }
 }

@@ -128,7 +128,7 @@ impl Amqp {
         section.also("queuebindings", &["queueBindings", "queue_bindings"]);
         Self {
             enable: section.value("enable", false),
-            addrs: Address::list(section, 0),
+            addrs: Address::list(section, 0).into_iter().map(|address| address.or_port(5672, 5671)).collect(),
             login: Login::read(section),
             tls: section.section("tls", ClientTls::read),
             flow: Flow::read(section),
@@ -150,9 +150,12 @@ impl Amqp {
             if exchange.name.is_empty() {
                 problems.error(format!("{key}.name"), "an exchange needs a name");
             }
-            if !matches!(exchange.kind.as_str(), "" | "direct" | "topic" | "fanout" | "headers") {
-                let message =
-                    format!("unknown kind {:?}, options: direct, topic, fanout, headers", exchange.kind);
+            // Those of plugins begin with x-.
+            let kind = exchange.kind.as_str();
+            if !matches!(kind, "" | "direct" | "topic" | "fanout" | "headers") && !kind.starts_with("x-") {
+                let message = format!(
+                    "unknown kind {kind:?}, options: direct, topic, fanout, headers, or a plugin's x-…"
+                );
                 problems.error(format!("{key}.kind"), message);
             }
         }

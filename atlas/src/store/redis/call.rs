@@ -17,6 +17,7 @@ pub(super) enum Script {
     Join,
     Renew,
     Leave,
+    Forget,
     Members,
     Probe,
 }
@@ -47,7 +48,7 @@ pub(super) enum What {
 // === impl Script ===
 
 impl Script {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Edges,
         Self::Services,
         Self::Replace,
@@ -58,6 +59,7 @@ impl Script {
         Self::Join,
         Self::Renew,
         Self::Leave,
+        Self::Forget,
         Self::Members,
         Self::Probe,
     ];
@@ -74,6 +76,7 @@ impl Script {
             Self::Join => include_str!("join.lua"),
             Self::Renew => include_str!("renew.lua"),
             Self::Leave => include_str!("leave.lua"),
+            Self::Forget => include_str!("forget.lua"),
             Self::Members => include_str!("members.lua"),
             Self::Probe => include_str!("probe.lua"),
         }
@@ -82,7 +85,7 @@ impl Script {
     /// Whether it runs also when Redis has no memory left. What it adds is bounded by the number of gateways, and without it the leases of
     /// all of them would end.
     pub(super) const fn runs_when_full(self) -> bool {
-        matches!(self, Self::Join | Self::Renew | Self::Leave)
+        matches!(self, Self::Join | Self::Renew | Self::Leave | Self::Forget)
     }
 }
 

@@ -7,7 +7,8 @@ local by = string.match(before, '^%d+ %d+ %d+ %d+ (%x+)$')
 if by then
   local instance = string.gsub(by, '%x%x', function(digits) return string.char(tonumber(digits, 16)) end)
   local over = string.match(redis.call('HGET', KEYS[2], instance) or '', '^(%d+) ')
-  if over and tonumber(over) > now then
+  -- As `holds` in store.rs has it.
+  if over and tonumber(over) > now and tonumber(over) <= now + 300000 then
     -- As long as it tries it is not forgotten: else it would come as a new one and take over.
     redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', now) .. string.match(before, '^%d+(.*)$'))
     return { string.format('%.0f', now), '0', by }

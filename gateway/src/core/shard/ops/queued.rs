@@ -45,6 +45,10 @@ pub(in crate::core::shard) struct Handed {
 /// A message of a session of this shard.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::core::shard) struct Entry {
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "the audit of tests compares it")
+    )]
     pub(in crate::core::shard) queue: SessionRef,
     pub(in crate::core::shard) from: SessionRef,
     pub(in crate::core::shard) from_id: u64,
