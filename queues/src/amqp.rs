@@ -14,17 +14,18 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
+use parking_lot::Mutex;
 
 use self::{
     frame::{Frame, Method, Reader, Writer},
     handshake::Session,
 };
 use crate::{
-    Broker, ConnectError, Kind, Link, Message, MessageId, Outbox, Outgoing, PublishError,
+    Broker, ConnectError, Kind, Message, MessageId, Outgoing, PublishError,
     config::{self, Address, AmqpProducer},
     headers,
-    pipeline::{self, Ending, Protocol, Told},
-    socket::Socket,
+    limit::Limit,
+    pipeline::{Ending, Pipe, Protocol, Told},
 };
 
 /// The channel everything happens on.
@@ -35,20 +36,29 @@ const BASIC: u16 = 60;
 /// See the module documentation.
 pub(crate) struct Amqp {
     config: Arc<config::Amqp>,
-    /// The longest message that the broker takes, learnt when it refused one; it does not say so before.
-    limit: Arc<parking_lot::Mutex<usize>>,
+    limit: Limit,
+    suspects: Arc<Mutex<Option<Suspects>>>,
 }
 
-/// A connection.
-pub(crate) struct AmqpLink {
-    socket: Socket,
-    input: BytesMut,
-    publisher: Publisher,
+/// The broker closed the channel on one of these and did not say which: they are sent again with fewer of them under way at a time, down
+/// to one, which then is the one to blame. When two in a row are refused with the same words, it is for what all have in common.
+#[derive(Debug, PartialEq, Eq)]
+struct Suspects {
+    /// The number of the last one.
+    upto: u64,
+    /// How many may be under way.
+    room: usize,
+    /// What the last one that was sent alone was refused with; `None` once another one was taken.
+    last: Option<String>,
+    /// What all that are left are refused with.
+    all: Option<PublishError>,
 }
 
-struct Publisher {
+/// What is said on a connection.
+pub(crate) struct Publisher {
     config: Arc<config::Amqp>,
-    limit: Arc<parking_lot::Mutex<usize>>,
+    limit: Limit,
+    suspects: Arc<Mutex<Option<Suspects>>>,
     frame_max: usize,
     heartbeat: Duration,
     /// The tag of the next message.
@@ -62,6 +72,7 @@ struct Publisher {
 struct Sent {
     number: u64,
     id: MessageId,
+    key: Arc<str>,
     size: usize,
     /// Why it came back; its acknowledgement follows.
     returned: Option<PublishError>,
@@ -77,38 +88,32 @@ struct Returning {
 
 impl Amqp {
     pub(crate) fn new(config: &config::Amqp) -> Self {
-        Self { config: Arc::new(config.clone()), limit: Arc::new(parking_lot::Mutex::new(usize::MAX)) }
+        Self { config: Arc::new(config.clone()), limit: Limit::new(), suspects: Arc::default() }
     }
 }
 
 impl Broker for Amqp {
-    type Link = AmqpLink;
+    type Link = Pipe<Publisher>;
 
     fn addresses(&self) -> Vec<Arc<str>> {
         self.config.addrs.iter().map(Address::shown).collect()
     }
 
-    async fn connect(&mut self, index: usize) -> Result<AmqpLink, ConnectError> {
+    async fn connect(&mut self, index: usize) -> Result<Pipe<Publisher>, ConnectError> {
         let mut session = Session::connect(&self.config, &self.config.addrs[index]).await?;
         session.declare(&self.config).await?;
-        let publisher = Publisher {
+        self.limit.connected();
+        let protocol = Publisher {
             config: Arc::clone(&self.config),
-            limit: Arc::clone(&self.limit),
+            limit: self.limit.clone(),
+            suspects: Arc::clone(&self.suspects),
             frame_max: session.frame_max,
             heartbeat: session.heartbeat,
             next: 1,
             waiting: BTreeMap::new(),
             returning: None,
         };
-        Ok(AmqpLink { socket: session.socket, input: session.input, publisher })
-    }
-}
-
-// === impl AmqpLink ===
-
-impl Link for AmqpLink {
-    async fn run(self, outbox: &mut Outbox) -> String {
-        pipeline::run_from(self.socket, self.input, self.publisher, outbox).await
+        Ok(Pipe { socket: session.socket, input: session.input, protocol })
     }
 }
 
@@ -121,9 +126,10 @@ impl Protocol for Publisher {
         if message.destination.len() > 255 {
             return Err(PublishError::new(Kind::Rejected, "a routing key has at most 255 bytes"));
         }
-        if body.len() > *self.limit.lock() {
+        if body.len() > self.limit.bytes() {
             return Err(PublishError::new(Kind::TooLarge, "the message is longer than the broker takes"));
         }
+        self.suspected(outgoing.number)?;
         let properties = properties(message, config)?;
         if properties.len() + 22 > self.frame_max {
             return Err(PublishError::new(Kind::TooLarge, "the headers are longer than a frame"));
@@ -143,21 +149,27 @@ impl Protocol for Publisher {
         for chunk in body.chunks(self.frame_max - frame::OVERHEAD) {
             frame::put(frame::BODY, CHANNEL, chunk, out);
         }
-        let sent = Sent { number: outgoing.number, id: message.id, size: body.len(), returned: None };
+        let (number, key) = (outgoing.number, Arc::clone(&message.destination));
+        let sent = Sent { number, id: message.id, key, size: body.len(), returned: None };
         self.waiting.insert(self.next, sent);
         self.next += 1;
         Ok(())
     }
 
+    fn room(&self) -> usize {
+        let room = self.suspects.lock().as_ref().map_or(usize::MAX, |suspects| suspects.room);
+        room.saturating_sub(self.waiting.len())
+    }
+
     fn decode(
         &mut self,
         input: &mut BytesMut,
-        out: &mut BytesMut,
+        _: &mut BytesMut,
         told: &mut Vec<Told>,
     ) -> Result<bool, Ending> {
         let Some(frame) = Frame::take(input, self.frame_max).map_err(Ending::of)? else { return Ok(false) };
         match frame.kind {
-            frame::METHOD => self.heard(&frame.payload, out, told)?,
+            frame::METHOD => self.heard(&frame.payload, told)?,
             frame::HEADER => self.returned_head(&frame.payload)?,
             frame::BODY => self.returned_body(frame.payload.len()),
             _ => {}
@@ -179,7 +191,16 @@ impl Protocol for Publisher {
 }
 
 impl Publisher {
-    fn heard(&mut self, payload: &[u8], out: &mut BytesMut, told: &mut Vec<Told>) -> Result<(), Ending> {
+    /// Whether it is known already that this one is refused.
+    fn suspected(&self, number: u64) -> Result<(), PublishError> {
+        let mut suspects = self.suspects.lock();
+        // They come in order, so nothing follows that is suspected.
+        suspects.take_if(|suspects| suspects.upto < number);
+        suspects.as_ref().and_then(|suspects| suspects.all.clone()).map_or(Ok(()), Err)
+    }
+
+    /// Nothing that comes here wants an answer but a close, and that one ends with the connection.
+    fn heard(&mut self, payload: &[u8], told: &mut Vec<Told>) -> Result<(), Ending> {
         const CUT: &str = "a method of the broker is cut short";
         let mut reader = Reader(payload);
         let method = reader.method().ok_or_else(|| Ending::of(CUT))?;
@@ -209,8 +230,6 @@ impl Publisher {
             // `update-secret` and what later versions say does not concern a publisher.
             _ => {}
         }
-        // Nothing that comes here wants an answer but a close, and that one ends with the connection.
-        let _ = out;
         Ok(())
     }
 
@@ -223,6 +242,12 @@ impl Publisher {
         } else {
             self.waiting.remove(&tag).into_iter().collect()
         };
+        if stored
+            && !settled.is_empty()
+            && let Some(suspects) = &mut *self.suspects.lock()
+        {
+            suspects.last = None;
+        }
         told.extend(settled.into_iter().map(|sent| {
             let refused =
                 || PublishError::new(Kind::Overloaded, "the broker did not take the message (nack)");
@@ -268,7 +293,7 @@ impl Publisher {
         // `message size 3145728 is larger than configured max size 1048576`
         let numbers: Vec<usize> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
         if let (true, [size, limit, ..]) = (text.contains("larger than"), &numbers[..]) {
-            *self.limit.lock() = *limit;
+            self.limit.learn(*limit);
             let long: Vec<u64> =
                 self.waiting.iter().filter(|(_, sent)| sent.size >= *size).map(|(tag, _)| *tag).collect();
             for tag in long {
@@ -277,14 +302,46 @@ impl Publisher {
             }
             return Ending::answer(reason);
         }
-        let kind = match code {
-            403 => Kind::Denied,
-            404 | 406 => Kind::Rejected,
+        let numbers = || self.waiting.values().map(|sent| sent.number);
+        let (kind, meant): (_, Vec<u64>) = match code {
+            // `ACCESS_REFUSED - access to topic 'a.b' in exchange 'e' in vhost '/' refused for user 'gw'`, a routing key that is; or all.
+            403 => match text.split_once("access to topic '") {
+                Some((_, rest)) => {
+                    let of_key = |sent: &&Sent| {
+                        rest.strip_prefix(&*sent.key).is_some_and(|rest| rest.starts_with('\''))
+                    };
+                    (Kind::Denied, self.waiting.values().filter(of_key).map(|sent| sent.number).collect())
+                }
+                None => (Kind::Denied, numbers().collect()),
+            },
+            // All go to the same exchange.
+            404 => (Kind::Rejected, numbers().collect()),
+            406 => (Kind::Rejected, self.suspect(&reason).into_iter().collect()),
             _ => return Ending::of(reason),
         };
-        let all = std::mem::take(&mut self.waiting).into_values();
-        told.extend(all.map(|sent| (sent.number, Err(PublishError::new(kind, reason.clone())))));
+        told.extend(meant.into_iter().map(|number| (number, Err(PublishError::new(kind, reason.clone())))));
         Ending::answer(reason)
+    }
+}
+
+impl Publisher {
+    /// Something of one message is wrong: returns its number once that is clear.
+    fn suspect(&self, reason: &str) -> Option<u64> {
+        let mut suspects = self.suspects.lock();
+        let upto = self.waiting.last_key_value().map(|(_, sent)| sent.number)?;
+        if self.waiting.len() > 1 {
+            let room = self.waiting.len().isqrt();
+            let before = suspects.take();
+            let upto = before.as_ref().map_or(upto, |before| before.upto.max(upto));
+            *suspects = Some(Suspects { upto, room, last: before.and_then(|before| before.last), all: None });
+            return None;
+        }
+        if let Some(suspects) = &mut *suspects {
+            let error = || PublishError::new(Kind::Rejected, reason.to_owned());
+            suspects.all = suspects.last.as_ref().filter(|last| *last == reason).map(|_| error());
+            suspects.last = Some(reason.to_owned());
+        }
+        Some(upto)
     }
 }
 
@@ -337,4 +394,90 @@ fn properties(message: &Message, config: &AmqpProducer) -> Result<Vec<u8>, Publi
     all.put_u16(flags);
     all.extend_from_slice(&values.into_bytes());
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publisher(suspects: &Arc<Mutex<Option<Suspects>>>) -> Publisher {
+        Publisher {
+            config: Arc::default(),
+            limit: Limit::new(),
+            suspects: Arc::clone(suspects),
+            frame_max: 4096,
+            heartbeat: Duration::from_secs(60),
+            next: 1,
+            waiting: BTreeMap::new(),
+            returning: None,
+        }
+    }
+
+    /// A broker that closes the channel on the messages in `wrong` and confirms the others. Returns how each ended, in order, and how
+    /// many channels it took.
+    fn serve(count: u64, wrong: &[u64]) -> (Vec<(u64, bool)>, usize) {
+        let (suspects, mut ended, mut channels) = (Arc::default(), BTreeMap::new(), 0);
+        while ended.len() < usize::try_from(count).unwrap() {
+            let mut publisher = publisher(&suspects);
+            channels += 1;
+            'channel: loop {
+                let mut given = Vec::new();
+                let has = |number: &u64| publisher.waiting.values().any(|sent| sent.number == *number);
+                let left: Vec<u64> =
+                    (0..count).filter(|number| !ended.contains_key(number) && !has(number)).collect();
+                for number in left {
+                    if publisher.room() == 0 {
+                        break;
+                    }
+                    let outgoing = Outgoing { number, message: Arc::new(Message::of_test("t", "x")) };
+                    match publisher.encode(&outgoing, &mut BytesMut::new()) {
+                        Ok(()) => given.push(number),
+                        Err(_) => drop(ended.insert(number, false)),
+                    }
+                }
+                if given.is_empty() {
+                    break;
+                }
+                for number in given {
+                    let mut told = Vec::new();
+                    let ending = if wrong.contains(&number) {
+                        let reason = "PRECONDITION_FAILED - something".to_owned();
+                        Some(publisher.closed(true, 406, reason, &mut told))
+                    } else {
+                        let tag =
+                            *publisher.waiting.iter().find(|(_, sent)| sent.number == number).unwrap().0;
+                        // Confirms come late: what went before a close is not confirmed.
+                        if publisher.waiting.values().all(|sent| !wrong.contains(&sent.number)) {
+                            publisher.settle(tag, false, true, &mut told);
+                        }
+                        None
+                    };
+                    ended.extend(told.into_iter().map(|(number, result)| (number, result.is_ok())));
+                    if let Some(ending) = ending {
+                        assert!(ending.answered, "the others would be blamed");
+                        break 'channel;
+                    }
+                }
+            }
+        }
+        (ended.into_iter().collect(), channels)
+    }
+
+    #[test]
+    fn the_one_that_is_to_blame_is_found_and_the_others_are_taken() {
+        for wrong in [0, 7, 42, 99] {
+            let (ended, channels) = serve(100, &[wrong]);
+            let refused: Vec<u64> =
+                ended.iter().filter(|(_, taken)| !taken).map(|(number, _)| *number).collect();
+            assert_eq!((refused, ended.len()), (vec![wrong], 100));
+            assert!(channels <= 6, "{channels}");
+        }
+    }
+
+    #[test]
+    fn what_all_have_in_common_fails_them_all_soon() {
+        let (ended, channels) = serve(1000, &(0..1000).collect::<Vec<_>>());
+        assert!(ended.iter().all(|(_, taken)| !taken));
+        assert!(channels <= 8, "{channels}");
+    }
 }

@@ -1,10 +1,10 @@
 //! Kafka, through librdkafka: idempotent and acknowledged by all replicas in sync, unless the configuration says otherwise.
 //!
 //! The library keeps its connections itself, sends again by itself and keeps the order of each partition while it does. So a link here
-//! is a producer, which is given up only when no broker can be reached for [`GRACE`]; what it had then goes to the next one, and may be
-//! there twice.
+//! is a producer, which is given up only when no broker can be reached for [`GRACE`], or when the library calls an error fatal, after which
+//! it produces nothing any more; what it had then goes to the next one, and may be there twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rdkafka::{
@@ -12,9 +12,14 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
 };
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+    time::Instant,
+};
 
 use crate::{
     Broker, ConnectError, Kind, Link, Message, Options, Outbox, Outgoing, PublishError,
@@ -30,6 +35,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a broker may take to say which there are.
 const METADATA: Duration = Duration::from_secs(5);
 
+/// Producers at a time: one in use, and those that are being given up, which takes as long as the names of brokers take to be looked up.
+const PRODUCERS: usize = 4;
+
 type Confirm = Box<dyn Fn(u64, Result<(), PublishError>) + Send + Sync>;
 type Client = ThreadedProducer<Context>;
 
@@ -37,18 +45,28 @@ type Client = ThreadedProducer<Context>;
 pub(crate) struct Kafka {
     config: config::Kafka,
     options: Options,
+    places: Arc<Semaphore>,
 }
 
-/// A producer.
+/// A producer in use.
 pub(crate) struct KafkaLink {
-    producer: Arc<Client>,
+    producer: Producer,
     key: String,
+}
+
+/// Ends on a thread that may block.
+struct Producer {
+    /// `None` once it ends.
+    client: Option<Arc<Client>>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// What the library tells, on threads of its own.
 struct Context {
     confirm: Mutex<Option<Confirm>>,
     trouble: Mutex<Trouble>,
+    /// Something fatal was told.
+    fatal: Notify,
 }
 
 #[derive(Default)]
@@ -65,7 +83,7 @@ struct Trouble {
 
 impl Kafka {
     pub(crate) fn new(config: &config::Kafka, options: Options) -> Self {
-        Self { config: config.clone(), options }
+        Self { config: config.clone(), options, places: Arc::new(Semaphore::new(PRODUCERS)) }
     }
 
     /// The settings of the library. Zero values leave its own.
@@ -161,23 +179,24 @@ impl Broker for Kafka {
     }
 
     async fn connect(&mut self, _: usize) -> Result<KafkaLink, ConnectError> {
-        let context = Context { confirm: Mutex::new(None), trouble: Mutex::new(Trouble::default()) };
+        let context = Context {
+            confirm: Mutex::new(None),
+            trouble: Mutex::new(Trouble::default()),
+            fatal: Notify::new(),
+        };
         let mut settings = self.settings().map_err(ConnectError::refused)?;
         settings.set_log_level(RDKafkaLogLevel::Warning);
-        let producer: Client = settings.create_with_context(context).map_err(ConnectError::refused)?;
-        let producer = Arc::new(producer);
-        let asked = Arc::clone(&producer);
-        let found = spawn_blocking(move || asked.client().fetch_metadata(None, METADATA).map(drop)).await;
-        match found.map_err(ConnectError::unreachable)? {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(ConnectError::unreachable)?;
+        let client: Client = settings.create_with_context(context).map_err(ConnectError::refused)?;
+        let producer = Producer { client: Some(Arc::new(client)), place: Some(place) };
+        match producer.look().await {
             Ok(()) => Ok(KafkaLink { producer, key: self.config.producer.key.clone() }),
             Err(error) => {
                 let (reason, refused) = {
                     let trouble = producer.context().trouble.lock();
                     (trouble.reason.clone(), trouble.refused)
                 };
-                let reason = if reason.is_empty() { error.to_string() } else { reason };
-                // Its threads end in their own time.
-                drop(spawn_blocking(move || drop(producer)));
+                let reason = if reason.is_empty() { error } else { reason };
                 Err(ConnectError { reason, refused })
             }
         }
@@ -193,27 +212,25 @@ impl Broker for Kafka {
 
 impl Link for KafkaLink {
     async fn run(self, outbox: &mut Outbox) -> String {
-        *self.producer.context().confirm.lock() = Some(Box::new(outbox.confirmer()));
+        let context = self.producer.context();
+        *context.confirm.lock() = Some(Box::new(outbox.confirmer()));
         let mut batch = Vec::new();
         let mut look = tokio::time::interval(LOOK);
-        let reason = loop {
+        // What the producer has when this ends was not confirmed: it goes to the next one.
+        loop {
             tokio::select! {
                 biased;
+                () = context.fatal.notified() => return context.trouble.lock().reason.clone(),
                 () = outbox.next(BATCH, &mut batch) => {
                     for outgoing in batch.drain(..) {
                         self.send(&outgoing, outbox);
                     }
                 }
                 _ = look.tick() => if let Some(reason) = self.unreachable().await {
-                    break reason;
+                    return reason;
                 },
             }
-        };
-        // What it gives up now was not confirmed: it goes to the next one.
-        *self.producer.context().confirm.lock() = None;
-        self.producer.purge(PurgeConfig::default().queue().inflight());
-        drop(spawn_blocking(move || drop(self.producer)));
-        reason
+        }
     }
 }
 
@@ -229,7 +246,9 @@ impl KafkaLink {
         if let Some(key) = &key {
             record = record.key(key.as_bytes());
         }
-        if let Err((error, _)) = self.producer.send(record) {
+        if let Err((error, _)) = self.producer.send(record)
+            && !is_fatal(&error)
+        {
             outbox.confirm(outgoing.number, Err(refusal(&error)));
         }
     }
@@ -241,15 +260,58 @@ impl KafkaLink {
             return None;
         }
         // Idle connections come and go, so a broker is asked before anything is given up.
-        let asked = Arc::clone(&self.producer);
-        let found = spawn_blocking(move || asked.client().fetch_metadata(None, METADATA).map(drop)).await;
+        let found = self.producer.look().await;
         let mut trouble = self.producer.context().trouble.lock();
-        if matches!(found, Ok(Ok(()))) {
+        if found.is_ok() {
             trouble.since = None;
             return None;
         }
         Some(trouble.reason.clone())
     }
+}
+
+// === impl Producer ===
+
+impl Producer {
+    /// Asks which brokers there are.
+    async fn look(&self) -> Result<(), String> {
+        let asked = Arc::clone(self);
+        let found = spawn_blocking(move || asked.client().fetch_metadata(None, METADATA).map(drop)).await;
+        found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+}
+
+impl Deref for Producer {
+    type Target = Arc<Client>;
+
+    fn deref(&self) -> &Arc<Client> {
+        self.client.as_ref().expect("it is taken only when it ends")
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        let (client, place) = (self.client.take(), self.place.take());
+        if let Some(client) = &client {
+            *client.context().confirm.lock() = None;
+        }
+        // It waits for its threads and for what it purges.
+        let end = move || {
+            if let Some(client) = &client {
+                client.purge(PurgeConfig::default().queue().inflight());
+            }
+            drop((client, place));
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(end)),
+            Err(_) => end(),
+        }
+    }
+}
+
+/// The producer is of no use any more, and the message none the worse for it.
+fn is_fatal(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal)
 }
 
 fn key(kind: &str, message: &Message) -> Option<String> {
@@ -309,6 +371,10 @@ impl ClientContext for Context {
                 }
                 trouble.since.get_or_insert_with(Instant::now);
             }
+            Some(RDKafkaErrorCode::Fatal) => {
+                trouble.reason = format!("the client gave up: {reason}");
+                self.fatal.notify_one();
+            }
             Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
                 (trouble.reason, trouble.refused) = (reason.to_owned(), true);
             }
@@ -329,7 +395,9 @@ impl ProducerContext for Context {
             }
             Err((error, _)) => match error.rdkafka_error_code() {
                 // Given up with the producer.
-                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => return,
+                Some(
+                    RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight | RDKafkaErrorCode::Fatal,
+                ) => return,
                 _ => Err(refusal(error)),
             },
         };

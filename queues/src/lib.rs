@@ -22,6 +22,7 @@ mod flights;
 mod headers;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod limit;
 mod message;
 mod nats;
 mod nsq;

@@ -94,6 +94,23 @@ impl fmt::Debug for MessageId {
 // === impl Message ===
 
 impl Message {
+    /// Any message to a destination.
+    #[cfg(test)]
+    pub(crate) fn of_test(destination: &str, body: &'static str) -> Self {
+        Self {
+            id: MessageId::random(),
+            edge: 1,
+            topic: Arc::from("asked"),
+            destination: Arc::from(destination),
+            body: Bytes::from_static(body.as_bytes()),
+            time: SystemTime::now(),
+            content_type: None,
+            traceparent: None,
+            headers: Vec::new(),
+            deadline: Instant::now() + std::time::Duration::from_secs(60),
+        }
+    }
+
     /// Bytes it counts for in the bound of a queue.
     #[must_use]
     pub fn cost(&self) -> usize {

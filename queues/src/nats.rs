@@ -10,18 +10,19 @@ mod stream;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use self::handshake::Session;
 use crate::{
-    Broker, ConnectError, Kind, Link, Message, Outbox, Outgoing, PublishError,
+    Broker, ConnectError, Kind, Message, Outgoing, PublishError,
     config::{self, Address},
     headers,
-    pipeline::{self, Ending, Protocol, Told},
-    socket::Socket,
+    pipeline::{Ending, Pipe, Protocol, Told},
 };
 
 /// Longest line of a server: its INFO lists a cluster.
@@ -34,23 +35,23 @@ pub(crate) struct Nats {
     config: config::Nats,
 }
 
-/// A connection.
-pub(crate) struct NatsLink {
-    socket: Socket,
-    input: BytesMut,
-    client: Client,
-}
-
-struct Client {
+pub(crate) struct Client {
     /// Bytes of headers and body together that the server takes.
     max_payload: usize,
     /// The prefix of subjects that acknowledgements come to; `None` is core NATS.
     inbox: Option<String>,
     /// What was sent and not confirmed.
-    waiting: BTreeMap<u64, Arc<str>>,
+    waiting: BTreeMap<u64, Waiting>,
+    /// The longest that anybody waits for a message.
+    timeout: Duration,
     /// Core: the last message before each `PING` without an answer; `None` where nothing was sent since the one before.
     pings: VecDeque<Option<u64>>,
     last: Option<u64>,
+}
+
+struct Waiting {
+    subject: Arc<str>,
+    since: Instant,
 }
 
 /// What a server says.
@@ -73,13 +74,13 @@ impl Nats {
 }
 
 impl Broker for Nats {
-    type Link = NatsLink;
+    type Link = Pipe<Client>;
 
     fn addresses(&self) -> Vec<Arc<str>> {
         self.config.addrs.iter().map(Address::shown).collect()
     }
 
-    async fn connect(&mut self, index: usize) -> Result<NatsLink, ConnectError> {
+    async fn connect(&mut self, index: usize) -> Result<Pipe<Client>, ConnectError> {
         let mut session = Session::connect(&self.config, &self.config.addrs[index]).await?;
         let mut inbox = None;
         if self.config.jetstream.enable {
@@ -92,19 +93,12 @@ impl Broker for Nats {
             max_payload: session.max_payload,
             inbox,
             waiting: BTreeMap::new(),
+            timeout: self.config.flow.timeout,
             pings: VecDeque::new(),
             last: None,
         };
-        Ok(NatsLink { socket: session.socket, input: session.input, client })
-    }
-}
-
-// === impl NatsLink ===
-
-impl Link for NatsLink {
-    async fn run(self, outbox: &mut Outbox) -> String {
-        // What came with the last answer of the handshake belongs to this.
-        pipeline::run_from(self.socket, self.input, self.client, outbox).await
+        // What came with the last answer of the handshake belongs to what follows.
+        Ok(Pipe { socket: session.socket, input: session.input, protocol: client })
     }
 }
 
@@ -132,7 +126,8 @@ impl Protocol for Client {
         out.put_slice(&head);
         out.put_slice(&message.body);
         out.put_slice(b"\r\n");
-        self.waiting.insert(outgoing.number, Arc::clone(&message.destination));
+        let waiting = Waiting { subject: Arc::clone(&message.destination), since: Instant::now() };
+        self.waiting.insert(outgoing.number, waiting);
         self.last = Some(outgoing.number);
         Ok(())
     }
@@ -202,7 +197,7 @@ impl Client {
         let subject = subject.trim_matches('"');
         // Core: the error comes before the answer to the PING behind, so what was sent after that is not meant.
         let upto = self.pings.iter().flatten().next().copied().unwrap_or(u64::MAX);
-        let meant = self.waiting.range(..=upto).filter(|(_, of)| ***of == *subject);
+        let meant = self.waiting.range(..=upto).filter(|(_, of)| *of.subject == *subject);
         let meant: Vec<u64> = meant.map(|(number, _)| *number).collect();
         for number in meant {
             self.waiting.remove(&number);
@@ -218,6 +213,20 @@ impl Client {
         let Some(number) = number.and_then(|number| number.parse().ok()) else { return };
         if self.waiting.remove(&number).is_some() {
             told.push((number, verdict(status, payload)));
+            self.give_up_before(number, told);
+        }
+    }
+
+    /// An acknowledgement may be lost, as when the leader of a stream changes. The message left with those before this one, which the
+    /// server has answered, and its sender was told in time; so it need not hold a place.
+    fn give_up_before(&mut self, answered: u64, told: &mut Vec<Told>) {
+        while let Some(oldest) = self.waiting.first_entry()
+            && *oldest.key() < answered
+            && oldest.get().since.elapsed() >= self.timeout
+        {
+            let error = PublishError::new(Kind::Deadline, "JetStream did not acknowledge in time");
+            told.push((*oldest.key(), Err(error)));
+            oldest.remove();
         }
     }
 }
@@ -360,6 +369,38 @@ mod tests {
             assert_eq!(found[4], message("_I.4", None, "abc"));
             assert_eq!(found[5], message("_I.5", Some(503), ""));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_acknowledgement_holds_no_place_for_ever() {
+        let mut client = Client {
+            max_payload: 1 << 20,
+            inbox: Some("_I.".to_owned()),
+            waiting: BTreeMap::new(),
+            timeout: Duration::from_secs(10),
+            pings: VecDeque::new(),
+            last: None,
+        };
+        let mut out = BytesMut::new();
+        let mut heard = |client: &mut Client, number: u64| {
+            let ack = "{\"stream\":\"s\",\"seq\":1}";
+            let mut input =
+                BytesMut::from(format!("MSG _I.{number} 1 {}\r\n{ack}\r\n", ack.len()).as_bytes());
+            let mut told = Vec::new();
+            assert!(client.decode(&mut input, &mut out, &mut told).unwrap());
+            told.into_iter().map(|(number, result)| (number, result.map_err(|error| error.kind()))).collect()
+        };
+        for number in 0..4 {
+            let message = Arc::new(Message::of_test("t", "x"));
+            client.encode(&Outgoing { number, message }, &mut BytesMut::new()).unwrap();
+        }
+        let told: Vec<_> = heard(&mut client, 1);
+        assert_eq!(told, [(1, Ok(()))]);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        // What was sent after the one that is acknowledged may still come.
+        let told: Vec<_> = heard(&mut client, 2);
+        assert_eq!(told, [(2, Ok(())), (0, Err(Kind::Deadline))]);
+        assert_eq!(client.waiting.keys().collect::<Vec<_>>(), [&3]);
     }
 
     #[test]

@@ -9,10 +9,11 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Broker, ConnectError, Kind, Link, Message, Outbox, Outgoing, PublishError,
+    Broker, ConnectError, Kind, Message, Outgoing, PublishError,
     config::{self, Address},
     headers,
-    pipeline::{self, Ending, Protocol, Told},
+    limit::Limit,
+    pipeline::{Ending, Pipe, Protocol, Told},
     socket::{self, Socket},
 };
 
@@ -32,19 +33,13 @@ pub(crate) struct Nsq {
     auth: config::AuthSecret,
     tls: config::ClientTls,
     envelope: bool,
-    /// The longest message that nsqd takes, learnt when it refused one; it does not say so before.
-    limit: Arc<parking_lot::Mutex<usize>>,
+    limit: Limit,
 }
 
-/// A connection.
-pub(crate) struct NsqLink {
-    socket: Socket,
-    protocol: V2,
-}
-
-struct V2 {
+/// What is said on a connection.
+pub(crate) struct V2 {
     envelope: bool,
-    limit: Arc<parking_lot::Mutex<usize>>,
+    limit: Limit,
     /// Messages without an answer, in order.
     waiting: VecDeque<u64>,
 }
@@ -58,19 +53,19 @@ impl Nsq {
             auth: config.auth.clone(),
             tls: config.tls.clone(),
             envelope: config.producer.envelope,
-            limit: Arc::new(parking_lot::Mutex::new(usize::MAX)),
+            limit: Limit::new(),
         }
     }
 }
 
 impl Broker for Nsq {
-    type Link = NsqLink;
+    type Link = Pipe<V2>;
 
     fn addresses(&self) -> Vec<Arc<str>> {
         self.addresses.iter().map(Address::shown).collect()
     }
 
-    async fn connect(&mut self, index: usize) -> Result<NsqLink, ConnectError> {
+    async fn connect(&mut self, index: usize) -> Result<Pipe<V2>, ConnectError> {
         let address = &self.addresses[index];
         let mut stream = socket::dial(address).await?;
         let tls = self.tls.client(address.secure()).map_err(ConnectError::refused)?;
@@ -106,9 +101,9 @@ impl Broker for Nsq {
             socket.flush().await.map_err(ConnectError::unreachable)?;
             self::answer(&mut socket).await?;
         }
-        let protocol =
-            V2 { envelope: self.envelope, limit: Arc::clone(&self.limit), waiting: VecDeque::new() };
-        Ok(NsqLink { socket, protocol })
+        self.limit.connected();
+        let protocol = V2 { envelope: self.envelope, limit: self.limit.clone(), waiting: VecDeque::new() };
+        Ok(Pipe { socket, input: BytesMut::with_capacity(4096), protocol })
     }
 }
 
@@ -129,14 +124,6 @@ async fn answer<S: AsyncReadExt + Unpin>(socket: &mut S) -> Result<Vec<u8>, Conn
     }
 }
 
-// === impl NsqLink ===
-
-impl Link for NsqLink {
-    async fn run(self, outbox: &mut Outbox) -> String {
-        pipeline::run(self.socket, self.protocol, outbox).await
-    }
-}
-
 // === impl V2 ===
 
 impl Protocol for V2 {
@@ -154,7 +141,7 @@ impl Protocol for V2 {
                 "NSQ takes no empty message; an envelope makes it one",
             ));
         }
-        let wire = u32::try_from(size).ok().filter(|_| size <= *self.limit.lock());
+        let wire = u32::try_from(size).ok().filter(|_| size <= self.limit.bytes());
         let wire =
             wire.ok_or_else(|| PublishError::new(Kind::TooLarge, "the message is longer than nsqd takes"))?;
         out.reserve(size + topic.len() + 9);
@@ -216,7 +203,7 @@ impl V2 {
             "E_BAD_MESSAGE" | "E_BAD_BODY" if text.contains("too big") => {
                 let limit = text.rsplit(' ').next().and_then(|limit| limit.parse().ok());
                 if let Some(limit) = limit {
-                    *self.limit.lock() = limit;
+                    self.limit.learn(limit);
                 }
                 Kind::TooLarge
             }
@@ -281,11 +268,11 @@ mod tests {
 
     #[test]
     fn hostile_answers_end_the_connection() {
-        let limit = Arc::new(parking_lot::Mutex::new(usize::MAX));
+        let limit = Limit::new();
         for bytes in
             [&b"\0\0\0\x03\0\0\0\0"[..], b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\x06\0\0\0\0OK", b"HTTP/1.1"]
         {
-            let mut v2 = V2 { envelope: false, limit: Arc::clone(&limit), waiting: VecDeque::new() };
+            let mut v2 = V2 { envelope: false, limit: limit.clone(), waiting: VecDeque::new() };
             let mut input = BytesMut::from(bytes);
             assert!(v2.decode(&mut input, &mut BytesMut::new(), &mut Vec::new()).is_err(), "{bytes:?}");
         }

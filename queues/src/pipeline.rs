@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{Outbox, Outgoing, PublishError, socket::Socket};
+use crate::{Link, Outbox, Outgoing, PublishError, socket::Socket};
 
 /// Bytes gathered for one write; no more messages are taken while that much waits for the socket.
 const HIGH: usize = 256 << 10;
@@ -22,6 +22,11 @@ const BATCH: usize = 128;
 pub(crate) trait Protocol: Send {
     /// Writes a message, or says why it cannot be one of this broker.
     fn encode(&mut self, outgoing: &Outgoing, out: &mut BytesMut) -> Result<(), PublishError>;
+
+    /// How many messages it takes now.
+    fn room(&self) -> usize {
+        BATCH
+    }
 
     /// Some messages were written, and nothing more is at hand.
     fn written(&mut self, _: &mut BytesMut) {}
@@ -51,6 +56,14 @@ pub(crate) trait Protocol: Send {
 /// What a broker said about a message.
 pub(crate) type Told = (u64, Result<(), PublishError>);
 
+/// A connection of one of our own clients.
+pub(crate) struct Pipe<P> {
+    pub(crate) socket: Socket,
+    /// What of the broker was read already.
+    pub(crate) input: BytesMut,
+    pub(crate) protocol: P,
+}
+
 /// Why a connection is of no use any more.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ending {
@@ -74,13 +87,17 @@ impl Ending {
     }
 }
 
-/// Speaks to the broker until the connection is lost; returns why.
-pub(crate) async fn run(socket: Socket, protocol: impl Protocol, outbox: &mut Outbox) -> String {
-    run_from(socket, BytesMut::with_capacity(4096), protocol, outbox).await
+// === impl Pipe ===
+
+impl<P: Protocol> Link for Pipe<P> {
+    async fn run(self, outbox: &mut Outbox) -> String {
+        let Self { socket, input, protocol } = self;
+        run(socket, input, protocol, outbox).await
+    }
 }
 
-/// The same, where something of the broker was read already.
-pub(crate) async fn run_from(
+/// Speaks to the broker until the connection is lost; returns why.
+async fn run(
     socket: Socket,
     mut input: BytesMut,
     mut protocol: impl Protocol,
@@ -115,7 +132,7 @@ pub(crate) async fn run_from(
                 Ok(rest) => unflushed = rest,
                 Err(error) => return error.to_string(),
             },
-            () = outbox.next(BATCH, &mut batch), if out.len() < HIGH => {
+            () = outbox.next(protocol.room().min(BATCH), &mut batch), if out.len() < HIGH && protocol.room() > 0 => {
                 for outgoing in batch.drain(..) {
                     if let Err(error) = protocol.encode(&outgoing, &mut out) {
                         outbox.confirm(outgoing.number, Err(error));

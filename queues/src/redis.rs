@@ -9,10 +9,10 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    Broker, ConnectError, Kind, Link, Outbox, Outgoing, PublishError,
+    Broker, ConnectError, Kind, Outgoing, PublishError,
     config::{self, Address, Login},
     headers,
-    pipeline::{self, Ending, Protocol, Told},
+    pipeline::{Ending, Pipe, Protocol, Told},
     socket::{self, Socket},
 };
 
@@ -31,13 +31,8 @@ pub(crate) struct Redis {
     stream: Option<u64>,
 }
 
-/// A connection.
-pub(crate) struct RedisLink {
-    socket: Socket,
-    stream: Option<u64>,
-}
-
-struct Resp {
+/// What is said on a connection.
+pub(crate) struct Resp {
     /// Entries kept in a stream; `None` publishes to channels.
     stream: Option<u64>,
     /// Commands without an answer, in order; `None` is a sign of life that was asked for.
@@ -64,8 +59,11 @@ impl Redis {
         }
     }
 
-    async fn greet(&self, socket: &mut Socket) -> Result<(), ConnectError> {
-        let (user, password) = self.login.load().map_err(ConnectError::refused)?;
+    async fn greet(&self, socket: &mut Socket, address: &Address) -> Result<(), ConnectError> {
+        let (user, password) = match address.login() {
+            Some((user, password)) => (user.to_owned(), password.clone()),
+            None => self.login.load().map_err(ConnectError::refused)?,
+        };
         if !password.expose().is_empty() {
             let mut args: Vec<&[u8]> = vec![b"AUTH"];
             if !user.is_empty() {
@@ -74,8 +72,10 @@ impl Redis {
             args.push(password.expose().as_bytes());
             ask(socket, &args).await?;
         }
-        if self.db != 0 {
-            ask(socket, &[b"SELECT", self.db.to_string().as_bytes()]).await?;
+        // Checked to be a number before.
+        let db = address.path().and_then(|path| path.parse().ok()).unwrap_or(self.db);
+        if db != 0 {
+            ask(socket, &[b"SELECT", db.to_string().as_bytes()]).await?;
         }
         // A server that wants a password says so here, and one that loads its data too.
         ask(socket, &[b"PING"]).await
@@ -83,21 +83,22 @@ impl Redis {
 }
 
 impl Broker for Redis {
-    type Link = RedisLink;
+    type Link = Pipe<Resp>;
 
     fn addresses(&self) -> Vec<Arc<str>> {
         self.addresses.iter().map(Address::shown).collect()
     }
 
-    async fn connect(&mut self, index: usize) -> Result<RedisLink, ConnectError> {
+    async fn connect(&mut self, index: usize) -> Result<Pipe<Resp>, ConnectError> {
         let address = &self.addresses[index];
         let stream = socket::dial(address).await?;
         let mut socket: Socket = match self.tls.client(address.secure()).map_err(ConnectError::refused)? {
             Some(tls) => socket::secure(stream, tls, self.tls.name(address.host())).await?,
             None => Box::new(stream),
         };
-        self.greet(&mut socket).await?;
-        Ok(RedisLink { socket, stream: self.stream })
+        self.greet(&mut socket, address).await?;
+        let protocol = Resp { stream: self.stream, waiting: VecDeque::new() };
+        Ok(Pipe { socket, input: BytesMut::with_capacity(4096), protocol })
     }
 }
 
@@ -124,14 +125,6 @@ async fn ask(socket: &mut Socket, args: &[&[u8]]) -> Result<(), ConnectError> {
         if socket.read_buf(&mut input).await.map_err(ConnectError::unreachable)? == 0 {
             return Err(ConnectError::unreachable("the server closed the connection"));
         }
-    }
-}
-
-// === impl RedisLink ===
-
-impl Link for RedisLink {
-    async fn run(self, outbox: &mut Outbox) -> String {
-        pipeline::run(self.socket, Resp { stream: self.stream, waiting: VecDeque::new() }, outbox).await
     }
 }
 

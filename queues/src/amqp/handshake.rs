@@ -172,11 +172,9 @@ fn start_ok(config: &config::Amqp, address: &Address) -> Result<Writer, String> 
         None => config.login.load()?,
     };
     // What brokers are installed with.
-    let (user, password) = if user.is_empty() {
-        ("guest".to_owned(), "guest".to_owned())
-    } else {
-        (user, password.expose().to_owned())
-    };
+    let guest = user.is_empty() && password.expose().is_empty();
+    let user = if user.is_empty() { "guest" } else { &user };
+    let password = if guest { "guest" } else { password.expose() };
     let mut capabilities = Writer::default();
     for name in ["publisher_confirms", "basic.nack", "connection.blocked", "authentication_failure_close"] {
         capabilities.short(name);

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use frontier_ops::config::{
-    Secret,
+    Problems, Secret,
     read::{FromNode, Section, scalar},
     split_host_port,
     yaml::Node,
@@ -72,6 +72,19 @@ impl Address {
         list
     }
 
+    /// Reports parts of addresses that the broker has no use for; `instead` says what to write for a name and password.
+    pub(super) fn only_places(list: &[Self], name: &str, instead: Option<&str>, problems: &mut Problems) {
+        for (index, address) in list.iter().enumerate() {
+            let key = format!("mqm.{name}.addrs[{index}]");
+            if let (Some(_), Some(instead)) = (address.login(), instead) {
+                problems.error(&key, format!("a name and password have no effect in an address; {instead}"));
+            }
+            if address.path().is_some() {
+                problems.error(&key, "has something behind the port that has no effect; write host:port");
+            }
+        }
+    }
+
     /// With this port where none is given, or this one with TLS.
     pub(super) fn or_port(mut self, plain: u16, secure: u16) -> Self {
         if self.port == 0 {
@@ -86,10 +99,11 @@ impl Address {
         self.secure
     }
 
-    /// Name and password, if it has them.
+    /// Name and password, if it has one of them.
     #[must_use]
     pub fn login(&self) -> Option<(&str, &Secret)> {
-        (!self.user.is_empty()).then_some((self.user.as_str(), &self.password))
+        let given = !self.user.is_empty() || !self.password.expose().is_empty();
+        given.then_some((self.user.as_str(), &self.password))
     }
 
     /// The host.
@@ -104,7 +118,7 @@ impl Address {
         self.port
     }
 
-    /// What stands behind the host: a virtual host.
+    /// What stands behind the host: a virtual host, or the number of a database.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.path.as_deref()
@@ -143,7 +157,7 @@ impl Serialize for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.user.is_empty() {
+        if self.login().is_some() {
             f.write_str("***@")?;
         }
         f.write_str(&self.shown())

@@ -107,6 +107,8 @@ impl Kafka {
 
     pub(super) fn validate(&self, problems: &mut Problems) {
         if self.enable {
+            let instead = "write mqm.kafka.sasl.mechanism, user and password";
+            Address::only_places(&self.addrs, "kafka", Some(instead), problems);
             self.sasl.login.validate("mqm.kafka.sasl", problems);
         }
         if !matches!(self.sasl.mechanism.as_str(), "" | "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512") {

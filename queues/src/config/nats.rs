@@ -95,6 +95,7 @@ impl Nats {
             problems.error("mqm.nats.jetstream.subjects", "the stream needs subjects");
         }
         if self.enable {
+            Address::only_places(&self.addrs, "nats", None, problems);
             self.login.validate("mqm.nats", problems);
             self.token.validate("mqm.nats", problems);
         }

@@ -61,6 +61,8 @@ impl Nsq {
 
     pub(super) fn validate(&self, problems: &mut frontier_ops::config::Problems) {
         if self.enable {
+            let instead = "write mqm.nsq.auth_secret";
+            Address::only_places(&self.addrs, "nsq", Some(instead), problems);
             self.auth.validate("mqm.nsq", problems);
         }
     }

@@ -71,6 +71,14 @@ impl Redis {
             problems.error("mqm.redis.stream.max_len", "must be at least 1");
         }
         if self.enable {
+            for (index, address) in self.addrs.iter().enumerate() {
+                if address.path().is_some_and(|path| path.parse::<u32>().is_err()) {
+                    problems.error(
+                        format!("mqm.redis.addrs[{index}]"),
+                        "what is behind the port must be the number of a database",
+                    );
+                }
+            }
             self.login.validate("mqm.redis", problems);
         }
     }

@@ -134,7 +134,10 @@ fn hello(config: &config::Nats, address: &Address, nonce: &str) -> Result<String
     say("protocol", json!(1));
     let (user, password) = config.login.load()?;
     let token = config.token.secret()?;
-    if let Some((user, password)) = address.login() {
+    if let Some((token, _)) = address.login().filter(|(_, password)| password.expose().is_empty()) {
+        // A name alone is a token, as all clients of NATS have it.
+        say("auth_token", json!(token));
+    } else if let Some((user, password)) = address.login() {
         say("user", json!(user));
         say("pass", json!(password.expose()));
     } else if !user.is_empty() {

@@ -19,9 +19,14 @@ impl Kafka {
     /// Starts one with these lines in its configuration, which may replace those of the listener; `@ADDR@` and
     /// `@CONTROL@` in them are its address and the controller's. The first call on a machine downloads it.
     pub fn start(lines: &str) -> anyhow::Result<Self> {
+        Self::formatted(lines, "")
+    }
+
+    /// The same with further arguments of `kafka-storage format`, as `--add-scram`.
+    pub fn formatted(lines: &str, format: &str) -> anyhow::Result<Self> {
         let jars = jars()?;
-        let (lines, controller) = (lines.to_owned(), free_port()?);
-        Ok(Self(Server::start(move |dir, addr| command(&jars, dir, addr, controller, &lines))?))
+        let (lines, format, controller) = (lines.to_owned(), format.to_owned(), free_port()?);
+        Ok(Self(Server::start(move |dir, addr| command(&jars, dir, addr, controller, &lines, &format))?))
     }
 
     /// The records of a topic, as lines of `key, headers, body` with tabs between.
@@ -44,6 +49,15 @@ impl Kafka {
         Ok(output(&mut command, 90)?.lines().map(str::to_owned).collect())
     }
 
+    /// Runs one of its own tools, with these lines as its settings.
+    pub fn tool(&self, class: &str, settings: &str, args: &[&str]) -> anyhow::Result<String> {
+        let file = self.0.dir().join("tool.properties");
+        std::fs::write(&file, settings)?;
+        let mut command = java(&jars()?, "128m");
+        command.args([class, "--bootstrap-server", &self.0.addr().to_string(), "--command-config"]);
+        output(command.arg(file).args(args), 90)
+    }
+
     /// Makes a topic.
     pub fn create(&self, topic: &str, partitions: u32) -> anyhow::Result<()> {
         let (addr, partitions) = (self.0.addr().to_string(), partitions.to_string());
@@ -61,7 +75,14 @@ fn java(jars: &Path, heap: &str) -> Command {
     command
 }
 
-fn command(jars: &Path, dir: &Path, addr: SocketAddr, controller: SocketAddr, lines: &str) -> Command {
+fn command(
+    jars: &Path,
+    dir: &Path,
+    addr: SocketAddr,
+    controller: SocketAddr,
+    lines: &str,
+    format: &str,
+) -> Command {
     let config = dir.join("server.properties");
     let text = format!(
         "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n\
@@ -79,7 +100,7 @@ fn command(jars: &Path, dir: &Path, addr: SocketAddr, controller: SocketAddr, li
     let (jars, data) = (jars.display(), dir.join("data"));
     let java = format!("java -Xmx400m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp '{jars}/*'");
     let format = format!(
-        "{java} kafka.tools.StorageTool format --standalone -t AAAAAAAAAAAAAAAAAAAAAA -c {}",
+        "{java} kafka.tools.StorageTool format --standalone -t AAAAAAAAAAAAAAAAAAAAAA -c {} {format}",
         config.display()
     );
     let mut command = Command::new("sh");

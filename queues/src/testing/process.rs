@@ -121,7 +121,7 @@ fn signal(child: &Child, signal: Signal) -> io::Result<()> {
 }
 
 /// A port that is free now.
-pub(super) fn free_port() -> io::Result<SocketAddr> {
+pub fn free_port() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 

@@ -1,6 +1,8 @@
 //! RabbitMQ of Debian, started by hand in a directory of its own, and `pika` to read it.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{net::SocketAddr, path::Path, process::Command, sync::Arc};
+
+use parking_lot::Mutex;
 
 use super::process::{Server, free_port, output};
 
@@ -8,17 +10,23 @@ use super::process::{Server, free_port, output};
 const PYTHON: &str = "/usr/bin/python3";
 
 /// A RabbitMQ.
-pub struct Rabbit(pub Server);
+pub struct Rabbit(pub Server, Arc<Mutex<String>>);
 
 // === impl Rabbit ===
 
 impl Rabbit {
     /// Starts one with these lines in its configuration.
     pub fn start(lines: &str) -> anyhow::Result<Self> {
-        let lines = lines.to_owned();
+        let lines = Arc::new(Mutex::new(lines.to_owned()));
+        let used = Arc::clone(&lines);
         // Nodes are known by name at a port of their own, and by nobody else but their own tools.
         let (dist, epmd) = (free_port()?, free_port()?);
-        Ok(Self(Server::start(move |dir, addr| command(dir, addr, dist, epmd, &lines))?))
+        Ok(Self(Server::start(move |dir, addr| command(dir, addr, dist, epmd, &used.lock()))?, lines))
+    }
+
+    /// Its configuration has these lines instead from the next start on.
+    pub fn set(&self, lines: &str) {
+        lines.clone_into(&mut self.1.lock());
     }
 
     /// Runs Python with `channel` open, on the default virtual host as `guest`.

@@ -3,7 +3,8 @@
 use frontier_queues::{Kind, config::QueueKind, testing::Rabbit};
 
 use crate::harness::{
-    down, hangs, in_order, is_refused, kills, message, nothing_lost, publish, publish_numbers, queue,
+    SOON, down, hangs, in_order, is_refused, kills, message, nothing_lost, publish, publish_each,
+    publish_numbers, queue, up, write,
 };
 
 const DECLARED: &str = "exchanges: [{name: e, kind: topic, durable: true}], queues: [{name: q, durable: true}], \
@@ -75,6 +76,56 @@ async fn a_queue_gets_properties_and_bodies_and_its_errors_come_back() {
     let host = yaml(&rabbit, "", "vhost: nowhere");
     let reason = down(&self::queue(QueueKind::Amqp, &host)).await;
     assert!(reason.contains("530 NOT_ALLOWED"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_told_and_the_others_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    // `guest` with its password, salted; it may write what begins with `t.` only.
+    let definitions = r#"{"vhosts": [{"name": "/"}], "users": [{"name": "guest", "tags": "administrator",
+        "password_hash": "AQIDBEMMOXwY6PKx/JKP9PAqfsb4ozuD0Ta3pxxa9gEYBMmD", "hashing_algorithm": "rabbit_password_hashing_sha256"}],
+        "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+        "topic_permissions": [{"user": "guest", "vhost": "/", "exchange": "e", "write": "^t\\.", "read": ".*"}]}"#;
+    let file = write(dir.path(), "definitions.json", definitions);
+    let rabbit = Rabbit::start(&format!("load_definitions = {file}\n")).unwrap();
+    let queue = queue(QueueKind::Amqp, &yaml(&rabbit, "", ""));
+    up(&queue).await;
+    // One that is denied among many; the channel goes with it.
+    let (first, denied, second) = tokio::join!(
+        publish_each(&queue, "t.1", 50),
+        publish(&queue, message(1, "u.1", "x")),
+        publish_each(&queue, "t.2", 50)
+    );
+    assert_eq!(denied.unwrap_err().kind(), Kind::Denied);
+    assert!(first.iter().chain(&second).all(Result::is_ok), "{first:?} {second:?}");
+    assert!(queue.stats().connected > 1);
+    // What the configuration gives to all of them makes all of them fail, soon and with the reason.
+    let wrong = self::queue(QueueKind::Amqp, &yaml(&rabbit, "expiration: soon", "timeout: 60s"));
+    up(&wrong).await;
+    let refused = publish_each(&wrong, "t.1", 300).await;
+    for result in refused {
+        let error = result.unwrap_err();
+        assert!(
+            error.kind() == Kind::Rejected && error.text().contains("406 PRECONDITION_FAILED"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_was_raised_is_noticed() {
+    let mut rabbit = Rabbit::start("max_message_size = 200000\n").unwrap();
+    let queue = queue(QueueKind::Amqp, &yaml(&rabbit, "", ""));
+    let long = || publish(&queue, message(1, "t.1", vec![b'x'; 200_001]));
+    assert_eq!(long().await.unwrap_err().kind(), Kind::TooLarge);
+    assert_eq!(long().await.unwrap_err().kind(), Kind::TooLarge);
+    rabbit.set("max_message_size = 300000\n");
+    rabbit.0.restart().unwrap();
+    let deadline = std::time::Instant::now() + SOON;
+    while let Err(error) = long().await {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,6 +68,12 @@ pub(crate) async fn publish(queue: &Queue, message: Message) -> Outcome {
     tokio::time::timeout(SOON, told).await.expect("told in time").expect("told")
 }
 
+/// Publishes so many at once, and waits for how each ends.
+pub(crate) async fn publish_each(queue: &Queue, destination: &str, count: usize) -> Vec<Outcome> {
+    let all = (0..count).map(|number| publish(queue, message(1, destination, number.to_string())));
+    futures::future::join_all(all).await
+}
+
 pub(crate) async fn up(queue: &Queue) {
     let mut state = queue.watch();
     let waited = tokio::time::timeout(SOON, state.wait_for(State::is_up)).await;

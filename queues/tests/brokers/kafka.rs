@@ -1,10 +1,10 @@
 //! Kafka 4, in KRaft mode.
 
-use frontier_queues::{Kind, config::QueueKind, testing::Kafka};
+use std::time::{Duration, Instant};
 
-use crate::harness::{
-    hangs, in_order, is_refused, kills, message, nothing_lost, publish, publish_numbers, queue, up,
-};
+use frontier_queues::{Done, Kind, config::QueueKind, testing::Kafka};
+
+use crate::harness::{hangs, in_order, kills, message, nothing_lost, publish, publish_numbers, queue};
 
 fn yaml(kafka: &Kafka, producer: &str, more: &str) -> String {
     format!(
@@ -55,23 +55,6 @@ fn random(count: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_is_needed_and_not_shown() {
-    let lines = "listeners=SASL_PLAINTEXT://@ADDR@,CONTROLLER://@CONTROL@\nadvertised.listeners=SASL_PLAINTEXT://@ADDR@\n\
-                 listener.security.protocol.map=SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-                 inter.broker.listener.name=SASL_PLAINTEXT\nsasl.enabled.mechanisms=PLAIN\n\
-                 sasl.mechanism.inter.broker.protocol=PLAIN\nauto.create.topics.enable=true\n\
-                 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
-                 required username=\"admin\" password=\"a\" user_admin=\"a\" user_gw=\"hunter2\";\n";
-    let kafka = Kafka::start(lines).unwrap();
-    let sasl = |password: &str| format!("sasl: {{mechanism: PLAIN, user: gw, password: {password}}}");
-    let good = queue(QueueKind::Kafka, &yaml(&kafka, "", &sasl("hunter2")));
-    up(&good).await;
-    publish(&good, message(1, "t", "x")).await.unwrap();
-    let reason = is_refused(&queue(QueueKind::Kafka, &yaml(&kafka, "", &sasl("wr0ng"))), "wr0ng").await;
-    assert!(reason.contains("Authentication"), "{reason}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_confirmed_survives_kills() {
     let mut kafka = Kafka::start("").unwrap();
     kafka.create("t", 1).unwrap();
@@ -88,4 +71,26 @@ async fn a_broker_that_hangs_costs_bounded_memory_and_time() {
     kafka.create("t", 1).unwrap();
     let queue = queue(QueueKind::Kafka, &yaml(&kafka, "", "max_in_flight: 100, timeout: 1s"));
     hangs(&queue, &kafka.0, "t").await;
+}
+
+/// The library's own end waits for its threads; nobody else does.
+#[tokio::test]
+async fn a_queue_that_goes_holds_nobody_up() {
+    let kafka = Kafka::start("").unwrap();
+    kafka.create("t", 1).unwrap();
+    let queue = queue(QueueKind::Kafka, &yaml(&kafka, "", ""));
+    publish(&queue, message(1, "t", "x")).await.unwrap();
+    kafka.0.pause().unwrap();
+    for _ in 0..100 {
+        queue.try_publish(message(1, "t", "x"), Done::new(|_| {})).unwrap();
+    }
+    // The only thread is this one, so the client has them now.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let start = Instant::now();
+    queue.close(tokio::time::Instant::now()).await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(250), "{took:?}");
+    kafka.0.resume().unwrap();
 }

@@ -10,4 +10,7 @@ mod harness;
 mod kafka;
 mod nats;
 mod nsq;
+mod proxy;
 mod redis;
+mod secure;
+mod slow;

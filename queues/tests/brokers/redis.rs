@@ -88,6 +88,16 @@ async fn a_password_is_needed_and_not_shown() {
     assert!(reason.contains("WRONGPASS"), "{reason}");
     let reason = down(&queue(QueueKind::Redis, &yaml(&redis, ""))).await;
     assert!(reason.contains("NOAUTH"), "{reason}");
+    // Name, password and database may stand in the address.
+    redis.cli(&["-a", "hunter2", "ACL", "SETUSER", "gw", "on", ">s3cret", "+@all", "~*", "&*"]).unwrap();
+    for (login, db) in [("gw:s3cret@", 3), (":hunter2@", 4)] {
+        let addr = format!("redis://{login}{}/{db}", redis.0.addr());
+        let text = format!(
+            "redis: {{enable: true, addrs: ['{addr}'], db: 2, stream: {{enable: true}}, producer: {{channels: [t]}}}}\n"
+        );
+        publish(&queue(QueueKind::Redis, &text), message(1, "t", "x")).await.unwrap();
+        assert_eq!(redis.cli(&["-a", "hunter2", "-n", &db.to_string(), "XLEN", "t"]).unwrap().trim(), "1");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
