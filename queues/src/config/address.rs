@@ -211,6 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_broker_has_no_use_for_is_told_and_not_shown() {
+        let list = ["kafka://gw:hunter2@k:9092", ":hunter2@k:9092", "k:9092/5", "k:9092/"]
+            .map(|text| Address::parse(text).unwrap());
+        let mut problems = Problems::default();
+        Address::only_places(&list, "kafka", Some("write mqm.kafka.sasl"), &mut problems);
+        let told: Vec<String> = problems.list().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told[0].contains("mqm.kafka.addrs[0]") && told[1].contains("mqm.kafka.addrs[1]"), "{told:?}");
+        assert!(told[0].contains("write mqm.kafka.sasl") && told[2].contains("write host:port"), "{told:?}");
+        assert!(!told.concat().contains("hunter2"), "{told:?}");
+    }
+
+    #[test]
     fn logins_are_not_shown() {
         let address = Address::parse("gw:hunter2@rabbit:5672").unwrap();
         for text in [
