@@ -12,7 +12,7 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-queues/testing,frontier-queues/kafka,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-smoke soak e2e-kube e2e-kind kube-images charts clean
+.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-queues bench-smoke soak e2e-kube e2e-kind kube-images charts clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,16 +88,20 @@ bench-cluster: ## Print what the cluster's registry costs on a real Redis (EDGES
 	$(CARGO) build --locked --release -p frontier-bench
 	$(TARGET)/release/frontier-bench store --edges $(EDGES) --seconds $(SECONDS_EACH)
 
+bench-queues: ## Print what queues confirm in a second beside client libraries by themselves, on real brokers (ROW=kafka for one)
+	$(CARGO) run --locked --profile quick -p frontier-queues --features testing,kafka --example rates -- $(ROW)
+
 bench-smoke: ## Every row of the table once, for as long as it takes to see that it works
 	bench/run.sh --quick
 
-soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, Go peers for a minute, clusters under long faults, then each fuzz target for T seconds
+soak: ## Longer runs: the shard core's tests and SEEDS random lives of it in release mode, Go peers for a minute, clusters under long faults, brokers killed twenty times under load, then each fuzz target for T seconds
 	$(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_core
 	SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p frontier-gateway --features testing --test sim_seeds
 	FRONTIER_SOAK_SECONDS=60 $(CARGO) test --locked -p frontier-e2e --features frontier-sdk/testing --test go_peers -- everybody
 	CLUSTER_SEEDS=20000 $(CARGO) test --locked -p frontier-e2e $(FEATURES) --test cluster_sim
 	$(CARGO) build --locked -p frontier-gateway -p frontier-atlas --bins $(FEATURES)
 	CLUSTER_SOAK=3 FRONTIER_BIN=$(TARGET)/debug/frontier FRONTLAS_BIN=$(TARGET)/debug/frontlas $(CARGO) test --locked -p frontier-e2e $(FEATURES) --test cluster
+	FRONTIER_SOAK_KILLS=20 $(CARGO) test --locked --workspace $(FEATURES) --test brokers survives_kills
 	$(MAKE) fuzz T=$(T)
 
 # What the scenarios on Kubernetes need: all images from debug binaries.

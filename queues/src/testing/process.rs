@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 /// What a loaded machine may take to start a broker that is written in Java or Erlang.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(180);
 
 /// How often a condition is looked at: there is no event of another process to wait for.
 const LOOK: Duration = Duration::from_millis(10);

@@ -124,7 +124,7 @@ pub(crate) async fn is_refused(queue: &Queue, password: &str) -> String {
 
 /// Publishes without pause while the broker is killed and started again. Returns the bodies that were confirmed.
 pub(crate) async fn kills(queue: &Queue, server: &mut Server, destination: &str) -> HashSet<String> {
-    let kills = std::env::var("FRONTIER_SOAK_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(3);
+    let kills = std::env::var("FRONTIER_SOAK_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(1);
     let stop = Arc::new(AtomicBool::new(false));
     let (tell, mut told) = mpsc::channel::<(u64, Outcome)>(20_000);
     let mut tasks = JoinSet::new();

@@ -1,6 +1,6 @@
 //! Queues against real brokers, which the tests start themselves; what they hold is read by clients that have no part in this project.
 //!
-//! `FRONTIER_SOAK_KILLS` is how often each broker is killed under load; 3 unless set.
+//! `FRONTIER_SOAK_KILLS` is how often each broker is killed under load; once unless set.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that fails by panicking")]
 
