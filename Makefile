@@ -85,8 +85,8 @@ bench: ## Print the table of speed and memory (ROW=name for one row, RUNS=n)
 
 bench-cluster: ## Print what the cluster's registry costs on a real Redis (EDGES=1000000 SECONDS_EACH=20)
 	@command -v redis-server >/dev/null || ./.ci/install redis-server
-	$(CARGO) build --locked --release -p frontier-bench
-	$(TARGET)/release/frontier-bench store --edges $(EDGES) --seconds $(SECONDS_EACH)
+	$(CARGO) build --locked --release -p frontier-bench -p frontier-atlas
+	$(TARGET)/release/frontier-bench store --edges $(EDGES) --seconds $(SECONDS_EACH) --atlas-binary $(TARGET)/release/frontlas
 
 bench-queues: ## Print what queues confirm in a second beside client libraries by themselves, on real brokers (ROW=kafka for one)
 	$(CARGO) run --locked --profile quick -p frontier-queues --features testing,kafka --example rates -- $(ROW)

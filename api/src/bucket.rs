@@ -22,6 +22,16 @@ pub fn service_bucket(service: u64) -> u16 {
     (mix(service) % u64::from(SERVICE_BUCKETS)) as u16
 }
 
+/// Bits of a [`place`].
+pub const PLACE_BITS: u32 = 18;
+
+/// Where an ID stands within its bucket: bits of its hash that the bucket's number does not have. Others that come and go do not move it,
+/// so a list can be read in parts.
+#[must_use]
+pub fn place(id: u64) -> u32 {
+    ((mix(id) >> 14) & ((1 << PLACE_BITS) - 1)) as u32
+}
+
 /// What is in a bucket, in twelve bytes: how many, and the exclusive or of a hash of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::record::{EdgeRecord, Instance, ServiceRecord};
 use crate::store::{Gateway, Member, Roster, Store, StoreError};
-use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, service_bucket};
+use frontier_api::bucket::{EDGE_BUCKETS, PLACE_BITS, SERVICE_BUCKETS, place, service_bucket};
 
 /// How old a list of gateways may be that an answer is made from.
 pub const ROSTER_AGE: Duration = Duration::from_millis(250);
@@ -19,9 +19,6 @@ pub const PAGE_MAX: u32 = 1_000;
 
 /// IDs of one request at most.
 pub const IDS_MAX: usize = 1_000;
-
-/// Bits of a cursor that count within a bucket.
-const OFFSET_BITS: u32 = 18;
 
 /// An edge that is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +127,7 @@ impl<S: Store> Directory<S> {
         let store = &*self.store;
         let read = |buckets: Vec<u16>| async move { store.edge_buckets(&buckets).await };
         let make = |id: u64, record| edge(id, record, &names);
-        page(cursor, count, EDGE_BUCKETS, read, make).await
+        page(cursor, count, EDGE_BUCKETS, read, |id| place(*id), make).await
     }
 
     /// Edges that are connected, as their gateways count them.
@@ -178,7 +175,9 @@ impl<S: Store> Directory<S> {
         let store = &*self.store;
         let read = |buckets: Vec<u16>| async move { store.service_buckets(&buckets).await };
         let make = |(id, _): (u64, Instance), record| service(id, record, &names);
-        page(cursor, count, SERVICE_BUCKETS, read, make).await
+        // An ID has an instance at every gateway that its service is connected to: each has a place of its own.
+        let stands = |(id, instance): &(u64, Instance)| place(id ^ instance.low());
+        page(cursor, count, SERVICE_BUCKETS, read, stands, make).await
     }
 
     async fn count(&self, of: impl Fn(&Member) -> u64) -> Result<u64, StoreError> {
@@ -238,12 +237,14 @@ fn service(id: u64, record: ServiceRecord, names: &BTreeMap<Instance, String>) -
     Some(ServiceInstance { id, record, frontier_id })
 }
 
-/// Reads buckets from a cursor on until a page is full. A cursor is a bucket and a number within it, both from 0.
+/// Reads buckets from a cursor on until a page is full. A cursor is a bucket and a place within it, both from 0: who comes and goes meanwhile
+/// moves nobody else. Those who share a place are never on two pages, so a page may have some more than `count`.
 async fn page<K: Ord, V, T, F: Future<Output = Result<Vec<BTreeMap<K, V>>, StoreError>>>(
     cursor: u32,
     count: u32,
     buckets: u16,
     read: impl Fn(Vec<u16>) -> F,
+    stands: impl Fn(&K) -> u32,
     make: impl Fn(K, V) -> Option<T>,
 ) -> Result<Page<T>, StoreError> {
     /// Buckets read at once: few if a page is small, and so many that an empty store is through at once.
@@ -252,20 +253,26 @@ async fn page<K: Ord, V, T, F: Future<Output = Result<Vec<BTreeMap<K, V>>, Store
         0 => PAGE_MAX,
         count => count.min(PAGE_MAX),
     } as usize;
-    let (mut bucket, mut offset) = (cursor >> OFFSET_BITS, cursor & ((1 << OFFSET_BITS) - 1));
+    let (mut bucket, mut from) = (cursor >> PLACE_BITS, cursor & ((1 << PLACE_BITS) - 1));
     let mut entries = Vec::new();
     let mut stride = 1;
     while bucket < u32::from(buckets) {
         let first = u16::try_from(bucket).unwrap_or(buckets);
         let last = first.saturating_add(stride).min(buckets);
         for records in read((first..last).collect()).await? {
-            for (at, (key, value)) in (0_u32..).zip(records).skip(offset as usize) {
-                if entries.len() == count {
-                    return Ok(Page { entries, cursor: (bucket << OFFSET_BITS) | at });
+            let placed = records.into_iter().map(|(key, value)| (stands(&key), key, value));
+            let mut placed: Vec<_> = placed.filter(|(place, ..)| *place >= from).collect();
+            // By key where places are the same: the sort is stable.
+            placed.sort_by_key(|(place, ..)| *place);
+            let mut shared = None;
+            for (place, key, value) in placed {
+                if entries.len() >= count && shared != Some(place) {
+                    return Ok(Page { entries, cursor: (bucket << PLACE_BITS) | place });
                 }
                 entries.extend(make(key, value));
+                shared = Some(place);
             }
-            offset = 0;
+            from = 0;
             bucket += 1;
         }
         // Sparse buckets are read many at a time.

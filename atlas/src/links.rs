@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use frontier_api::registry::{FromGateway, RenewRequest, RenewResponse, ToGateway};
+use frontier_ops::complaints::Complaints;
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -88,6 +89,11 @@ pub enum LinkError {
     /// There are too many.
     #[error("this atlas has as many links as it takes")]
     TooMany,
+    /// The cluster knows of too many gateways.
+    #[error(
+        "the cluster knows as many gateways as it may: those that have gone are forgotten after a minute"
+    )]
+    Full,
     /// This atlas is going down.
     #[error("this atlas is shutting down")]
     Draining,
@@ -131,6 +137,8 @@ pub struct Links<S> {
     dirty: Dirty,
     draining: CancellationToken,
     counts: Counts,
+    complaints: Mutex<Complaints>,
+    started: Instant,
 }
 
 /// A gateway that is attached here.
@@ -193,6 +201,8 @@ impl<S: Store> Links<S> {
             dirty: Dirty::default(),
             draining: CancellationToken::new(),
             counts: Counts::default(),
+            complaints: Mutex::default(),
+            started: Instant::now(),
         }
     }
 
@@ -271,6 +281,14 @@ impl<S: Store> Links<S> {
     #[must_use]
     pub fn dirty(&self) -> usize {
         self.dirty.len()
+    }
+
+    /// Writes a line unless there were too many: who attaches and leaves all the time must not fill the disk.
+    fn say(&self, line: impl FnOnce()) {
+        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if self.complaints.lock().admit(micros) {
+            line();
+        }
     }
 
     /// Asks a gateway for these buckets again.

@@ -72,6 +72,12 @@ impl Instance {
         }
         u128::from_str_radix(text, 16).ok().map(|number| Self(number.to_be_bytes()))
     }
+
+    /// Its last 64 bits.
+    #[must_use]
+    pub const fn low(self) -> u64 {
+        u128::from_be_bytes(self.0) as u64
+    }
 }
 
 impl fmt::Display for Instance {

@@ -109,6 +109,8 @@ pub enum Joined {
         /// Who.
         by: Instance,
     },
+    /// As many gateways are known as may be.
+    Full,
 }
 
 /// All gateways, those without a lease included until they are forgotten.
@@ -178,6 +180,9 @@ pub enum ServiceWrite {
     },
 }
 
+/// Gateways that are known at most: far more than a cluster has, so that who invents some does not fill the store.
+pub const ROWS: usize = 4_096;
+
 /// Words kept for one gateway by [`Store::leave_cuts`].
 pub const CUTS: usize = 10_000;
 
@@ -218,11 +223,13 @@ pub trait Store: Send + Sync + 'static {
     /// Makes a gateway known and gives it a lease. Members with the same name and the same two addresses are its earlier lives: they
     /// lose their leases and are superseded by it. Who is superseded may not join while the one that superseded it lives, else two
     /// processes that both claim one place would take it from each other for ever; as long as it tries it is not forgotten, and its
-    /// lease counts as just over.
+    /// lease counts as just over. The same holds for one that had joined before (`back`), was forgotten since, and finds another one alive at
+    /// its place. Of more than [`ROWS`] gateways, those without a lease included until they are forgotten, none is known.
     fn join(
         &self,
         gateway: &Gateway,
         lease: Duration,
+        back: bool,
     ) -> impl Future<Output = Result<Joined, StoreError>> + Send;
 
     /// Extends a lease, also one that is over, but none of a gateway that is superseded or has left.

@@ -46,6 +46,9 @@ const LINGER: Duration = Duration::from_secs(60);
 /// A snapshot waits so long for the store.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// An atlas that has not read the store for so long sends its watchers to another one: what it could tell them is nothing.
+const LOST: Duration = Duration::from_secs(5);
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Watchers<S> {
@@ -57,9 +60,19 @@ pub struct Watchers<S> {
     /// Edges are mirrored.
     mirroring: AtomicBool,
     state: Mutex<State>,
-    /// The number of the last change, and whether what is kept is whole.
-    news: watch::Sender<(u64, bool)>,
+    news: watch::Sender<News>,
     draining: CancellationToken,
+}
+
+/// What watchers wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct News {
+    /// The number of the next change.
+    next: u64,
+    /// What is kept is whole.
+    whole: bool,
+    /// The store cannot be read any more.
+    lost: bool,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +105,7 @@ pub struct Watcher<S: Store> {
     watchers: Arc<Watchers<S>>,
     wants: Wants,
     at: Position,
-    news: watch::Receiver<(u64, bool)>,
+    news: watch::Receiver<News>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +138,7 @@ impl<S: Store> Watchers<S> {
             watching_edges: AtomicUsize::new(0),
             mirroring: AtomicBool::new(false),
             state: Mutex::default(),
-            news: watch::Sender::new((0, false)),
+            news: watch::Sender::new(News::default()),
             draining: CancellationToken::new(),
         }
     }
@@ -181,16 +194,14 @@ impl<S: Store> Watchers<S> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut looked, mut deaf) = (None::<Instant>, false);
+        // When the store could be read last, since somebody watches.
+        let mut read = None::<Instant>;
         // When somebody watched anything, and edges.
         let mut watched = [None::<Instant>; 2];
         loop {
             select! {
-                change = changes.recv(), if !deaf => match change {
-                    Ok(Change::Edges(bucket)) => self.touch([bucket]),
-                    Ok(Change::Services(_) | Change::Members | Change::Cuts(_)) => {}
-                    Ok(Change::Everything) | Err(RecvError::Lagged(_)) => self.touch(0..EDGE_BUCKETS),
-                    Err(RecvError::Closed) => deaf = true,
-                },
+                // The ticks first: however much changes, it is read in its time.
+                biased;
                 _ = ticks.tick() => {
                     let now = Instant::now();
                     for (watched, counter) in watched.iter_mut().zip([&self.watching, &self.watching_edges]) {
@@ -203,19 +214,33 @@ impl<S: Store> Watchers<S> {
                     self.mirroring.store(watched[1].is_some(), Ordering::Relaxed);
                     if watched[0].is_none() {
                         self.forget();
-                        looked = None;
+                        (looked, read) = (None, None);
                         continue;
                     }
-                    if looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
-                        looked = Some(Instant::now());
-                        if let Err(error) = self.look().await {
-                            tracing::debug!(%error, "cannot look at the gateways");
-                        }
+                    let begun = *read.get_or_insert(now);
+                    // Between two looks there may be nothing to be read, which says nothing of the store.
+                    let looks = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+                    let mut done = Ok(());
+                    if looks {
+                        looked = Some(now);
+                        done = self.look().await;
                     }
-                    if let Err(error) = self.read().await {
-                        tracing::debug!(%error, "cannot read what has changed");
+                    if done.is_ok() {
+                        done = self.read().await;
                     }
+                    match done {
+                        Ok(()) if looks => read = Some(Instant::now()),
+                        Ok(()) => {}
+                        Err(error) => tracing::debug!(%error, "cannot read what has changed"),
+                    }
+                    self.lost(read.unwrap_or(begun).elapsed() >= LOST);
                 }
+                change = changes.recv(), if !deaf => match change {
+                    Ok(Change::Edges(bucket)) => self.touch([bucket]),
+                    Ok(Change::Services(_) | Change::Members | Change::Cuts(_)) => {}
+                    Ok(Change::Everything) | Err(RecvError::Lagged(_)) => self.touch(0..EDGE_BUCKETS),
+                    Err(RecvError::Closed) => deaf = true,
+                },
             }
         }
     }
@@ -225,7 +250,7 @@ impl<S: Store> Watchers<S> {
         let mut state = self.state.lock();
         if state.whole != (false, false) || !state.edges.is_empty() {
             *state = State { run: state.run, ..State::default() };
-            self.news.send_replace((0, false));
+            self.news.send_replace(News::default());
         }
     }
 
@@ -243,18 +268,27 @@ impl<S: Store> Watchers<S> {
         let mut state = self.state.lock();
         state.begin();
         let before = std::mem::replace(&mut state.gateways, now.clone());
+        // What the edges' gateway is called now, if that has changed.
+        let mut renamed = BTreeMap::new();
         for (instance, frontier) in &before {
-            if now.get(instance) != Some(frontier) {
+            let after = now.get(instance);
+            if after != Some(frontier) {
                 state.push(Event::GatewayGone(frontier.clone()));
+                let name = after.map(|after| after.frontier_id.as_str());
+                if name != Some(&frontier.frontier_id) {
+                    renamed.insert(frontier.frontier_id.as_str(), name);
+                }
             }
         }
+        // At once: to read all buckets again takes seconds.
+        state.rename(&renamed);
         for (instance, frontier) in &now {
             if before.get(instance) != Some(frontier) {
                 state.push(Event::GatewayPut(frontier.clone()));
             }
         }
-        // What is seen of edges depends on whose lease goes on, and on what gateways are called.
-        if before != now && !state.edges.is_empty() {
+        // Who has come, or come back, may have edges there already.
+        if now.keys().any(|instance| !before.contains_key(instance)) && !state.edges.is_empty() {
             state.touched.extend(0..EDGE_BUCKETS);
         }
         state.whole.0 = true;
@@ -286,16 +320,18 @@ impl<S: Store> Watchers<S> {
             state.touched.iter().copied().take(step).collect()
         };
         if !some.is_empty() {
-            let roster = self.directory.roster().await?;
-            let names = names(&roster);
-            for bucket in &some {
-                self.state.lock().touched.remove(bucket);
-            }
+            // Those of the last look, not of now: a lease that lapses and comes back between two looks would hide edges, and no look would
+            // find that anything has changed.
+            let gateways = {
+                let mut state = self.state.lock();
+                state.touched.retain(|bucket| some.binary_search(bucket).is_err());
+                state.gateways.clone()
+            };
             let read = self.store.edge_buckets(&some).await;
             let read = read.inspect_err(|_| self.state.lock().touched.extend(some.iter().copied()))?;
             for (bucket, records) in some.iter().zip(read) {
                 let seen = |(id, record): (u64, crate::record::EdgeRecord)| {
-                    let frontier_id = names.get(&record.claim.instance)?.clone();
+                    let frontier_id = gateways.get(&record.claim.instance)?.frontier_id.clone();
                     Some((id, api::edge(&directory::Edge { id, record, frontier_id })))
                 };
                 let now = records.into_iter().filter_map(seen).collect();
@@ -312,8 +348,15 @@ impl<S: Store> Watchers<S> {
 
     fn tell(&self, state: &State) {
         let edges = !self.mirroring.load(Ordering::Relaxed) || state.whole.1;
-        let news = (state.next(), state.whole.0 && edges);
-        self.news.send_if_modified(|last| std::mem::replace(last, news) != news);
+        let (next, whole) = (state.next(), state.whole.0 && edges);
+        self.news.send_if_modified(|last| {
+            let news = News { next, whole, ..*last };
+            std::mem::replace(last, news) != news
+        });
+    }
+
+    fn lost(&self, lost: bool) {
+        self.news.send_if_modified(|last| std::mem::replace(&mut last.lost, lost) != lost);
     }
 }
 
@@ -344,6 +387,29 @@ impl State {
         self.log.push_back(event);
     }
 
+    /// Gateways are called otherwise, or are gone, and what they have with them.
+    fn rename(&mut self, renamed: &BTreeMap<&str, Option<&str>>) {
+        if renamed.is_empty() {
+            return;
+        }
+        let mut events = Vec::new();
+        for bucket in &mut self.edges {
+            bucket.retain(|_, edge| match renamed.get(edge.frontier_id.as_str()) {
+                None => true,
+                Some(None) => {
+                    events.push(Event::EdgeGone(edge.clone()));
+                    false
+                }
+                Some(Some(name)) => {
+                    edge.frontier_id = (*name).to_owned();
+                    events.push(Event::EdgePut(edge.clone()));
+                    true
+                }
+            });
+        }
+        events.into_iter().for_each(|event| self.push(event));
+    }
+
     /// This is in a bucket now.
     fn replace(&mut self, bucket: u16, now: BTreeMap<u64, Edge>) {
         let Some(place) = self.edges.get_mut(usize::from(bucket)) else { return };
@@ -368,11 +434,18 @@ impl<S: Store> Watcher<S> {
     /// The next message; waits for one.
     ///
     /// # Errors
-    /// When this atlas goes down, or cannot read the store for a snapshot.
+    /// When this atlas goes down, or cannot read the store.
     pub async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
         loop {
-            if let Some(message) = self.step() {
+            // Nobody begins with what was read long ago; who is there already is told all of it first.
+            let lost = self.news.borrow().lost;
+            if !(lost && self.at == Position::Begin)
+                && let Some(message) = self.step()
+            {
                 return Ok(Some(message));
+            }
+            if lost {
+                return Err(Status::unavailable("the store cannot be reached"));
             }
             let draining = self.watchers.draining.clone();
             let waits_for_snapshot = self.at == Position::Begin;
@@ -385,6 +458,7 @@ impl<S: Store> Watcher<S> {
                 }
             };
             select! {
+                biased;
                 () = draining.cancelled() => return Err(Status::unavailable("this atlas is shutting down")),
                 // What is watched lives as long as its watchers.
                 changed = changed => drop(changed?),
@@ -394,7 +468,7 @@ impl<S: Store> Watcher<S> {
 
     /// What can be told now.
     fn step(&mut self) -> Option<WatchResponse> {
-        let (_, whole) = *self.news.borrow_and_update();
+        let whole = self.news.borrow_and_update().whole;
         let watchers = Arc::clone(&self.watchers);
         let state = watchers.state.lock();
         let whole = whole && state.whole.0 && (!self.wants.edges || state.whole.1);

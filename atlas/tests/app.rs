@@ -84,6 +84,7 @@ async fn attach(channel: Channel, instance: u8, name: &str) -> Result<Link, Stat
         frontier_id: name.to_owned(),
         service_addr: "10.0.0.1:30011".to_owned(),
         edge_addr: "10.0.0.1:30012".to_owned(),
+        attached: false,
     };
     to.send(FromGateway { kind: Some(from_gateway::Kind::Hello(hello)) }).await.unwrap();
     let mut from = client.attach(ReceiverStream::new(messages)).await?.into_inner();

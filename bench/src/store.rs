@@ -4,8 +4,10 @@
 //! Everything runs over the loopback, Redis and this process on the cores that the kernel gives them; look-ups and `GET`s take turns.
 
 mod server;
+mod whole;
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -58,6 +60,9 @@ pub struct StoreArgs {
     /// Gateways that renew their leases.
     #[arg(long, default_value_t = 50)]
     pub gateways: u64,
+    /// The binary `frontlas`: with it, a whole one is measured as well.
+    #[arg(long)]
+    pub atlas_binary: Option<PathBuf>,
 }
 
 /// One line of the table.
@@ -103,6 +108,10 @@ async fn measure(args: &StoreArgs) -> Result<()> {
     rows.extend(bench.churn().await?);
     out::note("Renewals …");
     rows.extend(bench.renew().await?);
+    if let Some(binary) = &args.atlas_binary {
+        out::note("A whole frontlas …");
+        rows.extend(bench.whole(binary).await?);
+    }
     out::line(&table(args, &rows)?);
     Ok(())
 }
@@ -287,7 +296,7 @@ impl Bench<'_> {
     async fn renew(&self) -> Result<Vec<Row>> {
         let each = self.args.edges / self.args.gateways.max(1);
         for number in 0..self.args.gateways {
-            let joined = self.store.join(&gateway(number), LEASE).await?;
+            let joined = self.store.join(&gateway(number), LEASE, false).await?;
             ensure!(matches!(joined, Joined::Lease { .. }), "a gateway was refused");
         }
         // First what it costs that atlas is there at all.
@@ -432,7 +441,15 @@ mod tests {
 
     #[test]
     fn a_small_run_prints_every_row() {
-        let args = StoreArgs { edges: 3_000, seconds: 1, at_once: 8, churn: 4_000, batch: 100, gateways: 5 };
+        let args = StoreArgs {
+            edges: 3_000,
+            seconds: 1,
+            at_once: 8,
+            churn: 4_000,
+            batch: 100,
+            gateways: 5,
+            atlas_binary: None,
+        };
         if Server::is_installed() {
             run(&args).unwrap();
         }
@@ -440,7 +457,15 @@ mod tests {
 
     #[test]
     fn bounds_are_shown() {
-        let args = StoreArgs { edges: 1, seconds: 1, at_once: 1, churn: 1, batch: 1, gateways: 1 };
+        let args = StoreArgs {
+            edges: 1,
+            seconds: 1,
+            at_once: 1,
+            churn: 1,
+            batch: 1,
+            gateways: 1,
+            atlas_binary: None,
+        };
         let rows =
             [Row::new("a", "1".into()).bound("≤ 1", true), Row::new("b", "2".into()).bound("≤ 1", false)];
         let text = table(&args, &rows).unwrap();

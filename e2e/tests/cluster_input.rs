@@ -156,6 +156,7 @@ fn hello(instance: u8) -> Hello {
         frontier_id: format!("liar-{instance}"),
         service_addr: format!("10.0.0.{instance}:30011"),
         edge_addr: format!("10.0.0.{instance}:30012"),
+        attached: false,
     }
 }
 

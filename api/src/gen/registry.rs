@@ -53,6 +53,9 @@ pub struct Hello {
     pub service_addr: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub edge_addr: ::prost::alloc::string::String,
+    /// It was welcomed before. If it is forgotten, and another process lives at its place, that one is its successor.
+    #[prost(bool, tag = "6")]
+    pub attached: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {

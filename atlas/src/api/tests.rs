@@ -28,7 +28,7 @@ async fn cluster() -> Cluster<Memory> {
             service_addr: format!("{name}:1"),
             edge_addr: format!("{name}:2"),
         };
-        store.join(&gateway, LEASE).await.unwrap();
+        store.join(&gateway, LEASE, false).await.unwrap();
     }
     store.leave(GONE, 1).await.unwrap();
     store.renew(ONE, 6, 1, LEASE).await.unwrap();

@@ -1,6 +1,7 @@
 use super::*;
 use crate::record::{Claim, StoreTime};
 use crate::store::{EdgeWrite, Memory, ServiceWrite};
+use frontier_api::bucket::edge_bucket;
 
 const LEASE: Duration = Duration::from_secs(4);
 const HORIZON: StoreTime = StoreTime(1 << 40);
@@ -10,7 +11,7 @@ const TWO: Instance = Instance([0x2f; 16]);
 async fn directory() -> Directory<Memory> {
     let store = Memory::new();
     for (instance, port) in [(ONE, 1), (TWO, 3)] {
-        store.join(&gateway(instance, "same", port), LEASE).await.unwrap();
+        store.join(&gateway(instance, "same", port), LEASE, false).await.unwrap();
     }
     Directory::new(Arc::new(store))
 }
@@ -76,9 +77,56 @@ async fn pages_of_any_size_have_every_edge_once() {
         seen.sort_unstable();
         assert!(seen.iter().copied().eq(1..=3_000), "{count}: {} edges", seen.len());
     }
-    for cursor in [u32::MAX, 1 << 31, (1 << OFFSET_BITS) - 1] {
+    for cursor in [u32::MAX, 1 << 31, (1 << PLACE_BITS) - 1] {
         directory.edge_page(cursor, 10).await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_and_goes_between_two_pages_moves_nobody_else() {
+    let directory = directory().await;
+    // All in one bucket, where places used to be counted.
+    let mut bucket = (1..).filter(|id| edge_bucket(*id) == 9);
+    let mut some = |count| bucket.by_ref().take(count).collect::<Vec<u64>>();
+    let (staying, leaving, coming) = (some(50), some(50), some(50));
+    put(&directory, staying.iter().chain(&leaving).copied(), ONE).await;
+    let (mut cursor, mut seen) = (0, Vec::new());
+    for page in 0_usize.. {
+        let entries = directory.edge_page(cursor, 2).await.unwrap();
+        seen.extend(entries.entries.iter().map(|edge| edge.id));
+        if let (Some(gone), Some(new)) = (leaving.get(page), coming.get(page)) {
+            let claim = Claim { epoch: 7, instance: ONE };
+            let gone = EdgeWrite::Offline { edge: *gone, claim };
+            directory.store.write_edges(&[gone], HORIZON).await.unwrap();
+            put(&directory, [*new], ONE).await;
+        }
+        cursor = entries.cursor;
+        if cursor == 0 {
+            break;
+        }
+    }
+    for id in staying {
+        assert_eq!(seen.iter().filter(|other| **other == id).count(), 1, "edge {id}");
+    }
+}
+
+#[tokio::test]
+async fn those_who_share_a_place_are_on_one_page() {
+    let records: BTreeMap<u64, u64> = (0..10).map(|id| (id, id)).collect();
+    let read = |buckets: Vec<u16>| {
+        let some = buckets.iter().map(|bucket| if *bucket == 1 { records.clone() } else { BTreeMap::new() });
+        std::future::ready(Ok(some.collect()))
+    };
+    // Three to a place.
+    let some =
+        async |cursor, count| page(cursor, count, 4, read, |id| *id as u32 / 3, |id, _| Some(id)).await;
+    let first = some(0, 2).await.unwrap();
+    assert_eq!(first, Page { entries: vec![0, 1, 2], cursor: (1 << PLACE_BITS) | 1 });
+    assert_eq!(
+        some(first.cursor, 4).await.unwrap(),
+        Page { entries: (3..9).collect(), cursor: (1 << PLACE_BITS) | 3 }
+    );
+    assert_eq!(some(0, 100).await.unwrap(), Page { entries: (0..10).collect(), cursor: 0 });
 }
 
 #[tokio::test(start_paused = true)]

@@ -382,6 +382,7 @@ impl<'a, S: Store, C: AsyncRead + AsyncWrite + Send + Unpin> Session<'a, S, C> {
             frontier_id: self.gateway.frontier_id.clone(),
             service_addr: self.gateway.service_addr.clone(),
             edge_addr: self.gateway.edge_addr.clone(),
+            attached: self.link.adopted,
         };
         drop(to.try_send(Ok(FromGateway { kind: Some(from_gateway::Kind::Hello(hello)) })));
         let inbound = stream::unfold(inbound, |mut inbound| async { Some((inbound.recv().await?, inbound)) });
@@ -465,7 +466,11 @@ impl<'a, S: Store, C: AsyncRead + AsyncWrite + Send + Unpin> Session<'a, S, C> {
                 self.go.end(self.peer, &self.gateway.frontier_id, &why);
                 return Next::Dismiss;
             }
-            LinkError::Forgotten | LinkError::TooMany | LinkError::Store(_) | LinkError::Broken => {
+            LinkError::Forgotten
+            | LinkError::TooMany
+            | LinkError::Full
+            | LinkError::Store(_)
+            | LinkError::Broken => {
                 let frontier_id = &self.gateway.frontier_id;
                 self.go.complain(|| tracing::warn!(frontier_id, %why, "a Go gateway has no link"));
             }

@@ -119,7 +119,7 @@ impl Atlas {
             service_addr: String::new(),
             edge_addr: String::new(),
         };
-        let joined = self.store.join(&gateway, Duration::from_secs(300)).await.unwrap();
+        let joined = self.store.join(&gateway, Duration::from_secs(300), false).await.unwrap();
         let Joined::Lease { now, .. } = joined else { panic!("superseded") };
         let claim = Claim { epoch: now.epoch(), instance: gateway.instance };
         let record = EdgeRecord { claim, stream: 1, addr: "10.0.0.2:2".parse().unwrap() };
@@ -509,7 +509,7 @@ async fn a_rust_gateway_that_takes_the_place_ends_the_go_one() {
         service_addr: "10.0.0.1:1".to_owned(),
         edge_addr: "10.0.0.1:30012".to_owned(),
     };
-    atlas.store.join(&successor, Duration::from_secs(30)).await.unwrap();
+    atlas.store.join(&successor, Duration::from_secs(30), false).await.unwrap();
     while gateway.next().await.is_ok() {}
     timeout(SOON, gateway.served).await.unwrap().unwrap();
     assert_eq!(atlas.refusal("go", 1, None).await, "frontier already set");

@@ -84,7 +84,9 @@ impl From<LinkError> for Status {
             LinkError::Superseded => Code::AlreadyExists,
             LinkError::Forgotten => Code::NotFound,
             LinkError::Replaced => Code::Aborted,
-            LinkError::TooMany | LinkError::Store(StoreError::Busy) => Code::ResourceExhausted,
+            LinkError::TooMany | LinkError::Full | LinkError::Store(StoreError::Busy) => {
+                Code::ResourceExhausted
+            }
             LinkError::Draining | LinkError::Store(_) | LinkError::Broken => Code::Unavailable,
         };
         Self::new(code, error.to_string())

@@ -47,31 +47,35 @@ pub(super) async fn run<S: Store, E: Send>(
         Some(Ok(_)) => return Err(LinkError::Invalid("the first message is no Hello".to_owned())),
         Some(Err(_)) | None => return Err(LinkError::Broken),
     };
+    let back = hello.attached;
     let gateway = gateway(hello)?;
     if !may_be_called(&gateway.frontier_id) {
         return Err(LinkError::Denied(gateway.frontier_id));
     }
     let entered = Entered::new(links, gateway.instance)?;
     let _turn = entered.turn.lock().await;
-    let (now, stream) = match links.store.join(&gateway, links.terms.lease).await? {
+    let (now, stream) = match links.store.join(&gateway, links.terms.lease, back).await? {
         Joined::Lease { now, stream } => (now, stream),
         Joined::Superseded { .. } => return Err(LinkError::Superseded),
+        Joined::Full => return Err(LinkError::Full),
     };
     let link = entered.settle(stream, now)?;
     links.look_around(&gateway).await;
-    tracing::info!(
-        frontier_id = gateway.frontier_id, instance = %gateway.instance, stream,
-        services = gateway.service_addr, edges = gateway.edge_addr, "gateway attached"
-    );
+    links.say(|| {
+        tracing::info!(
+            frontier_id = gateway.frontier_id, instance = %gateway.instance, stream,
+            services = gateway.service_addr, edges = gateway.edge_addr, "gateway attached"
+        );
+    });
     let ended = Session { links, link: &link }.serve(inbound, &out).await;
-    match &ended {
+    links.say(|| match &ended {
         Ok(()) => {
             tracing::info!(frontier_id = gateway.frontier_id, instance = %link.instance, "gateway has left")
         }
         Err(why) => {
             tracing::warn!(frontier_id = gateway.frontier_id, instance = %link.instance, %why, "link ended");
         }
-    }
+    });
     ended
 }
 
@@ -497,6 +501,7 @@ impl<S: Store> Session<'_, S> {
                     self.links.counts.retries.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!(instance = %self.link.instance, %error, "the store failed, trying again");
                     select! {
+                        biased;
                         () = self.link.over.cancelled() => return Err(self.why_over()),
                         () = sleep(pause) => {}
                     }
@@ -563,10 +568,12 @@ impl<S: Store> Links<S> {
             others.map(|other| &other.gateway).filter(|other| other.instance != gateway.instance);
         if let Some(other) = others.find(|other| other.frontier_id == gateway.frontier_id) {
             self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(
-                frontier_id = gateway.frontier_id, instance = %gateway.instance, other = %other.instance,
-                other_services = other.service_addr, "two gateways have one name"
-            );
+            self.say(|| {
+                tracing::warn!(
+                    frontier_id = gateway.frontier_id, instance = %gateway.instance, other = %other.instance,
+                    other_services = other.service_addr, "two gateways have one name"
+                );
+            });
         }
     }
 }

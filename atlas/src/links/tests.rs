@@ -46,6 +46,7 @@ fn hello(instance: u8, name: &str) -> Hello {
         frontier_id: name.to_owned(),
         service_addr: format!("10.0.0.{instance}:30011"),
         edge_addr: format!("10.0.0.{instance}:30012"),
+        attached: false,
     }
 }
 

@@ -25,7 +25,7 @@ async fn scrape() -> String {
     let store = Arc::new(Measured::new(Memory::new()));
     for (number, edges, services) in [(1, 10, 2), (2, 5, 1), (3, 100, 7)] {
         let gateway = gateway(number);
-        store.join(&gateway, Duration::from_secs(4)).await.unwrap();
+        store.join(&gateway, Duration::from_secs(4), false).await.unwrap();
         store.renew(gateway.instance, edges, services, Duration::from_secs(4)).await.unwrap();
     }
     let stream = store.members().await.unwrap().members[&gateway(3).instance].stream;

@@ -86,7 +86,7 @@ macro_rules! operations {
 }
 
 operations! {
-    Join join(gateway: &Gateway, lease: Duration) -> Joined;
+    Join join(gateway: &Gateway, lease: Duration, back: bool) -> Joined;
     Renew renew(instance: Instance, edges: u64, services: u64, lease: Duration) -> Renewed;
     Leave leave(instance: Instance, stream: u32) -> ();
     Forget forget(instance: Instance) -> ();

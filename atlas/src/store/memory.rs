@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::{
-    CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, Renewed, Roster,
+    CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, ROWS, Renewed, Roster,
     ServiceBucket, ServiceWrite, Store, StoreError, decide, holds,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
@@ -77,7 +77,7 @@ impl Default for Memory {
 }
 
 impl Store for Memory {
-    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<Joined, StoreError> {
+    async fn join(&self, gateway: &Gateway, lease: Duration, back: bool) -> Result<Joined, StoreError> {
         let now = self.now();
         let mut state = self.state.lock();
         let superseder = state.members.get(&gateway.instance).and_then(|member| member.superseded_by);
@@ -87,6 +87,16 @@ impl Store for Memory {
                 member.lease = now;
             }
             return Ok(Joined::Superseded { by });
+        }
+        if !state.members.contains_key(&gateway.instance) {
+            let successor = state.members.values().filter(|_| back);
+            let mut successor = successor.filter(|member| member.gateway.is_same_place(gateway));
+            if let Some(by) = successor.find(|member| holds(member.lease, now)) {
+                return Ok(Joined::Superseded { by: by.gateway.instance });
+            }
+            if state.members.len() >= ROWS {
+                return Ok(Joined::Full);
+            }
         }
         for member in state.members.values_mut() {
             if member.gateway.instance != gateway.instance && member.gateway.is_same_place(gateway) {

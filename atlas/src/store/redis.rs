@@ -221,7 +221,7 @@ impl fmt::Debug for Redis {
 }
 
 impl Store for Redis {
-    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<Joined, StoreError> {
+    async fn join(&self, gateway: &Gateway, lease: Duration, back: bool) -> Result<Joined, StoreError> {
         let row = Row {
             frontier_id: gateway.frontier_id.clone(),
             service_addr: gateway.service_addr.clone(),
@@ -230,10 +230,21 @@ impl Store for Redis {
         let row = serde_json::to_string(&row).map_err(|error| StoreError::Nonsense(error.to_string()))?;
         let lease = millis(lease).to_string();
         let hex = gateway.instance.to_string();
-        let args = vec![bytes(&gateway.instance.0), row.into(), lease.into(), hex.into()];
+        let back = if back { "1" } else { "0" };
+        let args = vec![
+            bytes(&gateway.instance.0),
+            row.into(),
+            lease.into(),
+            hex.into(),
+            back.into(),
+            super::ROWS.to_string().into(),
+        ];
         let join = Call::script(Script::Join, member_keys(), args).writes_keys(2, joined);
         let answer = self.call(&join).await?;
         let (now, stream, by): (String, String, String) = convert(answer)?;
+        if by == "full" {
+            return Ok(Joined::Full);
+        }
         if !by.is_empty() {
             let by = Instance::parse(&by).ok_or_else(|| nonsense("no instance"))?;
             return Ok(Joined::Superseded { by });

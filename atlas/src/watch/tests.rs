@@ -30,7 +30,11 @@ impl Scene {
         let (frontier_id, service_addr, edge_addr) =
             (name.to_owned(), format!("{name}:1"), format!("{name}:2"));
         self.store
-            .join(&Gateway { instance, frontier_id, service_addr, edge_addr }, Duration::from_secs(300))
+            .join(
+                &Gateway { instance, frontier_id, service_addr, edge_addr },
+                Duration::from_secs(300),
+                false,
+            )
             .await
             .unwrap();
     }

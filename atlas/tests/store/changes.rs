@@ -71,7 +71,7 @@ async fn what_we_write_is_not_heard() {
     let server = Server::start(&[]);
     let redis = server.connect().await;
     let (edges, here): (Vec<u64>, _) = ((0..1_000).collect(), Instance([1; 16]));
-    redis.join(&gateway(here, "g", 1), Duration::from_secs(4)).await.unwrap();
+    redis.join(&gateway(here, "g", 1), Duration::from_secs(4), false).await.unwrap();
     let mut changes = redis.changes();
     for epoch in 1..6 {
         let writes: Vec<_> = edges.iter().map(|edge| online(*edge, epoch)).collect();

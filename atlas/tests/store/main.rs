@@ -47,6 +47,7 @@ rules![
     a_lease_ends_unless_it_is_renewed,
     a_gateway_that_starts_again_takes_over_from_its_earlier_life,
     who_is_superseded_stays_away_while_its_successor_lives,
+    who_was_forgotten_stays_away_while_another_lives_at_its_place,
     a_lease_that_is_over_comes_back_by_a_renewal_unless_superseded,
     gateways_with_one_name_and_other_addresses_live_beside_each_other,
     who_is_not_known_is_told_so,

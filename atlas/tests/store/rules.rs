@@ -56,9 +56,10 @@ async fn join(
     instance: Instance,
     port: u16,
 ) -> Result<Result<u32, Instance>, StoreError> {
-    Ok(match store.join(&gateway(instance, "g", port), LEASE).await? {
+    Ok(match store.join(&gateway(instance, "g", port), LEASE, false).await? {
         Joined::Lease { stream, .. } => Ok(stream),
         Joined::Superseded { by } => Err(by),
+        Joined::Full => panic!("there are too many"),
     })
 }
 
@@ -115,7 +116,7 @@ pub(crate) async fn a_record_from_the_future_counts_as_none(store: &impl Store) 
 }
 
 pub(crate) async fn a_lease_ends_unless_it_is_renewed(store: &impl Store) {
-    let joined = store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
+    let joined = store.join(&gateway(HERE, "g", 1), LEASE, false).await.unwrap();
     let Joined::Lease { now, stream: 1 } = joined else { panic!("{joined:?}") };
     let roster = store.members().await.unwrap();
     assert!(roster.now >= now && roster.lives(HERE));
@@ -187,6 +188,22 @@ pub(crate) async fn who_is_superseded_stays_away_while_its_successor_lives(store
     assert!(store.members().await.unwrap().lives(HERE));
 }
 
+pub(crate) async fn who_was_forgotten_stays_away_while_another_lives_at_its_place(store: &impl Store) {
+    join(store, HERE, 1).await.unwrap().unwrap();
+    join(store, THERE, 1).await.unwrap().unwrap();
+    store.forget(HERE).await.unwrap();
+    let here = gateway(HERE, "g", 1);
+    let back = || store.join(&here, LEASE, true);
+    assert_eq!(back().await.unwrap(), Joined::Superseded { by: THERE });
+    assert!(store.members().await.unwrap().lives(THERE));
+    // Nobody is there any more, or somebody elsewhere is: it is the gateway again.
+    over(store, THERE).await;
+    join(store, Instance([4; 16]), 9).await.unwrap().unwrap();
+    assert!(matches!(back().await.unwrap(), Joined::Lease { stream: 1, .. }));
+    // Who is known and not superseded joins as ever.
+    assert!(matches!(back().await.unwrap(), Joined::Lease { stream: 2, .. }));
+}
+
 pub(crate) async fn a_lease_that_is_over_comes_back_by_a_renewal_unless_superseded(store: &impl Store) {
     join(store, HERE, 1).await.unwrap().unwrap();
     over(store, HERE).await;
@@ -202,8 +219,8 @@ pub(crate) async fn a_lease_that_is_over_comes_back_by_a_renewal_unless_supersed
 }
 
 pub(crate) async fn gateways_with_one_name_and_other_addresses_live_beside_each_other(store: &impl Store) {
-    store.join(&gateway(HERE, "g", 1), LEASE).await.unwrap();
-    store.join(&gateway(THERE, "g", 3), LEASE).await.unwrap();
+    store.join(&gateway(HERE, "g", 1), LEASE, false).await.unwrap();
+    store.join(&gateway(THERE, "g", 3), LEASE, false).await.unwrap();
     let roster = store.members().await.unwrap();
     assert!(roster.lives(THERE) && roster.lives(HERE));
 }

@@ -1,11 +1,17 @@
 //! What becomes of the store when a server is in trouble: errors that say what is wrong, in time, and work again afterwards.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use frontier_api::cluster::{WatchRequest, watch_response::Kind};
+use frontier_atlas::directory::Directory;
 use frontier_atlas::record::{Claim, Instance};
 use frontier_atlas::store::redis::{Address, Credentials, Mode, Settings};
-use frontier_atlas::store::{EdgeWrite, Joined, Redis, Store, StoreError};
+use frontier_atlas::store::{EdgeWrite, Joined, Memory, ROWS, Redis, Store, StoreError};
+use frontier_atlas::watch::Watchers;
+use tokio::time::timeout;
+use tonic::Code;
 
 use crate::rules::{HORIZON, gateway, online, record_of};
 use crate::server::{SOON, Server, connect, eventually};
@@ -68,7 +74,8 @@ async fn a_redis_that_stands_still_holds_nobody_up() {
 async fn a_redis_that_was_killed_is_found_again_empty() {
     let mut server = Server::start(&[]);
     let redis = connect(server.settings()).await;
-    let Joined::Lease { .. } = redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE).await.unwrap() else {
+    let Joined::Lease { .. } = redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE, false).await.unwrap()
+    else {
         panic!("not joined")
     };
     server.kill();
@@ -117,7 +124,7 @@ async fn a_user_needs_no_more_than_our_keys() {
     let credentials = Credentials { username: Some("atlas".into()), password: Some("secret".into()) };
     let redis = connect(Settings { credentials, ..server.settings() }).await;
     write(&redis, 1).await.unwrap();
-    redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE).await.unwrap();
+    redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE, false).await.unwrap();
     assert!(redis.members().await.unwrap().lives(Instance([1; 16])));
 }
 
@@ -127,6 +134,39 @@ async fn databases_are_apart() {
     let redis = connect(Settings { database: 3, ..server.settings() }).await;
     write(&redis, 1).await.unwrap();
     assert!(server.tell("INFO keyspace").contains("db3:") && !server.tell("INFO keyspace").contains("db0:"));
+}
+
+#[tokio::test]
+async fn no_more_gateways_are_known_than_may_be() {
+    async fn full(store: &impl Store) {
+        let known = Instance([1; 16]);
+        assert_eq!(
+            store.join(&gateway(Instance([2; 16]), "h", 3), LEASE, false).await.unwrap(),
+            Joined::Full
+        );
+        // Who is known goes on.
+        assert!(matches!(
+            store.join(&gateway(known, "g", 1), LEASE, true).await.unwrap(),
+            Joined::Lease { .. }
+        ));
+        assert!(store.renew(known, 1, 1, LEASE).await.unwrap().known);
+        assert_eq!(store.members().await.unwrap().members.len(), ROWS);
+    }
+    let name = |number: usize| Instance((number as u128).to_be_bytes());
+    let memory = Memory::new();
+    memory.join(&gateway(Instance([1; 16]), "g", 1), LEASE, false).await.unwrap();
+    for number in 1..ROWS {
+        memory.join(&gateway(name(number), "x", number as u16), LEASE, false).await.unwrap();
+    }
+    full(&memory).await;
+    let server = Server::start(&[]);
+    let redis = connect(server.settings()).await;
+    redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE, false).await.unwrap();
+    let row = r#"{"frontier_id":"x","service_addr":"","edge_addr":""}"#;
+    let rows =
+        format!("for i=2,{ROWS} do redis.call('HSET','fr:{{g}}:rows',string.format('%016d',i),'{row}') end");
+    server.ask(&[b"EVAL", rows.as_bytes(), b"0"]);
+    full(&redis).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,7 +182,7 @@ async fn a_replica_is_read_and_says_that_it_cannot_be_written() {
     .await;
     assert!(matches!(write(&redis, 2).await, Err(StoreError::ReadOnly(_))));
     assert!(matches!(
-        redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE).await,
+        redis.join(&gateway(Instance([1; 16]), "g", 1), LEASE, false).await,
         Err(StoreError::ReadOnly(_))
     ));
     // It becomes the master, as behind a name that leads to whichever is.
@@ -155,7 +195,7 @@ async fn a_full_redis_takes_no_edges_but_leases_go_on() {
     let server = Server::start(&["--maxmemory-policy", "noeviction"]);
     let redis = connect(server.settings()).await;
     let here = Instance([1; 16]);
-    redis.join(&gateway(here, "g", 1), LEASE).await.unwrap();
+    redis.join(&gateway(here, "g", 1), LEASE, false).await.unwrap();
     write(&redis, 1).await.unwrap();
     assert_eq!(server.tell("CONFIG SET maxmemory 1000000"), "OK");
     let full = write(&redis, 2).await;
@@ -165,7 +205,7 @@ async fn a_full_redis_takes_no_edges_but_leases_go_on() {
     // What is there stays, can be read and removed, and lives on.
     assert_eq!(redis.edges(&[1, 2]).await.unwrap(), [Some(record_of(1, 1)), None]);
     assert!(redis.renew(here, 1, 0, LEASE).await.unwrap().known);
-    redis.join(&gateway(Instance([2; 16]), "h", 3), LEASE).await.unwrap();
+    redis.join(&gateway(Instance([2; 16]), "h", 3), LEASE, false).await.unwrap();
     assert!(redis.members().await.unwrap().lives(here));
     let claim = Claim { epoch: u64::MAX, instance: here };
     redis.write_edges(&[EdgeWrite::Offline { edge: 1, claim }], HORIZON).await.unwrap();
@@ -221,4 +261,28 @@ async fn what_is_no_redis_is_no_store() {
         .await;
         answers.join().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_is_sent_elsewhere_while_the_store_cannot_be_read() {
+    let server = Server::start(&[]);
+    let store = Arc::new(connect(server.settings()).await);
+    let directory = Arc::new(Directory::new(Arc::clone(&store)));
+    let watchers = Arc::new(Watchers::new(Arc::clone(&store), directory, 10));
+    let keeping = Arc::clone(&watchers);
+    #[allow(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(async move { keeping.keep().await });
+    let request = WatchRequest { frontiers: true, edges: true, ..WatchRequest::default() };
+    let mut watcher = watchers.watch(&request).unwrap();
+    while watcher.next().await.unwrap().unwrap().kind() != Kind::Current {}
+    server.signal("STOP");
+    let (ended, took) = time(timeout(SOON, watcher.next())).await;
+    assert_eq!(ended.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert!(took >= Duration::from_secs(4), "a short trouble of the store sends nobody away: {took:?}");
+    // Who comes now is told at once.
+    let (ended, took) = time(watchers.watch(&request).unwrap().next()).await;
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable);
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    server.signal("CONT");
+    eventually("it tells again", async || watchers.watch(&request).unwrap().next().await.is_ok()).await;
 }

@@ -1,5 +1,6 @@
 //! One story: a cluster, and what is noted of it for the table.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -26,6 +27,28 @@ pub(crate) struct Report {
     pub(crate) counts: Counts,
 }
 
+/// Microseconds by which short sleeps were longer than they should be, since the start.
+static STALLED: AtomicU64 = AtomicU64::new(0);
+
+/// How long the machine has let us wait for nothing since the start: it has few processors, and other things to do as well.
+pub(crate) fn stalled() -> Duration {
+    Duration::from_micros(STALLED.load(Ordering::Relaxed))
+}
+
+/// Measures that, until the process ends.
+pub(crate) fn watch_stalls() {
+    const NAP: Duration = Duration::from_millis(10);
+    std::thread::spawn(|| {
+        loop {
+            let begin = Instant::now();
+            // The nap is what is measured.
+            pause(NAP);
+            let over = begin.elapsed().saturating_sub(NAP + Duration::from_millis(1));
+            STALLED.fetch_add(u64::try_from(over.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    });
+}
+
 /// How often every fault is repeated, and how many times as long those last that last.
 pub(crate) fn soak() -> usize {
     std::env::var("CLUSTER_SOAK").ok().and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
@@ -48,12 +71,14 @@ impl Report {
         }
     }
 
-    /// The fault is over since then: everything must be right again within five seconds, or twice that where the machine has other things
-    /// to do as well.
+    /// The fault is over since then: everything must be right again within five seconds, and as much more as the machine let us wait for
+    /// nothing meanwhile.
     pub(crate) fn heals(&mut self, cluster: &Cluster, since: Instant) -> anyhow::Result<()> {
         let what = self.injected.last().map(|(what, _)| what.clone()).unwrap_or_default();
-        let within = if soak() > 1 { HEALED } else { 2 * HEALED };
-        let took = cluster.whole(since, within).with_context(|| format!("after: {what}"))?;
+        let before = stalled();
+        let took = cluster.whole(since, 2 * HEALED).with_context(|| format!("after: {what}"))?;
+        let allowed = HEALED + stalled().saturating_sub(before);
+        ensure!(took <= allowed, "after: {what}: right again after {took:?}, which may take {allowed:?}");
         self.slowest = self.slowest.max(took);
         Ok(())
     }

@@ -1,13 +1,17 @@
 //! The network between gateways and atlases: connections that are slow, silent or broken, and deliver in order what they deliver.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use frontier_api::registry::{FromGateway, Hello, RenewRequest, RenewResponse, ToGateway};
+use frontier_api::registry::{
+    FromGateway, Hello, RenewRequest, RenewResponse, ToGateway, from_gateway::Kind,
+};
 use frontier_atlas::links::{LinkError as AtlasError, Links};
 use frontier_gateway::atlas::{Dial, Link, LinkError, Renew, Trouble};
 use frontier_gateway::sim::rng::Rng;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::select;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -19,12 +23,17 @@ use super::store::Handle;
 /// All connections, and what lies between whom.
 pub(crate) struct Net {
     state: Mutex<State>,
-    /// When it began, if what happens is to be printed.
-    tell: Option<Instant>,
+    /// What happens is printed.
+    tell: bool,
+    begin: Instant,
 }
 
 struct State {
     rng: Rng,
+    /// Of everything that was sent, and when.
+    trace: DefaultHasher,
+    /// Renewals that came twice.
+    duplicates: u64,
     atlases: Vec<Option<Atlas>>,
     /// Nothing passes between a gateway and an atlas before: it is kept, unless the connection ends meanwhile.
     silent: std::collections::BTreeMap<(usize, usize), Instant>,
@@ -60,8 +69,16 @@ impl Net {
     pub(crate) fn new(rng: Rng, atlases: usize, tell: bool) -> Arc<Self> {
         let atlases = (0..atlases).map(|_| None).collect();
         Arc::new(Self {
-            state: Mutex::new(State { rng, atlases, silent: Default::default(), open: Vec::new() }),
-            tell: tell.then(Instant::now),
+            state: Mutex::new(State {
+                rng,
+                trace: DefaultHasher::new(),
+                duplicates: 0,
+                atlases,
+                silent: Default::default(),
+                open: Vec::new(),
+            }),
+            tell,
+            begin: Instant::now(),
         })
     }
 
@@ -90,9 +107,25 @@ impl Net {
     }
 
     fn say(&self, what: impl FnOnce() -> String) {
-        if let Some(begin) = self.tell {
-            println!("{:9.3}   {}", begin.elapsed().as_secs_f64(), what());
+        if self.tell {
+            println!("{:9.3}   {}", self.begin.elapsed().as_secs_f64(), what());
         }
+    }
+
+    /// Somebody says something to somebody.
+    fn note(&self, who: (usize, usize), what: &impl Message) {
+        let mut state = self.state.lock();
+        (self.begin.elapsed(), who, what.encode_to_vec()).hash(&mut state.trace);
+    }
+
+    /// Two lives with the same trace were the same.
+    pub(crate) fn trace(&self) -> u64 {
+        self.state.lock().trace.finish()
+    }
+
+    /// Renewals that came twice so far.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.state.lock().duplicates
     }
 
     pub(crate) fn heal(&self) {
@@ -133,7 +166,7 @@ impl Dial for Dialer {
         let (to_atlas, inbound) = mpsc::channel(1);
         let (out, answers) = mpsc::channel(4);
         let (to_gateway, hear) = mpsc::channel(4);
-        let hello = FromGateway { kind: Some(frontier_api::registry::from_gateway::Kind::Hello(hello)) };
+        let hello = FromGateway { kind: Some(Kind::Hello(hello)) };
         tell.try_send(hello).unwrap();
         #[allow(
             clippy::disallowed_methods,
@@ -154,6 +187,7 @@ impl Dial for Dialer {
             tokio::spawn(async move {
                 let attach = atlas.links.attach(|_| true, ReceiverStream::new(inbound), out);
                 let outcome = select! {
+                    biased;
                     outcome = attach => Some(outcome),
                     () = dead.cancelled() => None,
                 };
@@ -178,6 +212,7 @@ fn downstream(
     tokio::spawn(async move {
         let pass = async {
             while let Some(answer) = answers.recv().await {
+                net.note((atlas + 100, gateway), &answer);
                 net.pass(gateway, atlas).await;
                 if to_gateway.send(Ok(answer)).await.is_err() {
                     return;
@@ -188,6 +223,7 @@ fn downstream(
             }
         };
         select! {
+            biased;
             () = pass => {}
             () = broken.cancelled() => {
                 let _ = to_gateway.send(Err(Trouble::Broken.into())).await;
@@ -232,6 +268,7 @@ async fn upstream(
 ) {
     let pass = async {
         while let Some(message) = told.recv().await {
+            net.note((gateway, atlas + 100), &in_order(&message));
             net.pass(gateway, atlas).await;
             if to_atlas.send(Ok(message)).await.is_err() {
                 return;
@@ -244,6 +281,7 @@ async fn upstream(
         }
     };
     select! {
+        biased;
         () = pass => {}
         () = broken.cancelled() => {
             let _ = to_atlas.send(Err(())).await;
@@ -251,10 +289,46 @@ async fn upstream(
     }
 }
 
+// === impl Renewals ===
+
+impl Renewals {
+    /// Sometimes a request comes once more, after later ones even: something in between has asked again.
+    fn comes_again(&self, atlas: &Atlas, request: &RenewRequest) {
+        let mut state = self.net.state.lock();
+        if !state.rng.chance(20) {
+            return;
+        }
+        state.duplicates += 1;
+        let later = Duration::from_millis(state.rng.between(1, 3_000));
+        drop(state);
+        let (atlas, request) = (atlas.clone(), request.clone());
+        #[allow(clippy::disallowed_methods, reason = "ends with the runtime of the seed")]
+        tokio::spawn(async move {
+            sleep(later).await;
+            if !atlas.dead.is_cancelled() {
+                let _ = atlas.links.renew(&request).await;
+            }
+        });
+    }
+}
+
+/// Edges of one message are in the order of a table, which is none; nothing depends on it.
+fn in_order(message: &FromGateway) -> FromGateway {
+    let mut message = message.clone();
+    match &mut message.kind {
+        Some(Kind::Changes(changes)) => changes.edges.sort_by_key(|edge| edge.id),
+        Some(Kind::Buckets(buckets)) => buckets.edges.sort_by_key(|edge| edge.id),
+        Some(Kind::Hello(_)) | None => {}
+    }
+    message
+}
+
 impl Renew for Renewals {
     async fn renew(&self, request: RenewRequest) -> Result<RenewResponse, LinkError> {
+        self.net.note((self.gateway, self.atlas + 100), &request);
         self.net.pass(self.gateway, self.atlas).await;
         let atlas = self.net.atlas(self.atlas).ok_or_else(|| LinkError::from(Trouble::Unreachable))?;
+        self.comes_again(&atlas, &request);
         let answer = atlas.links.renew(&request).await;
         self.net.pass(self.gateway, self.atlas).await;
         answer.map_err(|error| match error {

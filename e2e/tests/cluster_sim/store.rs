@@ -21,6 +21,8 @@ pub(crate) const BEGIN: u64 = 1_800_000_000_000;
 pub(crate) struct Keep {
     memory: Mutex<Arc<Memory>>,
     begin: Instant,
+    /// How far its clock has stepped so far, in milliseconds.
+    stepped: Mutex<u64>,
     weather: Mutex<Weather>,
     handles: Mutex<Vec<(usize, broadcast::Sender<Change>)>>,
     next: Mutex<usize>,
@@ -58,6 +60,7 @@ impl Keep {
         Arc::new(Self {
             memory: Mutex::new(Arc::new(Memory::starting_at(StoreTime(BEGIN)))),
             begin,
+            stepped: Mutex::default(),
             weather: Mutex::new(Weather { rng, down_until: begin, failures: 0 }),
             handles: Mutex::default(),
             next: Mutex::default(),
@@ -90,9 +93,21 @@ impl Keep {
 
     /// Everything in it is gone.
     pub(crate) fn wipe(&self) {
-        let now = BEGIN + u64::try_from(self.begin.elapsed().as_millis()).unwrap();
-        *self.memory.lock() = Arc::new(Memory::starting_at(StoreTime(now)));
+        let now = self.now();
+        *self.memory.lock() = Arc::new(Memory::starting_at(now));
         self.announce(None, [Change::Everything]);
+    }
+
+    /// Its clock, which also a wipe does not turn back.
+    pub(crate) fn now(&self) -> StoreTime {
+        StoreTime(BEGIN)
+            .after(u64::try_from(self.begin.elapsed().as_millis()).unwrap() + *self.stepped.lock())
+    }
+
+    /// Its clock goes ahead, as that of another server may after a failover.
+    pub(crate) fn step(&self, ahead: Duration) {
+        *self.stepped.lock() += u64::try_from(ahead.as_millis()).unwrap();
+        self.memory().set_time(self.now());
     }
 
     /// Somebody else changes something.
@@ -198,11 +213,11 @@ fn of_edges_in(buckets: impl IntoIterator<Item = u16>) -> Vec<Change> {
 }
 
 impl Store for Handle {
-    async fn join(&self, gateway: &Gateway, lease: Duration) -> Result<Joined, StoreError> {
+    async fn join(&self, gateway: &Gateway, lease: Duration, back: bool) -> Result<Joined, StoreError> {
         let gateway = gateway.clone();
         let join = move |memory: Arc<Memory>| {
             let gateway = gateway.clone();
-            async move { memory.join(&gateway, lease).await }
+            async move { memory.join(&gateway, lease, back).await }
         };
         self.operate(vec![Change::Members], true, join).await
     }

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use frontier_api::cluster::{WatchRequest, WatchResponse, watch_response::Kind};
 use frontier_atlas::directory::Directory;
 use frontier_atlas::links::{Links, Terms};
 use frontier_atlas::record::{Claim, EdgeRecord, Instance, StoreTime};
@@ -14,7 +16,7 @@ use frontier_gateway::atlas::{BucketSet, Identity, OwnSessions, Reporter, Source
 use frontier_gateway::core::card::EdgeCard;
 use frontier_gateway::core::identity::OpenHouse;
 use frontier_gateway::core::message::Msg;
-use frontier_gateway::core::registry::ServiceHere;
+use frontier_gateway::core::registry::{InstanceRef, Seat, ServiceHere};
 use frontier_gateway::core::roll::{Here, Roll};
 use frontier_gateway::core::{Now, SessionRef, Settings, Shared};
 use frontier_gateway::sim::rng::Rng;
@@ -25,11 +27,12 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::net::{Atlas, Dialer, Net};
-use super::store::{BEGIN, Keep};
+use super::store::{BEGIN, Handle, Keep};
 
 const GATEWAYS: usize = 3;
 const ATLASES: usize = 2;
 const EDGES: u64 = 40;
+const SERVICES: u64 = 4;
 /// In which everything must be found after the faults are over: 5 s, and one renewal for the counts.
 const HEALED: Duration = Duration::from_millis(6_500);
 
@@ -39,6 +42,8 @@ pub(crate) struct Report {
     pub(crate) failure: Option<String>,
     pub(crate) healed: Duration,
     pub(crate) counts: Counts,
+    /// The same for two lives that were the same.
+    pub(crate) trace: u64,
 }
 
 macro_rules! counts {
@@ -70,7 +75,7 @@ macro_rules! counts {
 
 counts! {
     connects, moves, leaves, cuts, gateway_crashes, gateway_drains, atlas_crashes, silences, breaks, store_outages, store_wipes, stormy_stores,
-    removed_records, forged_records, resyncs,
+    removed_records, forged_records, resyncs, services_coming, services_going, clock_steps, duplicates, watched_changes,
 }
 
 /// What the seed knows, and the gateways' sessions report to.
@@ -91,6 +96,7 @@ struct Gateway {
     instance: [u8; 16],
     clock: Clock,
     sessions: Arc<Mutex<BTreeMap<u64, SessionRef>>>,
+    services: BTreeMap<u64, SessionRef>,
     next_slot: u32,
     /// It takes its leave.
     stop: CancellationToken,
@@ -117,7 +123,21 @@ struct World {
     gateways: Vec<Option<Gateway>>,
     /// Where an edge's newest session is, and its ticket.
     edges: BTreeMap<u64, (Option<usize>, u64)>,
+    /// What is seen by who watches each atlas.
+    views: Vec<Arc<Mutex<View>>>,
+    /// Somebody does.
+    watched: bool,
     tasks: JoinSet<()>,
+}
+
+/// What a client knows that follows an atlas.
+#[derive(Default)]
+struct View {
+    current: bool,
+    /// By ID: the gateway's name and the epoch.
+    edges: BTreeMap<u64, (String, u64)>,
+    gateways: BTreeSet<String>,
+    changes: u64,
 }
 
 // === impl Clock ===
@@ -237,7 +257,7 @@ impl Gateway {
                 () = reporter.run(leave) => {}
             }
         };
-        (Self { shared, instance, clock, sessions, next_slot: 0, stop, dead }, run)
+        (Self { shared, instance, clock, sessions, services: BTreeMap::new(), next_slot: 0, stop, dead }, run)
     }
 
     /// A session of an edge; its epoch.
@@ -258,6 +278,22 @@ impl Gateway {
                 Err(newer) => least = newer,
             }
         }
+    }
+
+    /// A service comes if it is not here, else it leaves; true if it has come.
+    fn toggle(&mut self, service: u64) -> bool {
+        let instance = InstanceRef { key: service, service_id: service };
+        if let Some(session) = self.services.remove(&service) {
+            self.shared.registry.leave_pool(session, &instance);
+            return false;
+        }
+        self.next_slot += 1;
+        let session = SessionRef { shard: 0, generation: 0, slot: self.next_slot };
+        let epoch = self.shared.next_epoch(self.shared.unix_ms(self.clock.now()), 0);
+        let seat = Seat { session, index: 0, addr: SocketAddr::from(([10, 2, 2, 2], 7)).into(), epoch };
+        self.shared.registry.join_pool(seat, &instance, &Arc::from("files")).unwrap();
+        self.services.insert(service, session);
+        true
     }
 
     fn disconnect(&self, edge: u64) -> bool {
@@ -289,12 +325,25 @@ impl World {
         let store = Arc::new(self.keep.connect());
         let directory = Arc::new(Directory::new(Arc::clone(&store)));
         let watchers = Arc::new(Watchers::new(Arc::clone(&store), directory, 16));
-        let links = Arc::new(Links::new(store, watchers, Terms::default()));
+        let links = Arc::new(Links::new(store, Arc::clone(&watchers), Terms::default()));
         let dead = CancellationToken::new();
+        if self.watched {
+            self.watch(at, &watchers, &dead);
+        }
         let (keeping, end) = (Arc::clone(&links), dead.clone());
         self.tasks.spawn(async move { end.run_until_cancelled(keeping.keep()).await.unwrap_or_default() });
         self.net.set_atlas(at, Some(Atlas { links, dead }));
         self.say(|| format!("atlas {at} starts"));
+    }
+
+    /// Somebody watches an atlas, edges and all.
+    fn watch(&mut self, at: usize, watchers: &Arc<Watchers<Handle>>, dead: &CancellationToken) {
+        let (mirroring, end) = (Arc::clone(watchers), dead.clone());
+        self.tasks.spawn(async move { end.run_until_cancelled(mirroring.keep()).await.unwrap_or_default() });
+        let view = Arc::new(Mutex::new(View::default()));
+        let (follower, end) = (follow(Arc::clone(watchers), Arc::clone(&view)), dead.clone());
+        self.tasks.spawn(async move { end.run_until_cancelled(follower).await.unwrap_or_default() });
+        self.views[at] = view;
     }
 
     fn crash_atlas(&mut self, at: usize) {
@@ -310,7 +359,7 @@ impl World {
 
     /// One thing that happens.
     async fn step(&mut self) {
-        let weights = [300, 120, 60, 40, 12, 8, 12, 25, 25, 10, 3, 8, 12, 12];
+        let weights = [300, 120, 60, 40, 12, 8, 12, 25, 25, 10, 3, 8, 12, 40, 4, 12];
         let (gateway, atlas) = (self.rng.size(0, GATEWAYS - 1), self.rng.size(0, ATLASES - 1));
         let edge = self.rng.between(1, EDGES);
         let time = Duration::from_millis(self.rng.between(100, 9_000));
@@ -364,8 +413,30 @@ impl World {
                 self.say(|| format!("a hand removes edge {edge}"));
                 self.keep.forge(edge, None).await;
             }
+            13 => {
+                let service = self.rng.between(1, SERVICES);
+                self.service(service, gateway);
+            }
+            14 => {
+                self.ledger.lock().counts.clock_steps += 1;
+                self.say(|| format!("the store's clock goes ahead by {time:?}"));
+                self.keep.step(time);
+            }
             _ => self.forge(edge).await,
         }
+    }
+
+    /// A service comes to a gateway, or leaves it.
+    fn service(&mut self, service: u64, at: usize) {
+        let Some(gateway) = &mut self.gateways[at] else { return };
+        let comes = gateway.toggle(service);
+        let mut ledger = self.ledger.lock();
+        match comes {
+            true => ledger.counts.services_coming += 1,
+            false => ledger.counts.services_going += 1,
+        }
+        ledger
+            .say(|| format!("service {service} {} gateway {at}", if comes { "comes to" } else { "leaves" }));
     }
 
     fn connect(&mut self, edge: u64, at: usize) {
@@ -430,7 +501,7 @@ impl World {
                 None => return,
             },
         };
-        let now = BEGIN + u64::try_from(self.ledger.lock().begin.elapsed().as_millis()).unwrap();
+        let StoreTime(now) = self.keep.now();
         let off = self.rng.between(0, 200_000);
         let epoch = StoreTime((now + off).saturating_sub(100_000)).epoch();
         let record = EdgeRecord {
@@ -503,16 +574,95 @@ impl World {
         if counted != sessions {
             return Some(format!("{sessions} edges are counted as {counted}"));
         }
+        if let Some(wrong) = self.wrong_services(&directory).await.or_else(|| self.wrong_views(&expected)) {
+            return Some(wrong);
+        }
         let page = directory.edge_page(0, 0).await.unwrap();
         if page.entries.len() as u64 != sessions {
             return Some(format!("{sessions} edges, {} on the list", page.entries.len()));
         }
         None
     }
+
+    /// What is wrong with what clients are told of services.
+    async fn wrong_services(&self, directory: &Directory<Memory>) -> Option<String> {
+        let running = self.gateways.iter().enumerate().filter_map(|(at, one)| Some((at, one.as_ref()?)));
+        let here: BTreeSet<(u64, String)> = running
+            .flat_map(|(at, gateway)| gateway.services.keys().map(move |id| (*id, format!("g{at}"))))
+            .collect();
+        let page = directory.service_page(0, 0).await.unwrap();
+        let found: BTreeSet<(u64, String)> =
+            page.entries.into_iter().map(|one| (one.id, one.frontier_id)).collect();
+        let counted = directory.service_count().await.unwrap();
+        (here != found || counted != here.len() as u64)
+            .then(|| format!("services are {here:?}, found {found:?}, counted {counted}"))
+    }
+
+    /// What is wrong with what those see who watch.
+    fn wrong_views(&self, expected: &BTreeMap<u64, (usize, u64)>) -> Option<String> {
+        let there: BTreeMap<u64, (String, u64)> =
+            expected.iter().map(|(edge, (at, epoch))| (*edge, (format!("g{at}"), *epoch))).collect();
+        let running = self.gateways.iter().enumerate().filter(|(_, one)| one.is_some());
+        let gateways: BTreeSet<String> = running.map(|(at, _)| format!("g{at}")).collect();
+        for (at, view) in self.views.iter().enumerate().filter(|_| self.watched) {
+            let view = view.lock();
+            if !view.current || view.gateways != gateways || view.edges != there {
+                let other = |id: &&u64| view.edges.get(*id) != there.get(*id);
+                let ids: BTreeSet<&u64> = view.edges.keys().chain(there.keys()).filter(other).collect();
+                let edges: Vec<_> = ids.iter().map(|id| (id, view.edges.get(*id), there.get(*id))).collect();
+                return Some(format!(
+                    "who watches atlas {at} sees {:?} and other edges than there are: {edges:x?}, current: {}",
+                    view.gateways, view.current
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// Somebody watches an atlas, and comes again when that ends.
+async fn follow(watchers: Arc<Watchers<Handle>>, view: Arc<Mutex<View>>) {
+    let mut resume = Vec::new();
+    loop {
+        let request = WatchRequest { frontiers: true, edges: true, resume: resume.clone() };
+        let Ok(mut watcher) = watchers.watch(&request) else { return };
+        while let Ok(Some(message)) = watcher.next().await {
+            view.lock().take(&message);
+            resume.clone_from(&message.resume);
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}
+
+// === impl View ===
+
+impl View {
+    fn take(&mut self, message: &WatchResponse) {
+        let gateways = || message.frontiers.iter().map(|one| one.frontier_id.clone());
+        match message.kind() {
+            Kind::Reset => {
+                *self = Self { gateways: gateways().collect(), changes: self.changes, ..Self::default() }
+            }
+            Kind::Put => {
+                self.changes += message.edges.len() as u64;
+                self.gateways.extend(gateways());
+                let edges = message.edges.iter();
+                self.edges.extend(edges.map(|edge| (edge.edge_id, (edge.frontier_id.clone(), edge.epoch))));
+            }
+            Kind::Remove => {
+                gateways().for_each(|id| drop(self.gateways.remove(&id)));
+                message.edges.iter().for_each(|edge| drop(self.edges.remove(&edge.edge_id)));
+            }
+            Kind::Current => self.current = true,
+            Kind::Unspecified => panic!("{message:?}"),
+        }
+    }
 }
 
 /// One seed.
 pub(crate) async fn life(seed: u64, tell: bool) -> Report {
+    // A mirror of all edges for each atlas takes as long as all the rest together.
+    let watched = seed.is_multiple_of(4);
     let mut rng = Rng::new(seed);
     let begin = Instant::now();
     let ledger = Arc::new(Mutex::new(Ledger {
@@ -526,7 +676,18 @@ pub(crate) async fn life(seed: u64, tell: bool) -> Report {
     let net = Net::new(Rng::new(rng.next()), ATLASES, tell);
     let keep = Keep::new(Rng::new(rng.next()));
     let gateways = (0..GATEWAYS).map(|_| None).collect();
-    let mut world = World { rng, net, keep, ledger, gateways, edges: BTreeMap::new(), tasks: JoinSet::new() };
+    let views = (0..ATLASES).map(|_| Arc::default()).collect();
+    let mut world = World {
+        rng,
+        net,
+        keep,
+        ledger,
+        gateways,
+        edges: BTreeMap::new(),
+        watched,
+        views,
+        tasks: JoinSet::new(),
+    };
     for at in 0..ATLASES {
         // An order of starts does not matter.
         if world.rng.chance(800) {
@@ -570,6 +731,9 @@ pub(crate) async fn life(seed: u64, tell: bool) -> Report {
         world.crash_atlas(at);
     }
     world.tasks.abort_all();
+    let changes: u64 = world.views.iter().map(|view| view.lock().changes).sum();
     let ledger = world.ledger.lock();
-    Report { failure: ledger.failure.clone(), healed, counts: ledger.counts.clone() }
+    let counts =
+        Counts { duplicates: world.net.duplicates(), watched_changes: changes, ..ledger.counts.clone() };
+    Report { failure: ledger.failure.clone(), healed, counts, trace: world.net.trace() }
 }

@@ -45,6 +45,8 @@ pub struct Reporter<D, S> {
     memory: Memory,
     backoff: Backoff,
     attempts: u64,
+    /// Some atlas has welcomed it.
+    attached: bool,
 }
 
 // === impl Reporter ===
@@ -54,7 +56,7 @@ impl<D: Dial, S: Source> Reporter<D, S> {
     #[must_use]
     pub fn new(dial: D, source: Arc<S>, identity: Identity, status: Arc<Status>, seed: u64) -> Self {
         let (memory, backoff) = (Memory::default(), Backoff::new(seed));
-        Self { dial, source, identity, status, memory, backoff, attempts: 0 }
+        Self { dial, source, identity, status, memory, backoff, attempts: 0, attached: false }
     }
 
     /// Until `stop`; then the gateway leaves atlas in good order, which takes a second at most.
@@ -105,6 +107,7 @@ impl<D: Dial, S: Source> Reporter<D, S> {
             frontier_id: self.identity.frontier_id.clone(),
             service_addr: self.identity.service_addr.clone(),
             edge_addr: self.identity.edge_addr.clone(),
+            attached: self.attached,
         };
         let attempt = self.attempts;
         self.attempts += 1;
@@ -116,7 +119,10 @@ impl<D: Dial, S: Source> Reporter<D, S> {
             None => Err(Trouble::Ended.into()),
             Some(Err(error)) => Err(error),
             Some(Ok(message)) => match message.kind {
-                Some(to_gateway::Kind::Welcome(welcome)) => Ok((link, welcome)),
+                Some(to_gateway::Kind::Welcome(welcome)) => {
+                    self.attached = true;
+                    Ok((link, welcome))
+                }
                 _ => Err(LinkError::new(Trouble::Protocol, "its first message is no Welcome")),
             },
         }

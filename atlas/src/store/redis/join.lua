@@ -1,20 +1,35 @@
--- Makes a gateway known. KEYS: rows, leases. ARGV: its instance, its row, the lease in ms, its instance in hexadecimal. Gives the time,
--- the number of its link, and who superseded it and lives: then it has not joined.
+-- Makes a gateway known. KEYS: rows, leases. ARGV: its instance, its row, the lease in ms, its instance in hexadecimal,
+-- 1 if it had joined before, and how many rows there may be. Gives the time, the number of its link, and who superseded it and lives, or
+-- "full": then it has not joined.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- As `holds` in store.rs has it.
+local function lives(instance)
+  local over = tonumber(string.match(redis.call('HGET', KEYS[2], instance) or '', '^(%d+) '))
+  return over and over > now and over <= now + 300000
+end
 local before = redis.call('HGET', KEYS[2], ARGV[1]) or ''
 local by = string.match(before, '^%d+ %d+ %d+ %d+ (%x+)$')
 if by then
   local instance = string.gsub(by, '%x%x', function(digits) return string.char(tonumber(digits, 16)) end)
-  local over = string.match(redis.call('HGET', KEYS[2], instance) or '', '^(%d+) ')
-  -- As `holds` in store.rs has it.
-  if over and tonumber(over) > now and tonumber(over) <= now + 300000 then
+  if lives(instance) then
     -- As long as it tries it is not forgotten: else it would come as a new one and take over.
     redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f', now) .. string.match(before, '^%d+(.*)$'))
     return { string.format('%.0f', now), '0', by }
   end
 end
 local rows = redis.call('HGETALL', KEYS[1])
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  for i = 1, ARGV[5] == '1' and #rows or 0, 2 do
+    if rows[i + 1] == ARGV[2] and lives(rows[i]) then
+      local hex = string.gsub(rows[i], '.', function(byte) return string.format('%02x', string.byte(byte)) end)
+      return { string.format('%.0f', now), '0', hex }
+    end
+  end
+  if #rows >= 2 * tonumber(ARGV[6]) then
+    return { string.format('%.0f', now), '0', 'full' }
+  end
+end
 for i = 1, #rows, 2 do
   -- The same row under another instance: an earlier life.
   if rows[i] ~= ARGV[1] and rows[i + 1] == ARGV[2] then
