@@ -106,6 +106,8 @@ pub struct Watcher<S: Store> {
     wants: Wants,
     at: Position,
     news: watch::Receiver<News>,
+    /// The store could not be read when the last step was made.
+    lost: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +163,7 @@ impl<S: Store> Watchers<S> {
         }
         self.watching_edges.fetch_add(usize::from(wants.edges), Ordering::Relaxed);
         let at = resumed(&request.resume).unwrap_or(Position::Begin);
-        Ok(Watcher { watchers: Arc::clone(self), wants, at, news: self.news.subscribe() })
+        Ok(Watcher { watchers: Arc::clone(self), wants, at, news: self.news.subscribe(), lost: false })
     }
 
     /// Who watches now.
@@ -214,6 +216,8 @@ impl<S: Store> Watchers<S> {
                     self.mirroring.store(watched[1].is_some(), Ordering::Relaxed);
                     if watched[0].is_none() {
                         self.forget();
+                        // Nobody looks any more, so nobody knows.
+                        self.lost(false);
                         (looked, read) = (None, None);
                         continue;
                     }
@@ -229,7 +233,7 @@ impl<S: Store> Watchers<S> {
                         done = self.read().await;
                     }
                     match done {
-                        Ok(()) if looks => read = Some(Instant::now()),
+                        Ok(()) if looks || now.elapsed() >= LOOK => read = Some(Instant::now()),
                         Ok(()) => {}
                         Err(error) => tracing::debug!(%error, "cannot read what has changed"),
                     }
@@ -437,14 +441,11 @@ impl<S: Store> Watcher<S> {
     /// When this atlas goes down, or cannot read the store.
     pub async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
         loop {
-            // Nobody begins with what was read long ago; who is there already is told all of it first.
-            let lost = self.news.borrow().lost;
-            if !(lost && self.at == Position::Begin)
-                && let Some(message) = self.step()
-            {
+            if let Some(message) = self.step() {
                 return Ok(Some(message));
             }
-            if lost {
+            // As the step saw it: what comes behind that wakes whoever waits below.
+            if self.lost {
                 return Err(Status::unavailable("the store cannot be reached"));
             }
             let draining = self.watchers.draining.clone();
@@ -468,13 +469,16 @@ impl<S: Store> Watcher<S> {
 
     /// What can be told now.
     fn step(&mut self) -> Option<WatchResponse> {
-        let whole = self.news.borrow_and_update().whole;
+        let News { whole, lost, .. } = *self.news.borrow_and_update();
+        self.lost = lost;
         let watchers = Arc::clone(&self.watchers);
         let state = watchers.state.lock();
         let whole = whole && state.whole.0 && (!self.wants.edges || state.whole.1);
         match self.at {
             // Nothing is told before it can be told whole.
             _ if !whole => None,
+            // Nobody begins with what was read long ago; who is there already is told all of it first.
+            Position::Begin if lost => None,
             Position::Begin => {
                 self.at = Position::Snapshot { bucket: 0, run: state.run, next: state.next() };
                 let mut message = message(Kind::Reset, self.at);

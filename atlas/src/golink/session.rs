@@ -178,10 +178,12 @@ impl<'a, S: Store, C: AsyncRead + AsyncWrite + Send + Unpin> Session<'a, S, C> {
         let terms = &go.terms;
         let room =
             Room { used: &go.entries, all: terms.all_entries, each: terms.entries, unheard: terms.unheard };
-        tracing::info!(
-            frontier_id = gateway.frontier_id, instance = %gateway.instance, client.addr = %peer,
-            services = gateway.service_addr, edges = gateway.edge_addr, "Go gateway connected"
-        );
+        go.complain(|| {
+            tracing::info!(
+                frontier_id = gateway.frontier_id, instance = %gateway.instance, client.addr = %peer,
+                services = gateway.service_addr, edges = gateway.edge_addr, "Go gateway connected"
+            );
+        });
         Self {
             go,
             socket,
@@ -229,10 +231,12 @@ impl<'a, S: Store, C: AsyncRead + AsyncWrite + Send + Unpin> Session<'a, S, C> {
             Next::Dismiss => self.dismiss().await,
             Next::Run | Next::Break => {}
         }
-        tracing::info!(
-            frontier_id = self.gateway.frontier_id, instance = %self.gateway.instance,
-            left = next == Next::Leave, "Go gateway disconnected"
-        );
+        self.go.complain(|| {
+            tracing::info!(
+                frontier_id = self.gateway.frontier_id, instance = %self.gateway.instance,
+                left = next == Next::Leave, "Go gateway disconnected"
+            );
+        });
     }
 
     // --- the gateway's side

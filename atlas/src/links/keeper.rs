@@ -262,7 +262,7 @@ impl<'a, S: Store> Keeper<'a, S> {
             // It may have come back: whoever has a lease is not forgotten.
             if !roster.lives(instance) {
                 self.links.store.forget(instance).await?;
-                tracing::info!(%instance, "forgot a gateway and what it had");
+                self.links.say(|| tracing::info!(%instance, "forgot a gateway and what it had"));
             }
         }
         Ok(())

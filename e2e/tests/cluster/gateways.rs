@@ -50,6 +50,7 @@ fn drained(report: &mut Report) -> anyhow::Result<()> {
     let mut cluster = start()?;
     for at in 0..2 * soak() {
         report.inject("gateway drained by SIGTERM");
+        cluster.ledger.trouble(cluster.edges_of(at % 3)?);
         cluster.drain_gateway(at % 3)?;
         report.heals(&cluster, Instant::now())?;
         report.inject("started again");
@@ -59,7 +60,11 @@ fn drained(report: &mut Report) -> anyhow::Result<()> {
         cluster.add_edge(at % 3)?;
         report.heals(&cluster, Instant::now())?;
     }
-    report.settle(&cluster)
+    report.settle(&cluster)?;
+    // A known fault: a call that meets an edge in the moment in which it leaves its old session ends with that session.
+    let (calls, failed) = report.counts.troubled;
+    ensure!(failed <= 1, "{failed} of {calls} calls of edges that moved failed");
+    Ok(())
 }
 
 fn partitioned(report: &mut Report) -> anyhow::Result<()> {

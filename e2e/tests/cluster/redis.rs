@@ -9,7 +9,7 @@ use frontier_e2e::{
 };
 use rustix::process::Signal;
 
-use crate::scene::{Report, Story, go_on, lasts, soak};
+use crate::scene::{Report, Story, go_on, soak};
 
 pub(crate) const STORIES: &[Story] = &[
     Story { name: "redis: one server, edges come and go", play: one_server },

@@ -75,7 +75,8 @@ macro_rules! counts {
 
 counts! {
     connects, moves, leaves, cuts, gateway_crashes, gateway_drains, atlas_crashes, silences, breaks, store_outages, store_wipes, stormy_stores,
-    removed_records, forged_records, resyncs, services_coming, services_going, clock_steps, duplicates, watched_changes,
+    removed_records, forged_records, resyncs, services_coming, services_going, long_outages,
+    clock_steps, duplicates, watched_changes,
 }
 
 /// What the seed knows, and the gateways' sessions report to.
@@ -394,8 +395,15 @@ impl World {
             }
             9 => {
                 self.ledger.lock().counts.store_outages += 1;
+                // Rarely for so long that gateways are forgotten, and what was kept for watchers too.
+                let long = self.rng.chance(30);
+                let time = if long { Duration::from_secs(75) } else { time };
                 self.say(|| format!("the store is down for {time:?}"));
                 self.keep.down(time);
+                if long {
+                    self.ledger.lock().counts.long_outages += 1;
+                    sleep(time).await;
+                }
             }
             10 => {
                 self.ledger.lock().counts.store_wipes += 1;
@@ -650,7 +658,7 @@ impl View {
                 self.edges.extend(edges.map(|edge| (edge.edge_id, (edge.frontier_id.clone(), edge.epoch))));
             }
             Kind::Remove => {
-                gateways().for_each(|id| drop(self.gateways.remove(&id)));
+                self.gateways.retain(|id| gateways().all(|gone| gone != *id));
                 message.edges.iter().for_each(|edge| drop(self.edges.remove(&edge.edge_id)));
             }
             Kind::Current => self.current = true,

@@ -87,9 +87,16 @@ impl Server {
         }
     }
 
-    /// Makes it hang.
+    /// Makes it hang; gives back when it does. A thread that runs elsewhere at the moment of the signal goes on for a while.
     pub fn pause(&self) -> anyhow::Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let pid = self.child.as_ref().context("it does not run")?.id();
+        let start = Instant::now();
+        while !stands_still(pid)? {
+            anyhow::ensure!(start.elapsed() < START, "it does not stop");
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
     }
 
     /// Makes it go on.
@@ -139,4 +146,18 @@ pub(super) fn output(command: &mut Command, seconds: u64) -> anyhow::Result<Stri
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     anyhow::ensure!(output.status.success(), "{:?}: {}: {out}{err}", command.get_program(), output.status);
     Ok(out.into_owned())
+}
+
+/// Whether all threads of a process are stopped.
+fn stands_still(pid: u32) -> anyhow::Result<bool> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end meanwhile.
+        let Ok(stat) = std::fs::read_to_string(task?.path().join("stat")) else { continue };
+        // The state comes behind the name, which is in parentheses and may have some itself.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        if state != Some('T') {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
