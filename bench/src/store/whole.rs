@@ -17,7 +17,7 @@ use frontier_api::registry::{
 use futures::future::try_join_all;
 use futures::stream;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
@@ -142,7 +142,10 @@ impl Link {
             Kind::Changes(changes) => changes.seq = self.seq,
             Kind::Hello(_) => {}
         }
-        self.to.send(FromGateway { kind: Some(kind) }).await?;
+        if self.to.send(FromGateway { kind: Some(kind) }).await.is_err() {
+            // What is heard says why.
+            return self.acknowledged(self.seq).await;
+        }
         Ok(())
     }
 
@@ -210,7 +213,15 @@ impl super::Bench<'_> {
         let atlas = Atlas::start(binary, self.server)?;
         let mut rows = Vec::new();
         let first = SNAPSHOT.min(self.args.edges);
-        let mut link = Link::attach(&atlas, 0, (0, first)).await?;
+        let begin = Instant::now();
+        // It listens before it has reached Redis.
+        let mut link = loop {
+            match Link::attach(&atlas, 0, (1, first)).await {
+                Ok(link) => break link,
+                Err(error) if begin.elapsed() > START => return Err(error),
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        };
         let begin = Instant::now();
         link.snapshot().await?;
         let took = begin.elapsed().as_secs_f64();
@@ -228,7 +239,7 @@ impl super::Bench<'_> {
         let each = (self.args.edges.saturating_sub(first) / others).max(1);
         let begin = Instant::now();
         for number in 1..=others {
-            let mut link = Link::attach(&atlas, number, (first + (number - 1) * each, each)).await?;
+            let mut link = Link::attach(&atlas, number, (1 + first + (number - 1) * each, each)).await?;
             link.snapshot().await?;
             links.push(link);
             try_join_all(links.iter_mut().map(Link::renew)).await?;
@@ -279,7 +290,7 @@ impl super::Bench<'_> {
         for _ in 0..super::TURNS {
             let before = Snapshot::take(&[atlas.pid()])?;
             self.turn(&mut look_ups, async |number| {
-                let edge_id = scatter(number) % edges;
+                let edge_id = scatter(number) % edges + 1;
                 let at = usize::try_from((number >> 32) % CHANNELS)?;
                 let mut client = channels.get(at).context("a connection")?.clone();
                 client.get_frontier_by_edge(GetFrontierByEdgeIdRequest { edge_id }).await?;
