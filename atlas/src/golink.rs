@@ -29,12 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use frontier_ops::complaints::Complaints;
 use frontier_wire::geminio::limits::{Limits, PacketLimits};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::session::Session;
@@ -72,8 +69,6 @@ pub struct GoLinks<S> {
     counts: Counts,
     /// Whoever takes over what the store has of its gateway reads all of it: one at a time.
     adoption: Semaphore,
-    complaints: Mutex<Complaints>,
-    started: Instant,
 }
 
 /// What happened, for metrics.
@@ -118,8 +113,6 @@ impl<S: Store> GoLinks<S> {
             entries: AtomicUsize::new(0),
             counts: Counts::default(),
             adoption: Semaphore::new(1),
-            complaints: Mutex::default(),
-            started: Instant::now(),
         }
     }
 
@@ -173,12 +166,9 @@ impl<S: Store> GoLinks<S> {
         &self.counts
     }
 
-    /// Writes a line unless there were too many.
+    /// Writes a line unless there were too many, of all gateways.
     fn complain(&self, line: impl FnOnce()) {
-        let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if self.complaints.lock().admit(micros) {
-            line();
-        }
+        self.links.say(line);
     }
 }
 

@@ -284,7 +284,7 @@ impl<S: Store> Links<S> {
     }
 
     /// Writes a line unless there were too many: who attaches and leaves all the time must not fill the disk.
-    fn say(&self, line: impl FnOnce()) {
+    pub(crate) fn say(&self, line: impl FnOnce()) {
         let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         if self.complaints.lock().admit(micros) {
             line();
