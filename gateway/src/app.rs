@@ -37,6 +37,7 @@ use crate::{
     driver::{Accept, Driver, Foreign, Hub, Inbox, Listener, Tuning},
     plane::Plane,
     queues::Queues,
+    sources::Sources,
 };
 
 /// A running gateway.
@@ -50,6 +51,7 @@ pub struct App {
     operators: Operators,
     cluster: Cluster,
     queues: Arc<Queues>,
+    sources: Arc<Sources>,
     readiness: Readiness,
     /// Ends with this value.
     _follow: JoinSet<()>,
@@ -87,7 +89,8 @@ impl App {
         let inboxes = polls.iter().map(Inbox::new).collect::<Result<_, _>>()?;
         let hub = Hub::new(inboxes, Arc::clone(&shared));
         let queues = Queues::start(&config.mqm, &hub, &shared, readiness.clone())?;
-        let hangups = reload::follow(Arc::clone(&queues), reload)?;
+        let sources = Sources::start(&config.mqm, &hub, &shared, readiness.clone())?;
+        let hangups = reload::follow(Arc::clone(&queues), Arc::clone(&sources), reload)?;
         follow.spawn(failed.clone().watch("queues", CancellationToken::new(), hangups));
         let guests = Guests::start(config, &hub, &readiness, &failed)?;
         let edge_tls = guests.handshake(Bound::Edge);
@@ -100,6 +103,8 @@ impl App {
         let plane = Plane::new(Arc::clone(&hub), Arc::clone(&shared));
         let metrics = operators::metrics(&plane, telemetry, &authority, &guests);
         let counted = Arc::clone(&queues);
+        metrics.register(move || counted.families());
+        let counted = Arc::clone(&sources);
         metrics.register(move || counted.families());
         let start = Instant::now();
         let place = Place { edges: edge_addr, services: service_addr };
@@ -123,6 +128,7 @@ impl App {
             operators,
             cluster,
             queues,
+            sources,
             readiness,
             _follow: follow,
         })

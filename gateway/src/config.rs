@@ -28,7 +28,7 @@ pub use self::{
     limits::{Drain, Limits, default_memory},
     load::{Overrides, Sources, load},
 };
-use crate::{queues, tokens};
+use crate::{queues, sources, tokens};
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -294,6 +294,9 @@ impl Config {
             if queue.topics.is_empty() && queue.choice.patterns.is_empty() {
                 problems.warn(format!("mqm.{}.producer", queue.kind.name()), "takes no topic");
             }
+        }
+        if self.frontlas.enable && !self.mqm.sources.is_empty() {
+            problems.error("mqm.sources", sources::CLUSTER);
         }
         self.limits.validate(problems);
         self.drain.validate(problems);

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod card;
 pub mod deadlines;
+pub mod delivery;
 pub mod dialect;
 pub mod exchange;
 pub mod footprint;

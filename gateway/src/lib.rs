@@ -25,5 +25,6 @@ pub mod plane;
 pub mod queues;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
+pub mod sources;
 pub mod tls;
 pub mod tokens;

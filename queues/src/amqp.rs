@@ -4,8 +4,10 @@
 //! in an order of its own and takes no TLS settings of ours. [`frame`] reads and writes, [`handshake`] connects and declares; here
 //! messages flow.
 
+pub(crate) mod consume;
 mod frame;
 mod handshake;
+mod properties;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +18,7 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use parking_lot::Mutex;
 
+pub(crate) use self::properties::Properties;
 use self::{
     frame::{Frame, Method, Reader, Writer},
     handshake::Session,
@@ -347,6 +350,9 @@ impl Publisher {
 
 /// The properties of a message: what is configured, and our headers.
 fn properties(message: &Message, config: &AmqpProducer) -> Result<Vec<u8>, PublishError> {
+    if let Some(passed) = message.passed.as_ref().and_then(|passed| passed.properties.as_ref()) {
+        return Ok(passed.encode(message.id, &message.headers));
+    }
     let mut table = Writer::default();
     for (name, value) in headers::each(message) {
         // These route copies to queues of their own, which is not for an edge to say; and as text they end the channel.

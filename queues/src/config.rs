@@ -9,6 +9,7 @@ mod keys;
 mod nats;
 mod nsq;
 mod redis;
+mod source;
 mod tls;
 
 use frontier_ops::config::{Problems, read::Section};
@@ -22,6 +23,7 @@ pub use self::{
     nats::{JetStream, Nats, Subjects, Token},
     nsq::{AuthSecret, Nsq, NsqProducer},
     redis::{Channels, Redis, RedisStream},
+    source::{AmqpSource, RedisSource, Source},
     tls::ClientTls,
 };
 use crate::Options;
@@ -39,6 +41,8 @@ pub struct Mqm {
     pub nsq: Nsq,
     /// `mqm.redis`.
     pub redis: Redis,
+    /// `mqm.sources`.
+    pub sources: Vec<Source>,
 }
 
 /// A block of `mqm`, which is one queue.
@@ -78,6 +82,7 @@ impl Mqm {
             nats: section.section("nats", Nats::read),
             nsq: section.section("nsq", Nsq::read),
             redis: section.section("redis", Redis::read),
+            sources: section.list("sources", Source::read),
         }
     }
 
@@ -101,6 +106,7 @@ impl Mqm {
         self.nats.validate(problems);
         self.nsq.validate(problems);
         self.redis.validate(problems);
+        Source::validate_all(&self.sources, problems);
     }
 
     /// The queues in use, and what each takes.

@@ -239,7 +239,7 @@ pub(crate) async fn clock(flights: Arc<Flights>) {
 }
 
 /// One line of bounded length.
-fn shorten(reason: String) -> String {
+pub(crate) fn shorten(reason: String) -> String {
     let line: String =
         reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect();
     if line == reason { reason } else { line }

@@ -30,6 +30,7 @@ pub(crate) fn is_ours(name: &str) -> bool {
 /// The texts of ours, then the application's; a name of ours among those is left out, as ours are to be trusted.
 pub(crate) fn each<'m>(message: &'m Message) -> impl Iterator<Item = (&'m str, Cow<'m, [u8]>)> {
     let text = |text: String| Cow::Owned(text.into_bytes());
+    let passed = message.passed.is_some();
     let ours = [
         Some((EDGE_ID, text(message.edge.to_string()))),
         Some((TOPIC, Cow::Borrowed(message.topic.as_bytes()))),
@@ -38,7 +39,8 @@ pub(crate) fn each<'m>(message: &'m Message) -> impl Iterator<Item = (&'m str, C
         message.content_type.as_ref().map(|value| (CONTENT_TYPE, Cow::Borrowed(value.as_bytes()))),
         message.traceparent.as_ref().map(|value| (TRACEPARENT, Cow::Borrowed(value.as_bytes()))),
     ];
-    let own = message.headers.iter().filter(|(name, _)| !is_ours(name));
+    let ours = if passed { [const { None }; OURS.len()] } else { ours };
+    let own = message.headers.iter().filter(move |(name, _)| passed || !is_ours(name));
     ours.into_iter().flatten().chain(own.map(|(name, value)| (name.as_str(), Cow::Borrowed(&value[..]))))
 }
 
@@ -108,6 +110,7 @@ mod tests {
                 ("content-type".to_owned(), Bytes::from_static(b"evil")),
             ],
             deadline: Instant::now(),
+            passed: None,
         };
         let found: Vec<(&str, String)> = each(&message)
             .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))

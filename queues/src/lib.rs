@@ -7,6 +7,7 @@
 //!
 //! - [`Queue`] is the handle: [`Queue::try_publish`] never waits, and [`Done`] learns exactly once how it ended.
 //! - [`driver`] connects, again and again; [`Broker`] and [`Link`] are what a new kind of broker implements.
+//! - [`Source`] is the other way round: what a broker has for edges goes through a [`Door`].
 //! - [`config`] is the block `mqm` of the gateway's file, and [`config::Mqm::queues`] lists the queues in use.
 //!
 //! The crate knows brokers and nothing of gateways: which topic goes to which queue is decided by its caller.
@@ -30,6 +31,7 @@ mod pipeline;
 mod queue;
 mod redis;
 mod socket;
+mod source;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -37,7 +39,8 @@ pub mod testing;
 pub use self::{
     driver::{Broker, ConnectError, Link, Outbox, Outgoing},
     error::{Kind, PublishError},
-    message::{Done, Message, MessageId},
+    message::{Done, Message, MessageId, Passed},
     queue::{OpenError, Options, Queue, Stats, open},
+    source::{Door, Parcel, Settle, Source, SourceOptions, SourceStats, Undone, open_source},
     state::State,
 };

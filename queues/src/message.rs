@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Kind, PublishError};
+use crate::{Kind, PublishError, amqp::Properties};
 
 /// What a message takes beyond its texts and bytes: the records of it in queue, driver and client library.
 const RECORD: usize = 512;
@@ -40,6 +40,15 @@ pub struct Message {
     pub headers: Vec<(String, Bytes)>,
     /// When its sender stops waiting.
     pub deadline: Instant,
+    /// It is of no edge: a dead letter, which keeps the headers that it came with.
+    pub passed: Option<Passed>,
+}
+
+/// What a message that is passed on had beside its headers.
+#[derive(Clone, Debug, Default)]
+pub struct Passed {
+    /// AMQP: its properties.
+    pub(crate) properties: Option<Arc<Properties>>,
 }
 
 /// Called exactly once with how a message ended; also when the queue goes away or its driver fails.
@@ -107,6 +116,7 @@ impl Message {
             content_type: None,
             traceparent: None,
             headers: Vec::new(),
+            passed: None,
             deadline: Instant::now() + std::time::Duration::from_secs(60),
         }
     }
@@ -116,7 +126,8 @@ impl Message {
     pub fn cost(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
         let texts = self.content_type.as_ref().map_or(0, |text| text.len())
-            + self.traceparent.as_ref().map_or(0, |text| text.len());
+            + self.traceparent.as_ref().map_or(0, |text| text.len())
+            + self.passed.as_ref().and_then(|passed| passed.properties.as_ref()).map_or(0, |one| one.len());
         RECORD + self.body.len() + self.topic.len() + self.destination.len() + texts + headers
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The field of a stream's entry that holds the body.
-const BODY: &str = "body";
+pub(crate) const BODY: &str = "body";
 
 /// Longest answer while connecting.
 const MAX_GREETING: usize = 4096;
@@ -59,6 +59,18 @@ impl Redis {
         }
     }
 
+    /// A connection on which commands are taken.
+    pub(crate) async fn dial(&self, index: usize) -> Result<Socket, ConnectError> {
+        let address = &self.addresses[index];
+        let stream = socket::dial(address).await?;
+        let mut socket: Socket = match self.tls.client(address.secure()).map_err(ConnectError::refused)? {
+            Some(tls) => socket::secure(stream, tls, self.tls.name(address.host())).await?,
+            None => Box::new(stream),
+        };
+        self.greet(&mut socket, address).await?;
+        Ok(socket)
+    }
+
     async fn greet(&self, socket: &mut Socket, address: &Address) -> Result<(), ConnectError> {
         let (user, password) = match address.login() {
             Some((user, password)) => (user.to_owned(), password.clone()),
@@ -90,13 +102,7 @@ impl Broker for Redis {
     }
 
     async fn connect(&mut self, index: usize) -> Result<Pipe<Resp>, ConnectError> {
-        let address = &self.addresses[index];
-        let stream = socket::dial(address).await?;
-        let mut socket: Socket = match self.tls.client(address.secure()).map_err(ConnectError::refused)? {
-            Some(tls) => socket::secure(stream, tls, self.tls.name(address.host())).await?,
-            None => Box::new(stream),
-        };
-        self.greet(&mut socket, address).await?;
+        let socket = self.dial(index).await?;
         let protocol = Resp { stream: self.stream, waiting: VecDeque::new() };
         Ok(Pipe { socket, input: BytesMut::with_capacity(4096), protocol })
     }
@@ -210,11 +216,11 @@ fn kind(text: &str) -> Kind {
     }
 }
 
-fn command(args: usize, out: &mut BytesMut) {
+pub(crate) fn command(args: usize, out: &mut BytesMut) {
     out.put_slice(format!("*{args}\r\n").as_bytes());
 }
 
-fn bulk(arg: &[u8], out: &mut BytesMut) {
+pub(crate) fn bulk(arg: &[u8], out: &mut BytesMut) {
     out.reserve(arg.len() + 24);
     out.put_slice(format!("${}\r\n", arg.len()).as_bytes());
     out.put_slice(arg);

@@ -118,6 +118,7 @@ fn message(body: &'static str) -> Message {
         content_type: None,
         traceparent: None,
         headers: Vec::new(),
+        passed: None,
         deadline: Instant::now() + Duration::from_secs(3600),
     }
 }

@@ -34,6 +34,8 @@ impl App {
         let deadline = start + self.drain.total();
         let last = LAST.min(self.drain.total() / 4);
         self.shared.draining.store(true, Ordering::Release);
+        // What edges have may still be done; nothing new comes for them.
+        self.sources.stop();
         // Before edges go: nobody is to look for them here when they are elsewhere.
         self.cluster.withdraw().await;
         // A short window still leaves edges the time to go.
@@ -60,6 +62,8 @@ impl App {
         drop(timeout_at(deadline, self.gone(Bound::Service)).await);
         // Peers of geminio say goodbye, and the youngest of them are not to be closed yet.
         drop(timeout_at(deadline.min(Instant::now() + FAREWELL), self.farewell()).await);
+        // Nothing is with an edge any more, so this only waits for brokers to hear it.
+        self.sources.close(deadline).await;
         // What edges have published was handed over before they went.
         self.queues.close(deadline).await;
     }

@@ -315,6 +315,68 @@ fn protocols_are_checked() {
 }
 
 #[test]
+fn sources_are_checked_as_queues_are_and_for_what_would_go_round() {
+    let redis = "redis: {addrs: ['r:6379'], stream: q, group: g}";
+    let amqp = "amqp: {addrs: ['a:5672'], queue: q}";
+    let good = format!(
+        "mqm: {{sources: [{{name: one, dead_letter: dead, {redis}}}, {{name: two, dead_letter: dead, {amqp}}}]}}\n"
+    );
+    let config = load_text(&good).unwrap().config;
+    let kinds: Vec<_> = config.mqm.sources.iter().map(|source| source.kind().unwrap()).collect();
+    assert_eq!(kinds, [frontier_queues::config::QueueKind::Redis, frontier_queues::config::QueueKind::Amqp]);
+    let in_cluster = format!("{good}frontlas: {{enable: true, dial: {{addrs: ['atlas:40012']}}}}\n");
+    let (_, key, message) = only_error(&in_cluster);
+    assert!(key == "mqm.sources" && message.contains("frontlas.enable"), "{key}: {message}");
+    let wrong = |source: &str| errors(&format!("mqm: {{sources: [{{{source}}}]}}\n"))[0].clone();
+    for (source, key, text) in [
+        (format!("dead_letter: dead, {redis}"), "mqm.sources[0].name", "must have 1 to 64"),
+        (format!("name: 'a b', dead_letter: dead, {redis}"), "mqm.sources[0].name", "must have 1 to 64"),
+        (
+            "name: a, dead_letter: dead".to_owned(),
+            "mqm.sources[0]",
+            "exactly one of amqp, redis; 0 have them",
+        ),
+        (format!("name: a, dead_letter: dead, {redis}, {amqp}"), "mqm.sources[0]", "2 have them"),
+        (format!("name: a, dead_letter: q, {redis}"), "mqm.sources[0].dead_letter", "go round"),
+        (format!("name: a, dead_letter: q, {amqp}"), "mqm.sources[0].dead_letter", "go round"),
+        (
+            format!("name: a, dead_letter: d, max_deliveries: 0, {redis}"),
+            "mqm.sources[0].max_deliveries",
+            "1 and 1000",
+        ),
+        (format!("name: a, dead_letter: d, done_timeout: 2h, {redis}"), "mqm.sources[0].done_timeout", "1h"),
+        (
+            format!("name: a, dead_letter: d, max_in_flight: 70000, {redis}"),
+            "mqm.sources[0].max_in_flight",
+            "65535",
+        ),
+        (
+            format!("name: a, dead_letter: d, {}", redis.replace("r:6379", "r")),
+            "mqm.sources[0].redis.addrs[0]",
+            "has no port",
+        ),
+        (
+            format!("name: a, dead_letter: d, {}", redis.replace("stream: q, ", "")),
+            "mqm.sources[0].redis.stream",
+            "is missing",
+        ),
+        (
+            format!("name: a, dead_letter: d, {}", amqp.replace("queue: q", "tls: {cert: /x}, queue: q")),
+            "mqm.sources[0].amqp.tls.cert",
+            "needs its key",
+        ),
+    ] {
+        let (_, found, message) = wrong(&source);
+        assert!(found == key && message.contains(text), "{source}: {found}: {message}");
+    }
+    let twice = |name: &str| format!("mqm: {{sources: [{{name: a, {redis}}}, {{name: {name}, {redis}}}]}}\n");
+    assert_eq!(errors(&twice("b"))[0].1, "mqm.sources[1]");
+    assert_eq!(errors(&twice("a"))[0].1, "mqm.sources[1].name");
+    let none = warnings(&format!("mqm: {{sources: [{{name: a, {redis}}}]}}\n"));
+    assert_eq!(none[0].0, "mqm.sources[0].dead_letter");
+}
+
+#[test]
 fn queues_need_addresses_and_topics_that_can_be_told_apart() {
     let good = "mqm: {redis: {enable: true, addrs: ['r:6379'], producer: {channels: [a], patterns: ['a/+', 'b/#'], \
                 map: 'x.{label.region:none}'}}}\n";

@@ -13,8 +13,8 @@ use frontier_wire::{
 };
 
 use crate::core::{
-    Bound, api::Page, card::EdgeCard, dialect::Protocol, outlet::Declined, shard::Moved, stats::OpKind,
-    table::SessionRef,
+    Bound, api::Page, card::EdgeCard, delivery::Delivery, dialect::Protocol, outlet::Declined, shard::Moved,
+    stats::OpKind, table::SessionRef,
 };
 
 /// The origin of operations whose answer nobody waits for, such as `edge_offline`.
@@ -163,6 +163,8 @@ pub struct DialogueAnswer {
 pub enum Msg {
     /// Carry out an operation.
     Place { target: SessionRef, place: Box<PlaceOwned> },
+    /// Give an edge a message of the async world.
+    Deliver { target: SessionRef, delivery: Box<Delivery> },
     /// More of its body.
     Fragment { target: SessionRef, from: SessionRef, from_id: u64, flags: Flags, head: Bytes, body: Bytes },
     /// The requester does not wait any more.
@@ -290,6 +292,7 @@ impl Msg {
     pub fn session(&self) -> Option<SessionRef> {
         match self {
             Self::Place { target: session, .. }
+            | Self::Deliver { target: session, .. }
             | Self::Fragment { target: session, .. }
             | Self::Cancel { target: session, .. }
             | Self::CreditReply { target: session, .. }
@@ -323,6 +326,7 @@ impl Msg {
     pub fn held(&self) -> usize {
         let more = match self {
             Self::Place { place, .. } => size_of::<PlaceOwned>() + place.head.len() + place.body.len(),
+            Self::Deliver { delivery, .. } => delivery.held(),
             Self::Fragment { head, body, .. } | Self::Answer { head, body, .. } => head.len() + body.len(),
             Self::Open { open, .. } => size_of::<OpenLeg>() + open.head.len(),
             Self::Leg {

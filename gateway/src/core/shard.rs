@@ -221,6 +221,8 @@ pub struct Shard {
     detours: ops::Detours,
     /// Messages that external queues have not confirmed.
     handed: ops::Handed,
+    /// Messages of the async world that edges have not answered.
+    delivered: ops::Delivered,
     /// Edges that wait for a service that knows their ID.
     awaiting: awaiting::Awaiting,
     /// Who wants to know what is in the table, the oldest first.
@@ -277,6 +279,7 @@ impl Shard {
             dismissal: None,
             detours: ops::Detours::default(),
             handed: ops::Handed::default(),
+            delivered: ops::Delivered::default(),
             awaiting: awaiting::Awaiting::default(),
             walks: VecDeque::new(),
             culled: 0,

@@ -68,6 +68,7 @@ impl Outlet for BrokerOutlet {
             content_type,
             traceparent,
             headers,
+            passed: None,
             deadline: started + Duration::from_micros(letter.left),
         };
         let (hub, tally, receipt) = (Arc::clone(&self.hub), Arc::clone(&self.tally), letter.receipt);

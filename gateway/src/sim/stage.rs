@@ -12,7 +12,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::Bytes;
 use frontier_api::bucket::{Digest, EDGE_BUCKETS};
+use frontier_wire::error::ErrorCode;
+use parking_lot::Mutex;
 
 use self::shard::SimShard;
 use super::{
@@ -22,6 +25,7 @@ use super::{
 };
 use crate::core::{
     Bound, Now, Settings, Shared,
+    delivery::{Delivery, Settle},
     exchange::mix,
     identity::Gatekeeper,
     message::Msg,
@@ -34,6 +38,9 @@ use crate::core::{
 pub const UNIX_MS: u64 = 1_700_000_000_000;
 /// The clock begins here: long before, nothing can have happened.
 const START: u64 = 1_000_000;
+
+/// What became of a delivery; `None` until that is clear.
+pub type Fate = Arc<Mutex<Option<Result<(), ErrorCode>>>>;
 
 /// A connection of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -324,6 +331,23 @@ impl Stage {
             let (shard, msg) = receipt.confirm(outcome);
             self.post(shard, msg);
         }
+    }
+
+    /// A message comes in by the door; what became of it is told by the cell once it is clear.
+    ///
+    /// # Panics
+    /// If it is longer than any edge is given.
+    pub fn deliver(&mut self, edge: u64, topic: &str, body: &[u8], timeout: u64) -> Fate {
+        let fate = Fate::default();
+        let told = Arc::clone(&fate);
+        let settle = Settle::new(move |outcome| *told.lock() = Some(outcome));
+        let headers = [("unit", "C")];
+        let delivery = Delivery::new(&self.shared, edge, topic, headers, Bytes::copy_from_slice(body));
+        let delivery = delivery.expect("a delivery within the limits");
+        if let Some((shard, msg)) = delivery.post(&self.shared, timeout, settle) {
+            self.post(shard, msg);
+        }
+        fate
     }
 
     /// Lets the driver look at a connection although nothing has come.

@@ -6,6 +6,7 @@
 mod admission;
 mod budget;
 mod calls;
+mod deliveries;
 mod geminio;
 mod messages;
 mod mixed;

@@ -196,6 +196,7 @@ async fn through(queue: &Queue, destination: &str, load: Load) -> Result<f64> {
             content_type: None,
             traceparent: None,
             headers: Vec::new(),
+            passed: None,
             deadline: Instant::now() + PATIENCE,
         };
         queue.try_publish(message, Done::new(move |result| drop(tell.try_send(result))))

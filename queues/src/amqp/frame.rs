@@ -52,6 +52,12 @@ impl Method {
     pub(super) const QUEUE_DECLARE_OK: Self = Self(50, 11);
     pub(super) const QUEUE_BIND: Self = Self(50, 20);
     pub(super) const QUEUE_BIND_OK: Self = Self(50, 21);
+    pub(super) const BASIC_QOS: Self = Self(60, 10);
+    pub(super) const BASIC_QOS_OK: Self = Self(60, 11);
+    pub(super) const BASIC_CONSUME: Self = Self(60, 20);
+    pub(super) const BASIC_CONSUME_OK: Self = Self(60, 21);
+    pub(super) const BASIC_CANCEL: Self = Self(60, 30);
+    pub(super) const BASIC_DELIVER: Self = Self(60, 60);
     pub(super) const BASIC_PUBLISH: Self = Self(60, 40);
     pub(super) const BASIC_RETURN: Self = Self(60, 50);
     pub(super) const BASIC_ACK: Self = Self(60, 80);

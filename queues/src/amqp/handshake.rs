@@ -23,17 +23,17 @@ const LARGE_FRAMES: usize = 128 << 10;
 const HEARTBEAT: u16 = 60;
 
 /// A connection with an open channel, on which nothing is published yet.
-pub(super) struct Session {
-    pub(super) socket: Socket,
-    pub(super) input: BytesMut,
-    pub(super) frame_max: usize,
-    pub(super) heartbeat: Duration,
+pub(crate) struct Session {
+    pub(crate) socket: Socket,
+    pub(crate) input: BytesMut,
+    pub(crate) frame_max: usize,
+    pub(crate) heartbeat: Duration,
 }
 
 // === impl Session ===
 
 impl Session {
-    pub(super) async fn connect(config: &config::Amqp, address: &Address) -> Result<Self, ConnectError> {
+    pub(crate) async fn connect(config: &config::Amqp, address: &Address) -> Result<Self, ConnectError> {
         let stream = socket::dial(address).await?;
         let tls = config.tls.client(address.secure()).map_err(ConnectError::refused)?;
         let socket: Socket = match tls {
@@ -117,7 +117,7 @@ impl Session {
         Some(ok)
     }
 
-    async fn send(&mut self, channel: u16, method: Writer) -> Result<(), ConnectError> {
+    pub(super) async fn send(&mut self, channel: u16, method: Writer) -> Result<(), ConnectError> {
         let mut out = BytesMut::new();
         frame::put(frame::METHOD, channel, &method.into_bytes(), &mut out);
         self.write(&out).await
@@ -129,7 +129,7 @@ impl Session {
     }
 
     /// Waits for this answer, and returns what it says.
-    async fn expect(&mut self, wanted: Method) -> Result<Bytes, ConnectError> {
+    pub(super) async fn expect(&mut self, wanted: Method) -> Result<Bytes, ConnectError> {
         loop {
             let Some(frame) =
                 Frame::take(&mut self.input, self.frame_max).map_err(ConnectError::unreachable)?
@@ -176,7 +176,8 @@ fn start_ok(config: &config::Amqp, address: &Address) -> Result<Writer, String> 
     let user = if user.is_empty() { "guest" } else { &user };
     let password = if guest { "guest" } else { password.expose() };
     let mut capabilities = Writer::default();
-    for name in ["publisher_confirms", "basic.nack", "connection.blocked", "authentication_failure_close"] {
+    let known = ["publisher_confirms", "basic.nack", "connection.blocked", "authentication_failure_close"];
+    for name in known.into_iter().chain(["consumer_cancel_notify"]) {
         capabilities.short(name);
         capabilities.u8(b't');
         capabilities.u8(1);

@@ -57,6 +57,7 @@ pub(crate) fn message(edge: u64, destination: &str, body: impl Into<Bytes>) -> M
             ("unit".to_owned(), Bytes::from_static(b"C")),
             ("edge-id".to_owned(), Bytes::from_static(b"0")),
         ],
+        passed: None,
         deadline: Instant::now() + Duration::from_secs(30),
     }
 }

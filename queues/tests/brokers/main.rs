@@ -14,3 +14,4 @@ mod proxy;
 mod redis;
 mod secure;
 mod slow;
+mod sources;

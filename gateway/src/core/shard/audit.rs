@@ -8,6 +8,7 @@ use hashbrown::HashSet;
 use super::Shard;
 use crate::core::{
     Bound,
+    delivery::DOOR,
     footprint::shared_str,
     message::{LegRef, NOBODY},
     names::NameSet,
@@ -87,6 +88,7 @@ impl Shard {
             audit.problems.push(format!("names take {names}, {} are accounted", self.names_held));
         }
         self.check_handed(&mut audit);
+        self.check_delivered(&mut audit);
         audit.held += names as u64 + self.transport.values().map(|held| u64::from(*held)).sum::<u64>();
         if self.transport.keys().any(|me| self.sessions.get(*me).is_none()) {
             audit.problems.push("bytes of a transport whose session is gone".to_owned());
@@ -123,6 +125,28 @@ impl Shard {
             if outgoing.is_none_or(|outgoing| (outgoing.target, outgoing.local) != (entry.queue, *number)) {
                 audit.problems.push(format!("nobody waits for message {number} of a queue: {entry:?}"));
             }
+        }
+    }
+
+    /// Every message from the door is one that an edge of this shard is to answer, and the other way round.
+    fn check_delivered(&self, audit: &mut Audit) {
+        let held: usize = self.delivered.entries.values().map(|entry| entry.held).sum();
+        if held != self.delivered.accounted {
+            audit
+                .problems
+                .push(format!("deliveries take {held} bytes, {} are accounted", self.delivered.accounted));
+        }
+        audit.held += held as u64;
+        let sessions = (0..self.sessions.slots()).filter_map(|slot| self.sessions.at(slot));
+        let pending =
+            sessions.filter_map(|session| session.ops.as_ref()).flat_map(|ops| ops.pending.values());
+        let mut waiting: Vec<u64> =
+            pending.filter(|pending| pending.from == DOOR).map(|pending| pending.from_id).collect();
+        waiting.sort_unstable();
+        let mut known: Vec<u64> = self.delivered.entries.keys().copied().collect();
+        known.sort_unstable();
+        if waiting != known {
+            audit.problems.push(format!("edges are to answer deliveries {waiting:?}, known are {known:?}"));
         }
     }
 
@@ -182,7 +206,7 @@ impl Shard {
             if let Some(ops) = session.ops.as_ref() {
                 flights.outgoing.extend(ops.outgoing.iter().map(|(id, outgoing)| (me, *id, outgoing.target)));
                 // Those the gateway makes itself are not in anybody's list.
-                let own = |from: SessionRef| from == NOBODY;
+                let own = |from: SessionRef| from == NOBODY || from == DOOR;
                 let pending = ops.pending.values().filter(|pending| !own(pending.from));
                 flights.pending.extend(pending.map(|pending| (pending.from, pending.from_id, me)));
             }

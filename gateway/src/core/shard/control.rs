@@ -26,6 +26,7 @@ impl Shard {
     pub fn on_msg(&mut self, msg: Msg) -> Option<Msg> {
         match msg {
             Msg::Place { target, place } => self.on_place(target, place),
+            Msg::Deliver { target, delivery } => self.on_deliver(target, delivery),
             Msg::Fragment { target, from, from_id, flags, head, body } => {
                 self.fragment(target, OpKey::Origin(from, from_id), flags, &head, Body::Shared(body));
             }

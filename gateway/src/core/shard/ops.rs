@@ -8,6 +8,7 @@
 //! Every operation that was admitted gets exactly one answer: from the receiver, or from us when the deadline passes, the requester
 //! cancels or the receiver's session ends. A late answer finds no entry and is dropped.
 
+mod delivered;
 mod detours;
 mod finish;
 mod queued;
@@ -37,6 +38,7 @@ use smallvec::SmallVec;
 use self::route::{nobody, nobody_there};
 pub(in crate::core) use self::whole::Bodies;
 pub(super) use self::{
+    delivered::Delivered,
     detours::Detours,
     finish::ANSWER_ALWAYS,
     queued::Handed,

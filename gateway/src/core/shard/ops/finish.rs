@@ -12,6 +12,7 @@ use frontier_wire::{
 
 use super::{OpKey, append, flow, uncount};
 use crate::core::{
+    delivery::DOOR,
     dialect::Protocol,
     message::{Body, Form, Msg, NOBODY},
     session::{Outgoing, Pending, Phase},
@@ -72,8 +73,11 @@ impl Shard {
             return Ok(());
         }
         let size = frame.head.len() + frame.body.len();
-        let fits =
-            to.shard == self.id || to == NOBODY || size <= ANSWER_ALWAYS || self.has_mail_room(to.shard);
+        let fits = to.shard == self.id
+            || to == NOBODY
+            || to == DOOR
+            || size <= ANSWER_ALWAYS
+            || self.has_mail_room(to.shard);
         if !fits && !ends {
             self.abandon(me, local, ErrorCode::Overloaded, "answer does not fit");
             return Ok(());
@@ -123,6 +127,9 @@ impl Shard {
     ) {
         if to == NOBODY {
             return;
+        }
+        if to == DOOR {
+            return self.on_delivery_answer(id, flags, head);
         }
         if to.shard != self.id {
             let (head, body) = (self.copy(head), self.own(body));
@@ -183,6 +190,9 @@ impl Shard {
     ) {
         if to == NOBODY {
             return;
+        }
+        if to == DOOR {
+            return self.settle_delivery(id, Err(code));
         }
         if to.shard != self.id {
             return self.post(to.shard, Msg::Fail { to, id, kind, code, text });
