@@ -279,9 +279,28 @@ fn families<'a>(sources: impl Iterator<Item = &'a Source>) -> Vec<Family> {
 
 #[cfg(test)]
 mod tests {
-    use frontier_ops::metrics::Metrics;
+    use std::sync::Arc;
 
-    use super::families;
+    use frontier_ops::{metrics::Metrics, readiness::Readiness};
+    use frontier_queues::config::{Mqm, Source};
+
+    use super::{SourceError, Sources, families};
+    use crate::{
+        core::{Settings, Shared, identity::OpenHouse},
+        driver::Hub,
+    };
+
+    /// A file that leaves the cluster out does not take a running gateway out of it.
+    #[tokio::test]
+    async fn a_gateway_that_runs_in_a_cluster_opens_no_source_whatever_the_file_says_now() {
+        let settings = Settings { cluster: true, ..Settings::default() };
+        let shared = Arc::new(Shared::new(settings, 1, Arc::new(OpenHouse)));
+        let hub = Hub::new(Vec::new(), Arc::clone(&shared));
+        let sources = Sources::start(&Mqm::default(), &hub, &shared, Readiness::default()).unwrap();
+        let mqm = Mqm { sources: vec![Source::default()], ..Mqm::default() };
+        assert!(matches!(sources.replace(&mqm), Err(SourceError::Cluster)));
+        assert!(sources.state.lock().open.is_empty());
+    }
 
     #[test]
     fn every_metric_is_documented() {
