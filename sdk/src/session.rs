@@ -363,7 +363,8 @@ impl Session {
                 Ok(true)
             }
             Stage::Leaving { until } => {
-                if now < until && (!self.core.is_idle() || self.core.conn.wants_write()) {
+                // Idle is not enough: a call may be on its way that the gateway sent before it heard of our leaving.
+                if now < until && (!self.core.is_released() || self.core.conn.wants_write()) {
                     return Ok(false);
                 }
                 self.stage = Stage::ShuttingDown { until: now + LINGER };

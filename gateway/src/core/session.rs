@@ -117,6 +117,8 @@ pub struct Session {
     pub dirty: bool,
     /// Whether it stays.
     pub stay: Stay,
+    /// It leaves, and was told that nothing of it is under way any more.
+    pub released: bool,
     /// Its socket is not read, because what it has sent cannot go on.
     pub unread: bool,
 }
@@ -366,6 +368,7 @@ impl Session {
             placed: false,
             dirty: false,
             stay: Stay::Stays,
+            released: false,
             unread: false,
         }
     }
@@ -390,6 +393,17 @@ impl Session {
     #[must_use]
     pub const fn is_leaving(&self) -> bool {
         matches!(self.stay, Stay::Leaves | Stay::Moved)
+    }
+
+    /// Whether it leaves and neither side waits for anything of the other: no operation, no stream, no byte to be written.
+    #[must_use]
+    pub fn is_done(&self, now: u64) -> bool {
+        let idle = |ops: &Ops| ops.pending.is_empty() && ops.outgoing.is_empty();
+        self.phase == Phase::Ready
+            && self.is_leaving()
+            && self.ops.as_deref().is_none_or(idle)
+            && self.legs.as_deref().is_none_or(Legs::is_empty)
+            && !self.conn.wants_write(now)
     }
 
     /// What the policy chooses its instances by.

@@ -346,6 +346,42 @@ fn moved() -> Vec<u8> {
     head
 }
 
+/// The gateway has said that nothing of this peer is under way any more, and nothing else.
+fn released(lab: &mut Lab, peer: Peer) {
+    let frame = lab.expect(peer);
+    assert_eq!(frame.header.kind, FrameType::GoAway);
+    assert!(GoAway::parse(&frame.head).unwrap().reason.is_none());
+    assert!(lab.is_quiet(peer));
+}
+
+/// It was sent to the edge before the gateway heard that the edge is elsewhere: nobody loses it.
+#[test]
+fn a_call_that_meets_an_edge_which_leaves_is_answered() {
+    for service_shard in [0, 1] {
+        let mut lab = Lab::new(settings());
+        let service = lab.service(service_shard, "svc", &[], &[]);
+        let edge = lab.edge(0, 5);
+        lab.stage.post(0, Msg::Drain { edges: true, spread_ms: 1 });
+        lab.run();
+        assert_eq!(lab.expect(edge).header.kind, FrameType::GoAway);
+        lab.call_edge(service, 1, 5, "m", b"");
+        lab.run();
+        lab.send(edge, FrameType::GoAway, 0, &moved(), &[]);
+        lab.run();
+        let call = lab.expect(edge);
+        assert_eq!(call.header.kind, FrameType::Request);
+        assert!(lab.is_quiet(edge), "it is not let go while it has something to answer");
+        lab.call_edge(service, 2, 5, "m", b"");
+        lab.run();
+        assert_eq!(lab.expect_error(service, 2), ErrorCode::EdgeNotOnline, "nothing new is sent to it");
+        lab.answer(edge, &call, b"done");
+        lab.run();
+        assert_eq!(lab.expect(service).error(), None);
+        released(&mut lab, edge);
+        lab.close();
+    }
+}
+
 #[test]
 fn an_edge_that_nobody_sent_away_cannot_make_itself_a_ghost() {
     for then in ["it closes", "it is replaced"] {
@@ -354,6 +390,7 @@ fn an_edge_that_nobody_sent_away_cannot_make_itself_a_ghost() {
         let edge = lab.edge(1, 5);
         lab.send(edge, FrameType::GoAway, 0, &moved(), &[]);
         lab.run();
+        released(&mut lab, edge);
         assert!(lab.stage.shared().registry.edge(5).is_some(), "it still has its ID");
         lab.call(edge, 1, "echo", 0, b"");
         lab.run();
@@ -394,6 +431,7 @@ fn an_edge_that_moved_elsewhere_is_not_reported_offline() {
     lab.answer(service, &call, b"");
     lab.run();
     assert_eq!(lab.expect(edge).header.kind, FrameType::Response);
+    released(&mut lab, edge);
     lab.hang_up(edge, Ending::Closed);
     lab.run();
     assert!(lab.is_quiet(service));
@@ -711,9 +749,11 @@ fn a_peer_that_goes_away_gets_nothing_new_and_finishes_what_it_has() {
         lab.call(edge, 2, "echo", 0, b"");
         lab.run();
         assert_eq!(lab.expect_error(edge, 2), ErrorCode::MethodNotFound);
+        assert!(lab.is_quiet(service), "it has not finished");
         lab.answer(service, &call, b"done");
         lab.run();
         assert_eq!(lab.expect(edge).error(), None);
+        released(&mut lab, service);
         lab.send(service, FrameType::Register, 9, &names(&["echo"], &[]), &[]);
         lab.run();
         assert_eq!(lab.expect_error(service, 9), ErrorCode::SessionClosed, "it wanted to leave");

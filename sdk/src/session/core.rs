@@ -38,6 +38,10 @@ pub(super) struct Core {
     max_in_flight: usize,
     /// The gateway sends us away.
     pub(super) sent_away: Option<Error>,
+    /// The gateway was told that this side leaves.
+    leaving: bool,
+    /// The gateway has answered that nothing is under way any more.
+    released: bool,
     /// A Pong that did not fit behind what waits already.
     pong: Option<u64>,
     /// The Ping that was not answered yet, and when it went.
@@ -66,6 +70,8 @@ impl Core {
             site,
             max_in_flight,
             sent_away: None,
+            leaving: false,
+            released: false,
             pong: None,
             ping: None,
             last_ping: 0,
@@ -143,7 +149,11 @@ impl Core {
             }
             FrameType::GoAway => {
                 let away = GoAway::parse(&frame.head).map_err(|error| broken(&error))?;
-                self.sent_away = Some(sent_away(&away));
+                if self.leaving && away.reason.is_none() {
+                    self.released = true;
+                } else {
+                    self.sent_away = Some(sent_away(&away));
+                }
             }
             FrameType::Reject => {
                 let error = ErrorRef::parse(&frame.head).map_err(|error| broken(&error))?;
@@ -228,6 +238,12 @@ impl Core {
         let mut head = Vec::with_capacity(away.encoded_len());
         away.encode(&mut head);
         self.conn.send(FrameHeader::new(FrameType::GoAway, 0), &head, &[]);
+        self.leaving = true;
+    }
+
+    /// Whether the gateway, too, has nothing under way any more, and has said so since this side said that it leaves.
+    pub(super) fn is_released(&self) -> bool {
+        self.released && self.is_idle()
     }
 
     /// Whether [`sweep`](Self::sweep) may have something to do after a second.

@@ -137,6 +137,7 @@ impl Hub {
 
     fn write(&mut self, key: Key, cx: &mut Context<'_>) -> bool {
         let Some(peer) = self.peers.get_mut(&key) else { return false };
+        peer.release();
         let mut written = Vec::new();
         let poll = peer.poll_write(cx, &mut written);
         if peer.over && !peer.conn.wants_write() || poll == Poll::Ready(false) {

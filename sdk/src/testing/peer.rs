@@ -41,6 +41,8 @@ pub(super) struct Peer {
     pub(super) announced: bool,
     /// Nothing new is sent to it.
     pub(super) leaving: bool,
+    /// It was told that nothing of it is under way any more.
+    released: bool,
     /// It was asked to connect anew.
     pub(super) sent_away: bool,
     /// The next bytes to be read are the last.
@@ -78,6 +80,7 @@ impl Peer {
             ready: false,
             announced: false,
             leaving: false,
+            released: false,
             sent_away: false,
             over: false,
             methods: BTreeSet::new(),
@@ -163,6 +166,15 @@ impl Peer {
         ErrorRef::new(code, text).encode(&mut head);
         self.conn.send(FrameHeader::new(FrameType::Reject, 0), &head, &[]);
         self.over = true;
+    }
+
+    /// Answers its GoAway once nothing of it is under way.
+    pub(super) fn release(&mut self) {
+        let idle = self.ops.is_empty() && self.origins.is_empty() && self.streams.is_empty();
+        if self.leaving && !self.released && idle && !self.conn.wants_write() {
+            self.released = true;
+            self.conn.send(FrameHeader::new(FrameType::GoAway, 0), &[], &[]);
+        }
     }
 
     pub(super) fn go_away(&mut self, reconnect_in_ms: u32, code: ErrorCode, text: &str) {

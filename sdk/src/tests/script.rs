@@ -173,6 +173,11 @@ impl Script {
         self.send(FrameHeader::new(FrameType::Response, id), b"", body).await;
     }
 
+    /// Answers the client's GoAway.
+    pub(super) async fn release(&mut self) {
+        self.send(FrameHeader::new(FrameType::GoAway, 0), b"", b"").await;
+    }
+
     pub(super) async fn go_away(&mut self, in_ms: u32, code: ErrorCode) {
         let away = GoAway { reconnect_in_ms: in_ms, reason: Some(ErrorRef::new(code, "")) };
         let mut head = Vec::new();

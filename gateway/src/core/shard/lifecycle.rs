@@ -4,7 +4,11 @@ use std::sync::atomic::Ordering;
 
 use frontier_wire::{
     error::ErrorCode,
-    native::{head::GoAway, reader::Frame},
+    native::{
+        frame::{FrameHeader, FrameType},
+        head::GoAway,
+        reader::Frame,
+    },
 };
 
 use super::{Action, Fault, Shard, log::Because};
@@ -335,7 +339,7 @@ impl Shard {
         tracing::error!(over, "panic outside of any session; what it was about may not be complete");
     }
 
-    /// GoAway from a peer: nothing new is sent to it. With the reason `gateway_draining` an edge that was told to go says that it has
+    /// GoAway from a peer: nothing new is sent to it, and it hears when nothing is under way any more ([`release`]). With the reason `gateway_draining` an edge that was told to go says that it has
     /// moved to another gateway, so it is not offline. From any other edge that is no more than a farewell, or everybody could vanish
     /// from the registry and stay connected.
     pub(super) fn on_go_away(&mut self, me: SessionRef, frame: &Frame<&[u8]>) -> Result<(), Fault> {
@@ -438,5 +442,14 @@ impl Shard {
             self.end(me, "memory budget");
             self.remove(me);
         }
+    }
+}
+
+/// Answers the GoAway of a peer, so that it closes: what was on its way to it when it said so has been answered. Without this, whoever
+/// closes because nothing has come yet loses what comes a moment later.
+pub(super) fn release(session: &mut Session) {
+    if let Some(conn) = session.conn.native() {
+        session.released = true;
+        conn.send(FrameHeader::new(FrameType::GoAway, 0), &[], &[]);
     }
 }

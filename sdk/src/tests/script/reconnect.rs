@@ -78,7 +78,13 @@ async fn sent_away_it_connects_anew_before_it_leaves_and_old_calls_finish() {
     assert_eq!(pending.await.unwrap().unwrap().body(), "at last");
     let bye = old.expect(FrameType::GoAway).await;
     assert_eq!(GoAway::parse(&bye.head).unwrap().reason.unwrap().code, ErrorCode::GatewayDraining);
+    // What the gateway sent before it heard that is answered still.
+    old.request(9, "late", b"").await;
+    assert_eq!(old.expect(FrameType::Response).await.header.id, 9);
+    old.release().await;
+    let released = Instant::now();
     assert!(old.frame().await.is_none());
+    assert_eq!(released.elapsed(), Duration::ZERO, "it waits for nothing else");
     assert!(edge.state().is_connected());
 }
 
