@@ -55,7 +55,15 @@ pub struct Page<T> {
 #[derive(Debug)]
 pub struct Directory<S> {
     store: Arc<S>,
-    roster: Mutex<Option<(Instant, Arc<Roster>)>>,
+    seen: Mutex<Option<(Instant, Arc<Seen>)>>,
+}
+
+/// The gateways at one moment.
+#[derive(Debug)]
+struct Seen {
+    roster: Arc<Roster>,
+    /// As [`names`] gives them: made once, not for every question.
+    names: BTreeMap<Instance, String>,
 }
 
 // === impl Directory ===
@@ -64,7 +72,7 @@ impl<S: Store> Directory<S> {
     /// Of this store.
     #[must_use]
     pub fn new(store: Arc<S>) -> Self {
-        Self { store, roster: Mutex::new(None) }
+        Self { store, seen: Mutex::new(None) }
     }
 
     /// The gateways, as they were at most [`ROSTER_AGE`] ago.
@@ -72,15 +80,20 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn roster(&self) -> Result<Arc<Roster>, StoreError> {
+        Ok(Arc::clone(&self.seen().await?.roster))
+    }
+
+    async fn seen(&self) -> Result<Arc<Seen>, StoreError> {
         let now = Instant::now();
-        if let Some((read, roster)) = &*self.roster.lock()
+        if let Some((read, seen)) = &*self.seen.lock()
             && now.duration_since(*read) < ROSTER_AGE
         {
-            return Ok(Arc::clone(roster));
+            return Ok(Arc::clone(seen));
         }
         let roster = Arc::new(self.store.members().await?);
-        *self.roster.lock() = Some((now, Arc::clone(&roster)));
-        Ok(roster)
+        let seen = Arc::new(Seen { names: names(&roster), roster });
+        *self.seen.lock() = Some((now, Arc::clone(&seen)));
+        Ok(seen)
     }
 
     /// Gateways with a lease, by name.
@@ -88,7 +101,7 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn gateways(&self) -> Result<Vec<Gateway>, StoreError> {
-        Ok(named(&*self.roster().await?))
+        Ok(named(&*self.seen().await?))
     }
 
     /// The gateways of these edges, each once, in the order of the edges; those of edges that are not connected left out.
@@ -96,12 +109,11 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn gateways_of(&self, edges: &[u64]) -> Result<Vec<Gateway>, StoreError> {
-        let (roster, records) = (self.roster().await?, self.store.edges(edges).await?);
-        let names = names(&roster);
-        let mut seen = BTreeSet::new();
+        let (seen, records) = (self.seen().await?, self.store.edges(edges).await?);
+        let mut told = BTreeSet::new();
         let gateway = |record: EdgeRecord| {
-            let member = roster.living(record.claim.instance)?;
-            seen.insert(member.gateway.instance).then(|| shown(member, &names))
+            let member = seen.roster.living(record.claim.instance)?;
+            told.insert(member.gateway.instance).then(|| shown(member, &seen.names))
         };
         Ok(records.into_iter().flatten().filter_map(gateway).collect())
     }
@@ -111,9 +123,8 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn edges(&self, ids: &[u64]) -> Result<Vec<Edge>, StoreError> {
-        let (roster, records) = (self.roster().await?, self.store.edges(ids).await?);
-        let names = names(&roster);
-        let edge = |(id, record): (&u64, Option<EdgeRecord>)| edge(*id, record?, &names);
+        let (seen, records) = (self.seen().await?, self.store.edges(ids).await?);
+        let edge = |(id, record): (&u64, Option<EdgeRecord>)| edge(*id, record?, &seen.names);
         Ok(ids.iter().zip(records).filter_map(edge).collect())
     }
 
@@ -122,11 +133,10 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn edge_page(&self, cursor: u32, count: u32) -> Result<Page<Edge>, StoreError> {
-        let roster = self.roster().await?;
-        let names = names(&roster);
+        let seen = self.seen().await?;
         let store = &*self.store;
         let read = |buckets: Vec<u16>| async move { store.edge_buckets(&buckets).await };
-        let make = |id: u64, record| edge(id, record, &names);
+        let make = |id: u64, record| edge(id, record, &seen.names);
         page(cursor, count, EDGE_BUCKETS, read, |id| place(*id), make).await
     }
 
@@ -151,15 +161,14 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn services(&self, ids: &[u64]) -> Result<Vec<ServiceInstance>, StoreError> {
-        let roster = self.roster().await?;
-        let names = names(&roster);
+        let seen = self.seen().await?;
         let wanted: BTreeSet<u64> = ids.iter().copied().collect();
         let buckets: BTreeSet<u16> = ids.iter().map(|id| service_bucket(*id)).collect();
         let buckets: Vec<u16> = buckets.into_iter().collect();
         let found = self.store.service_buckets(&buckets).await?.into_iter().flatten();
         let mut found: Vec<_> = found
             .filter(|((id, _), _)| wanted.contains(id))
-            .filter_map(|((id, _), record)| service(id, record, &names))
+            .filter_map(|((id, _), record)| service(id, record, &seen.names))
             .collect();
         found.sort_by_key(|instance| ids.iter().position(|id| *id == instance.id));
         Ok(found)
@@ -170,11 +179,10 @@ impl<S: Store> Directory<S> {
     /// # Errors
     /// Those of the store.
     pub async fn service_page(&self, cursor: u32, count: u32) -> Result<Page<ServiceInstance>, StoreError> {
-        let roster = self.roster().await?;
-        let names = names(&roster);
+        let seen = self.seen().await?;
         let store = &*self.store;
         let read = |buckets: Vec<u16>| async move { store.service_buckets(&buckets).await };
-        let make = |(id, _): (u64, Instance), record| service(id, record, &names);
+        let make = |(id, _): (u64, Instance), record| service(id, record, &seen.names);
         // An ID has an instance at every gateway that its service is connected to: each has a place of its own.
         let stands = |(id, instance): &(u64, Instance)| place(id ^ instance.low());
         page(cursor, count, SERVICE_BUCKETS, read, stands, make).await
@@ -212,10 +220,9 @@ pub fn names(roster: &Roster) -> BTreeMap<Instance, String> {
     living().map(|member| (member.gateway.instance, name(member))).collect()
 }
 
-fn named(roster: &Roster) -> Vec<Gateway> {
-    let names = names(roster);
+fn named(Seen { roster, names }: &Seen) -> Vec<Gateway> {
     let living = roster.members.keys().filter_map(|instance| roster.living(*instance));
-    let mut gateways: Vec<Gateway> = living.map(|member| shown(member, &names)).collect();
+    let mut gateways: Vec<Gateway> = living.map(|member| shown(member, names)).collect();
     gateways.sort_by(|one, other| one.frontier_id.cmp(&other.frontier_id));
     gateways
 }

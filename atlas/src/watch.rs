@@ -223,7 +223,8 @@ impl<S: Store> Watchers<S> {
                     }
                     let begun = *read.get_or_insert(now);
                     // Between two looks there may be nothing to be read, which says nothing of the store.
-                    let looks = looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+                    let looks =
+                        looked.is_none_or(|looked| looked.elapsed() >= LOOK) || !self.state.lock().whole.0;
                     let mut done = Ok(());
                     if looks {
                         looked = Some(now);
@@ -384,11 +385,7 @@ impl State {
     }
 
     fn push(&mut self, event: Event) {
-        if self.log.len() >= LOG {
-            self.log.pop_front();
-            self.first += 1;
-        }
-        self.log.push_back(event);
+        append(&mut self.log, &mut self.first, event);
     }
 
     /// Gateways are called otherwise, or are gone, and what they have with them.
@@ -396,22 +393,21 @@ impl State {
         if renamed.is_empty() {
             return;
         }
-        let mut events = Vec::new();
-        for bucket in &mut self.edges {
+        let Self { edges, log, first, .. } = self;
+        for bucket in edges {
             bucket.retain(|_, edge| match renamed.get(edge.frontier_id.as_str()) {
                 None => true,
                 Some(None) => {
-                    events.push(Event::EdgeGone(edge.clone()));
+                    append(log, first, Event::EdgeGone(edge.clone()));
                     false
                 }
                 Some(Some(name)) => {
                     edge.frontier_id = (*name).to_owned();
-                    events.push(Event::EdgePut(edge.clone()));
+                    append(log, first, Event::EdgePut(edge.clone()));
                     true
                 }
             });
         }
-        events.into_iter().for_each(|event| self.push(event));
     }
 
     /// This is in a bucket now.
@@ -566,6 +562,15 @@ impl<S: Store> Drop for Watcher<S> {
         self.watchers.watching_edges.fetch_sub(usize::from(self.wants.edges), Ordering::Relaxed);
         self.watchers.watching.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Adds a change to a log; the oldest one goes if it is full.
+fn append(log: &mut VecDeque<Event>, first: &mut u64, event: Event) {
+    if log.len() >= LOG {
+        log.pop_front();
+        *first += 1;
+    }
+    log.push_back(event);
 }
 
 fn message(kind: Kind, at: Position) -> WatchResponse {

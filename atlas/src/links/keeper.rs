@@ -72,18 +72,19 @@ impl Dirty {
         young_services.extend(services);
     }
 
-    /// Those whose time has come are to be looked at again.
-    fn turn(&self) {
+    /// Those whose time has come are to be looked at again; gives those of edges.
+    fn turn(&self) -> BTreeSet<u16> {
         let mut suspects = self.suspects.lock();
         if suspects.since.is_none_or(|since| since.elapsed() < LATE) {
-            return;
+            return BTreeSet::new();
         }
         let young = std::mem::take(&mut suspects.young);
         let [edges, services] = std::mem::replace(&mut suspects.old, young);
         let over = suspects.old.iter().all(BTreeSet::is_empty);
         suspects.since = (!over).then(Instant::now);
         drop(suspects);
-        self.mark(edges, services);
+        self.mark(edges.iter().copied(), services);
+        edges
     }
 
     /// How many there are.
@@ -171,7 +172,8 @@ impl<'a, S: Store> Keeper<'a, S> {
     }
 
     async fn step(&mut self) -> Result<(), StoreError> {
-        self.links.dirty.turn();
+        // Whether they were written nobody knows, those who watch included.
+        self.links.watchers.touch(self.links.dirty.turn());
         if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.look().await?;
         }

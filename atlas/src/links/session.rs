@@ -325,6 +325,7 @@ impl<S: Store> Session<'_, S> {
             self.persist(&[], &service_buckets, || self.links.store.write_services(&services)).await?;
         }
         self.links.counts.edges.fetch_add(edges.len() as u64, Ordering::Relaxed);
+        self.links.watchers.touch(edge_buckets.iter().copied());
         let lost = edges.iter().zip(outcomes).filter_map(|(write, outcome)| match write {
             EdgeWrite::Online { edge, record } if outcome != EdgeOutcome::Done => {
                 Some((*edge, *record, outcome))
@@ -332,7 +333,6 @@ impl<S: Store> Session<'_, S> {
             EdgeWrite::Online { .. } | EdgeWrite::Offline { .. } => None,
         });
         self.settle(lost.collect(), horizon).await?;
-        self.links.watchers.touch(edge_buckets.iter().copied());
         let mut told = self.link.told.lock();
         told.end(Kind::Edges, edge_buckets.into_iter().map(|bucket| (bucket, None)));
         told.end(Kind::Services, service_buckets.into_iter().map(|bucket| (bucket, None)));
@@ -391,6 +391,7 @@ impl<S: Store> Session<'_, S> {
             let write = || self.links.store.replace_edges(instance, stream, &edges, horizon);
             outcomes = self.persist(&edge_buckets, &[], write).await?;
         }
+        self.links.watchers.touch(edge_buckets.iter().copied());
         if !services.is_empty() {
             let write = || self.links.store.replace_services(instance, &services);
             self.persist(&[], &service_buckets, write).await?;
@@ -400,7 +401,6 @@ impl<S: Store> Session<'_, S> {
         let lost =
             outcomes.into_iter().filter_map(|(edge, outcome)| Some((edge, *records.get(&edge)?, outcome)));
         let cut = self.settle(lost.collect(), horizon).await?;
-        self.links.watchers.touch(edge_buckets.iter().copied());
         let mut told = self.link.told.lock();
         // What lost its ID is told again as gone, so the store does not have what the digest says: the next renewal knows better.
         let known = |(bucket, digest)| (bucket, (!cut.contains(&bucket)).then_some(digest));
@@ -464,6 +464,7 @@ impl<S: Store> Session<'_, S> {
                 self.persist(&buckets, &[], || self.links.store.write_edges(&step, horizon)).await?;
             }
         }
+        self.links.watchers.touch(buckets);
         for (instance, cuts) in others.into_iter().filter(|(instance, _)| roster.lives(*instance)) {
             let attached = self.links.links.lock().get(&instance).cloned();
             match attached {
