@@ -61,8 +61,12 @@ pub enum Stay {
     SentAway,
     /// It has said that it goes, or is cut: nothing new is sent to it.
     Leaves,
+    /// As `Leaves`, and it was told that nothing of it is under way any more.
+    Released,
     /// It was sent away and is at another gateway now: nothing new is sent to it, and it finishes what it has and starts nothing.
     Moved,
+    /// As `Moved`, and it was told that nothing of it is under way any more.
+    MovedReleased,
 }
 
 /// Bytes that an ID takes in a tree whose nodes are two thirds full.
@@ -117,8 +121,6 @@ pub struct Session {
     pub dirty: bool,
     /// Whether it stays.
     pub stay: Stay,
-    /// It leaves, and was told that nothing of it is under way any more.
-    pub released: bool,
     /// Its socket is not read, because what it has sent cannot go on.
     pub unread: bool,
 }
@@ -368,7 +370,6 @@ impl Session {
             placed: false,
             dirty: false,
             stay: Stay::Stays,
-            released: false,
             unread: false,
         }
     }
@@ -392,15 +393,22 @@ impl Session {
     /// Whether nothing new is sent to it.
     #[must_use]
     pub const fn is_leaving(&self) -> bool {
-        matches!(self.stay, Stay::Leaves | Stay::Moved)
+        !matches!(self.stay, Stay::Stays | Stay::SentAway)
     }
 
-    /// Whether it leaves and neither side waits for anything of the other: no operation, no stream, no byte to be written.
+    /// Whether it is at another gateway now.
+    #[must_use]
+    pub const fn has_moved(&self) -> bool {
+        matches!(self.stay, Stay::Moved | Stay::MovedReleased)
+    }
+
+    /// Whether it leaves, neither side waits for anything of the other (no operation, no stream, no byte to be written), and it was not told
+    /// so yet.
     #[must_use]
     pub fn is_done(&self, now: u64) -> bool {
         let idle = |ops: &Ops| ops.pending.is_empty() && ops.outgoing.is_empty();
-        self.phase == Phase::Ready
-            && self.is_leaving()
+        matches!(self.stay, Stay::Leaves | Stay::Moved)
+            && self.phase == Phase::Ready
             && self.ops.as_deref().is_none_or(idle)
             && self.legs.as_deref().is_none_or(Legs::is_empty)
             && !self.conn.wants_write(now)

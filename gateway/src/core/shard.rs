@@ -648,7 +648,7 @@ impl Shard {
     /// Puts a session on the dirty list if it has something to send, and keeps the books on its memory.
     fn touch(&mut self, me: SessionRef) {
         let Some(session) = self.sessions.get_mut(me) else { return };
-        if session.is_leaving() && !session.released && session.is_done(self.now.micros) {
+        if session.is_done(self.now.micros) {
             lifecycle::release(session);
         }
         account(&self.shared, &self.stats, session);

@@ -305,9 +305,12 @@ impl Desk {
     /// Sends a message to the dead letters, with why it goes there if there is room for that.
     fn bury(self: &Arc<Self>, number: u64, cost: usize, why: &'static str, epitaph: bool) {
         let Some(grave) = &self.grave else {
-            return match self.inner.lock().items.contains_key(&number) {
-                true => self.drop_one(number, cost, why),
-                false => self.rule(number, cost, Verdict::Return, |_| {}),
+            // Both of what follows lock it again.
+            let known = self.inner.lock().items.contains_key(&number);
+            return if known {
+                self.drop_one(number, cost, why);
+            } else {
+                self.rule(number, cost, Verdict::Return, |_| {});
             };
         };
         let found = {

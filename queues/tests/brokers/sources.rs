@@ -285,7 +285,9 @@ async fn no_entry_is_lost_when_redis_is_killed() {
     let mut redis = Redis::start(&["--appendfsync", "always"]).unwrap();
     let script = "for i = 1, 400 do redis.call('XADD', 'q', '*', 'edge-id', '7', 'body', i) end";
     redis.cli(&["EVAL", script, "0"]).unwrap();
-    let mut scene = Scene::new(&redis_source(&redis, &format!("{QUICK}, max_in_flight: 50"), ""));
+    // A kill uses up deliveries, and so does whoever is slow.
+    let patient = "done_timeout: 500ms, retry_delay: 100ms, max_deliveries: 1000, max_in_flight: 50";
+    let mut scene = Scene::new(&redis_source(&redis, patient, ""));
     survives_kills(&mut scene, 400, || redis.0.restart().unwrap()).await;
     // Those that only the killed connection knew of are taken over once they have been idle.
     let deadline = Instant::now() + SOON;

@@ -403,7 +403,7 @@ impl Shard {
         let Some(next) = self.dismissal else { return };
         let end = next.saturating_add(DRAIN_STEP).min(self.sessions.slots());
         for slot in next..end {
-            let stays = |session: &Session| session.bound == Bound::Edge && session.stay != Stay::Moved;
+            let stays = |session: &Session| session.bound == Bound::Edge && !session.has_moved();
             if let Some(me) = self.sessions.handle(slot)
                 && self.sessions.get(me).is_some_and(stays)
             {
@@ -448,8 +448,9 @@ impl Shard {
 /// Answers the GoAway of a peer, so that it closes: what was on its way to it when it said so has been answered. Without this, whoever
 /// closes because nothing has come yet loses what comes a moment later.
 pub(super) fn release(session: &mut Session) {
+    let stay = if session.has_moved() { Stay::MovedReleased } else { Stay::Released };
     if let Some(conn) = session.conn.native() {
-        session.released = true;
+        session.stay = stay;
         conn.send(FrameHeader::new(FrameType::GoAway, 0), &[], &[]);
     }
 }

@@ -50,7 +50,7 @@ use crate::core::{
     dialect::Dialect,
     exchange::mix,
     message::{Body, Destination, Form, Msg, NOBODY, Place, PlaceOwned},
-    session::{Outgoing, Pending, Phase, Session, Stay},
+    session::{Outgoing, Pending, Phase, Session},
     shared::Settings,
     stats::OpKind,
     table::SessionRef,
@@ -159,7 +159,7 @@ impl Shard {
         body: Body<'_>,
     ) -> Result<Result<(), Refused>, Fault> {
         let Some(session) = self.sessions.get_mut(me) else { return Ok(Ok(())) };
-        if session.stay == Stay::Moved {
+        if session.has_moved() {
             return Ok(Err((ErrorCode::SessionClosed, "the session has moved to another gateway")));
         }
         let settings = &self.shared.settings;
