@@ -6,7 +6,7 @@
 use std::{process::Command as Process, sync::Arc};
 
 use anyhow::{Context, ensure};
-use frontier::Edge;
+use frontier::{Edge, Message};
 use frontier_e2e::{
     gateway::{Config, Gateway},
     http,
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 fn source(redis: &Redis, more: Value) -> Config {
     let mut source = json!({
         "name": "commands", "topic": "cmd", "dead_letter": "dead",
-        "done_timeout": "2s", "retry_delay": "200ms", "max_deliveries": 5,
+        "done_timeout": "20s", "retry_delay": "200ms", "max_deliveries": 5,
         "redis": {"addrs": [redis.addr().to_string()], "stream": "q", "group": "gateways"},
     });
     if let (Some(source), Value::Object(more)) = (source.as_object_mut(), more) {
@@ -39,6 +39,11 @@ fn cli(redis: &Redis, args: &[&str]) -> anyhow::Result<String> {
     let output = Process::new("redis-cli").args(["-p", &port]).args(args).output().context("redis-cli")?;
     ensure!(output.status.success(), "redis-cli {args:?}: {output:?}");
     Ok(String::from_utf8(output.stdout)?)
+}
+
+async fn received(edge: &Edge) -> anyhow::Result<Message> {
+    let message = tokio::time::timeout(SOON, edge.receive()).await;
+    message.context("no message in time")?.context("a message")
 }
 
 fn add(redis: &Redis, edge: impl std::fmt::Display, fields: &[&str]) -> anyhow::Result<()> {
@@ -64,7 +69,7 @@ async fn a_native_edge_gets_what_is_for_it_and_the_broker_hears_that_it_is_done(
     let gateway = Gateway::start(&source(&redis, json!({})))?;
     let edge = Edge::builder(gateway.edges().to_string()).connect().await?;
     add(&redis, edge.id(), &["topic", "reboot", "unit", "C", "body", "now"])?;
-    let message = edge.receive().await.context("a message")?;
+    let message = received(&edge).await?;
     ensure!(message.topic() == "reboot" && message.body() == "now", "{message:?}");
     ensure!(message.headers().get("unit") == Some("C"), "{message:?}");
     ensure!(cli(&redis, &["XPENDING", "q", "gateways"])?.starts_with('1'), "acknowledged before it was done");
@@ -73,7 +78,7 @@ async fn a_native_edge_gets_what_is_for_it_and_the_broker_hears_that_it_is_done(
     // Without a topic of its own, and a body in many pieces.
     let long = "x".repeat(100_000);
     add(&redis, edge.id(), &["body", &long])?;
-    let message = edge.receive().await.context("a message")?;
+    let message = received(&edge).await?;
     ensure!(message.topic() == "cmd" && message.body() == long.as_str());
     message.done().await?;
     all_acknowledged(&redis)?;
@@ -83,7 +88,7 @@ async fn a_native_edge_gets_what_is_for_it_and_the_broker_hears_that_it_is_done(
     // Who fails five times has had enough.
     add(&redis, edge.id(), &["unit", "C", "body", "broken"])?;
     for _ in 0..5 {
-        let message = edge.receive().await.context("a message")?;
+        let message = received(&edge).await?;
         ensure!(message.body() == "broken", "{message:?}");
         message.error("no").await?;
     }
@@ -146,7 +151,7 @@ async fn what_is_for_an_edge_that_goes_is_given_back_and_a_broker_that_comes_bac
     let gateway = Gateway::start(&source(&redis, json!({"max_deliveries": 1000})))?;
     let edge = Edge::builder(gateway.edges().to_string()).connect().await?;
     add(&redis, edge.id(), &["body", "early"])?;
-    let message = edge.receive().await.context("a message")?;
+    let message = received(&edge).await?;
     ensure!(message.body() == "early", "{message:?}");
     // It goes in the middle of it, and is not here the next times.
     edge.close().await;
@@ -163,7 +168,7 @@ async fn what_is_for_an_edge_that_goes_is_given_back_and_a_broker_that_comes_bac
     })?;
     redis.restart()?;
     add(&redis, edge.id(), &["body", "late"])?;
-    let message = edge.receive().await.context("a message")?;
+    let message = received(&edge).await?;
     ensure!(message.body() == "late", "{message:?}");
     message.done().await?;
     Ok(())
@@ -183,7 +188,7 @@ async fn a_changed_file_changes_the_sources_and_sigterm_settles_what_edges_have(
     gateway.reload(&source(&redis, json!({"topic": "other"})).set("drain.seconds", 10))?;
     gateway.log().wait(SOON, |line| line.message().contains("sources have changed"))?;
     add(&redis, edge.id(), &["body", "1"])?;
-    let message = edge.receive().await.context("a message")?;
+    let message = received(&edge).await?;
     ensure!(message.topic() == "other", "{message:?}");
     // What an edge has at the end is done by it before it goes.
     gateway.signal(Signal::TERM)?;

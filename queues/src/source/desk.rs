@@ -387,3 +387,73 @@ impl Desk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::source::{Parcel, Undone};
+
+    /// Keeps what it is given.
+    #[derive(Default)]
+    struct Shelf(Mutex<Vec<Parcel>>);
+
+    impl Door for Shelf {
+        fn deliver(&self, parcel: Parcel) {
+            self.0.lock().push(parcel);
+        }
+    }
+
+    fn mail(edge: Option<&'static str>) -> Mail {
+        let headers = edge.map(|edge| ("edge-id".to_owned(), Bytes::from_static(edge.as_bytes())));
+        let body = Bytes::from_static(b"body");
+        Mail { headers: headers.into_iter().collect(), body, properties: None, flaw: None }
+    }
+
+    fn verdicts(desk: &Desk) -> Vec<(u64, Verdict)> {
+        let mut verdicts = Vec::new();
+        desk.next(&mut verdicts).now_or_never();
+        verdicts
+    }
+
+    /// Each of them is dropped, and nobody waits for a lock that he has himself.
+    #[test]
+    fn without_a_place_for_dead_letters_they_are_dropped() {
+        let options = SourceOptions {
+            name: "s".into(),
+            topic: "t".into(),
+            done_timeout: Duration::from_secs(1),
+            retry_delay: Duration::from_secs(1),
+            max_deliveries: 2,
+            max_in_flight: 10,
+            max_in_flight_bytes: 1 << 20,
+        };
+        let shelf = Arc::new(Shelf::default());
+        let desk = Arc::new(Desk::new(options, Arc::clone(&shelf) as Arc<dyn Door>, None));
+        let tell = |outcome| shelf.0.lock().pop().unwrap().settle.tell(outcome);
+        let nameless = desk.take(mail(None), 1);
+        assert_eq!(verdicts(&desk), [(nameless, Verdict::Take)]);
+        let late = desk.take(mail(Some("7")), 3);
+        assert_eq!(verdicts(&desk), [(late, Verdict::Take)]);
+        let last = desk.take(mail(Some("7")), 2);
+        tell(Err(Undone::Again("no")));
+        assert_eq!(verdicts(&desk), [(last, Verdict::Take)]);
+        let never = desk.take(mail(Some("7")), 1);
+        tell(Err(Undone::Never("no")));
+        assert_eq!(verdicts(&desk), [(never, Verdict::Take)]);
+        assert_eq!(desk.stats().dropped, 4);
+        for number in [nameless, late, last, never] {
+            desk.release(number);
+        }
+        // Of a connection that was lost meanwhile its broker knows better.
+        desk.take(mail(Some("7")), 1);
+        desk.lost();
+        tell(Err(Undone::Never("no")));
+        assert_eq!(verdicts(&desk), []);
+        assert_eq!(desk.stats().in_flight, 0);
+    }
+}
