@@ -1,7 +1,8 @@
 //! From a spec, and what has been seen of the world, to the objects that shall be: pure, so that snapshots show all of it.
 //!
 //! Names, labels, ports and environment are those of the Go operator, so that its clusters can be taken over. Where a Deployment of it still
-//! runs with the image that is wished for, its template stays as it is ([`Style::Go`]): those images know neither our hook nor our ports.
+//! runs with the image that is wished for, its template stays as it is ([`Style::Go`]): those images know neither our hook nor our ports. Releases
+//! of the Go system that somebody pins in a new cluster are described in the same way.
 
 mod atlas;
 mod config;
@@ -313,10 +314,20 @@ impl Scene<'_> {
 }
 
 fn style(running: Option<&Running>, image: &str, new: bool) -> Style {
-    match running {
-        Some(running) if running.style == Style::Go && running.image == image && !new => Style::Go,
-        _ => Style::Own,
-    }
+    let stays = running.is_some_and(|running| running.style == Style::Go && running.image == image);
+    if (stays || is_of_go(image)) && !new { Style::Go } else { Style::Own }
+}
+
+/// Whether this is a release of the Go system, as its users pin it: `singchia/frontier` or `singchia/frontlas`, of any registry, from 1.0 to 1.2.
+fn is_of_go(image: &str) -> bool {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let Some((repository, tag)) = name.rsplit_once(':') else { return false };
+    let ours = ["singchia/frontier", "singchia/frontlas"];
+    let known = ours.iter().any(|name| {
+        repository.strip_suffix(name).is_some_and(|registry| registry.is_empty() || registry.ends_with('/'))
+    });
+    let tag = tag.strip_prefix('v').unwrap_or(tag);
+    known && ["1.0.", "1.1.", "1.2."].iter().any(|series| tag.starts_with(series))
 }
 
 #[cfg(test)]

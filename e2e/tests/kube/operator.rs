@@ -147,7 +147,8 @@ fn sample(world: &World<'_>) -> anyhow::Result<()> {
 fn operator_chart(world: &World<'_>) -> anyhow::Result<()> {
     let (kube, runtime) = (&world.kube, world.runtime);
     // The other way to install it, from a scenario before.
-    kube.kubectl(["delete", "-f", "deploy/operator.yaml", "--ignore-not-found", "--timeout=60s"])?;
+    let home = Kube::new(HOME);
+    home.kubectl(["delete", "-f", "deploy/operator.yaml", "--ignore-not-found", "--timeout=60s"])?;
     let begin = Instant::now();
     kube.helm(["install", "o", CHART, "--take-ownership", "--wait", "--timeout", "60s"])?;
     world.took("helm install of the operator", begin);
@@ -184,7 +185,11 @@ fn wrong(world: &World<'_>) -> anyhow::Result<()> {
     let cases = [
         ("no replicas", good.replacen("replicas: 1", "replicas: 0", 1), "spec.frontier.replicas"),
         ("fewer than none", good.replacen("replicas: 1", "replicas: -1", 1), "spec.frontier.replicas"),
-        ("a port out of range", cluster("wrong", 30032, 0, redis), "spec.frontier.servicebound.port"),
+        (
+            "a port out of range",
+            good.replacen("port: 30031", "port: 70000", 1),
+            "spec.frontier.servicebound.port",
+        ),
         ("one port twice", cluster("wrong", 30032, 30032, redis), "must differ"),
         ("an unknown kind of Redis", good.replace("standalone", "mysql"), "redisType"),
         ("a name too long", cluster(&"n".repeat(60), 30032, 30031, redis), "must not be longer"),

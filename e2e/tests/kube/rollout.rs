@@ -40,6 +40,8 @@ fn start(world: &World<'_>, name: &str, edgebound: u16) -> anyhow::Result<String
     kube.apply_file("deploy/samples/redis.yaml")?;
     let sample = std::fs::read_to_string(crate::kube::repo().join("deploy/samples/frontiercluster.yaml"))?;
     let sample = sample.replace("name: frontiercluster\n", &format!("name: {name}\n"));
+    // Clusters that share a database of Redis are one cluster to their registries.
+    let sample = sample.replace("redisType:", &format!("db: {}\n      redisType:", edgebound % 10));
     kube.apply(&sample.replace("30012", &edgebound.to_string()))?;
     let echo = std::fs::read_to_string(crate::kube::repo().join("deploy/samples/echo-service.yaml"))?;
     let echo = echo.replace("frontiercluster-frontlas-svc", &format!("{name}-frontlas-svc"));
@@ -167,7 +169,7 @@ fn kills(world: &World<'_>) -> anyhow::Result<()> {
 fn two(world: &World<'_>) -> anyhow::Result<()> {
     let runtime = world.runtime;
     let one = Fleet::start(runtime, &start(world, "one", 30072)?, 2)?;
-    let other = Fleet::start(runtime, &start(world, "other", 30082)?, 2)?;
+    let other = Fleet::start(runtime, &start(world, "other", 30083)?, 2)?;
     one.works(runtime, 5)?;
     other.works(runtime, 5)?;
     ensure!(one.failed() == 0, "{}", one.failures());

@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::{pod::PodOverrides, status::FrontierClusterStatus};
@@ -42,7 +42,7 @@ use super::{pod::PodOverrides, status::FrontierClusterStatus};
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name must begin with a letter and consist of a-z, 0-9 and -: names of Services are made of it")
 )]
-#[x_kube(validation = Rule::new("self.frontier.servicebound.port != self.frontier.edgebound.port")
+#[x_kube(validation = Rule::new("(self.frontier.servicebound.port == 0 ? 30011 : self.frontier.servicebound.port) != (self.frontier.edgebound.port == 0 ? 30012 : self.frontier.edgebound.port)")
     .message("frontier.servicebound.port and frontier.edgebound.port must differ"))]
 #[serde(rename_all = "camelCase")]
 pub struct FrontierClusterSpec {
@@ -101,16 +101,17 @@ pub struct Gateway {
 #[x_kube(validation = Rule::new("self.port != 9091").message("9091 is the port of probes and metrics"))]
 #[serde(rename_all = "camelCase")]
 pub struct Servicebound {
-    /// Port of the pods and of the Service.
-    #[serde(default = "servicebound_port")]
-    #[schemars(range(min = 1, max = 65535))]
+    /// Port of the pods and of the Service. 0 means the default.
+    #[serde(default = "servicebound_port", deserialize_with = "servicebound_port_or_default")]
+    #[schemars(range(min = 0, max = 65535))]
     pub port: i32,
     /// Name of the Service. Default: `<name>-servicebound-svc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub service: Option<String>,
-    /// Type of the Service.
-    #[serde(default)]
+    /// Type of the Service; empty means the default.
+    #[serde(default, deserialize_with = "cluster_ip_if_empty")]
+    #[schemars(schema_with = "service_types")]
     pub service_type: ServiceType,
     /// Port on every node with type NodePort or LoadBalancer; 0 = any free one. Default: any free one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,16 +127,17 @@ pub struct Servicebound {
 #[x_kube(validation = Rule::new("self.port != 9091").message("9091 is the port of probes and metrics"))]
 #[serde(rename_all = "camelCase")]
 pub struct Edgebound {
-    /// Port of the pods and of the Service.
-    #[serde(default = "edgebound_port")]
-    #[schemars(range(min = 1, max = 65535))]
+    /// Port of the pods and of the Service. 0 means the default.
+    #[serde(default = "edgebound_port", deserialize_with = "edgebound_port_or_default")]
+    #[schemars(range(min = 0, max = 65535))]
     pub port: i32,
     /// Name of the Service. Default: `<name>-edgebound-svc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub service_name: Option<String>,
-    /// Type of the Service.
-    #[serde(default = "node_port_type")]
+    /// Type of the Service; empty means the default.
+    #[serde(default = "node_port_type", deserialize_with = "node_port_if_empty")]
+    #[schemars(schema_with = "service_types")]
     pub service_type: ServiceType,
     /// Port on every node with type NodePort or LoadBalancer; 0 = any free one. Default: `port` with type NodePort, else any free one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -301,26 +303,27 @@ pub struct Atlas {
 
 /// The registry's ports.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("self.port != self.frontierPlanePort")
+#[x_kube(validation = Rule::new("(self.port == 0 ? 40011 : self.port) != (self.frontierPlanePort == 0 ? 40012 : self.frontierPlanePort)")
     .message("port and frontierPlanePort must differ"))]
 #[x_kube(validation = Rule::new("self.port != 9092 && self.frontierPlanePort != 9092")
     .message("9092 is the port of probes and metrics"))]
 #[serde(rename_all = "camelCase")]
 pub struct ControlPlane {
-    /// Port where services ask.
-    #[serde(default = "controlplane_port")]
-    #[schemars(range(min = 1, max = 65535))]
+    /// Port where services ask. 0 means the default.
+    #[serde(default = "controlplane_port", deserialize_with = "controlplane_port_or_default")]
+    #[schemars(range(min = 0, max = 65535))]
     pub port: i32,
-    /// Port of gateways.
-    #[serde(default = "frontier_plane_port")]
-    #[schemars(range(min = 1, max = 65535))]
+    /// Port of gateways. 0 means the default.
+    #[serde(default = "frontier_plane_port", deserialize_with = "frontier_plane_port_or_default")]
+    #[schemars(range(min = 0, max = 65535))]
     pub frontier_plane_port: i32,
     /// Name of the Service. Default: `<name>-frontlas-svc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub service: Option<String>,
-    /// Type of the Service.
-    #[serde(default)]
+    /// Type of the Service; empty means the default.
+    #[serde(default, deserialize_with = "cluster_ip_if_empty")]
+    #[schemars(schema_with = "service_types")]
     pub service_type: ServiceType,
     /// Port for services on every node with type NodePort or LoadBalancer; 0 = any free one. Default: any free one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -455,6 +458,63 @@ fn frontier_plane_port() -> i32 {
 
 fn node_port_type() -> ServiceType {
     ServiceType::NodePort
+}
+
+// Users of the Go operator have written zero and nothing for what they did not care about.
+
+fn servicebound_port_or_default<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
+    port(from, servicebound_port())
+}
+
+fn edgebound_port_or_default<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
+    port(from, edgebound_port())
+}
+
+fn controlplane_port_or_default<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
+    port(from, controlplane_port())
+}
+
+fn frontier_plane_port_or_default<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
+    port(from, frontier_plane_port())
+}
+
+fn port<'de, D: Deserializer<'de>>(from: D, default: i32) -> Result<i32, D::Error> {
+    i32::deserialize(from).map(|port| if port == 0 { default } else { port })
+}
+
+fn cluster_ip_if_empty<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceType, D::Error> {
+    MaybeServiceType::deserialize(from).map(|given| given.or(ServiceType::ClusterIP))
+}
+
+fn node_port_if_empty<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceType, D::Error> {
+    MaybeServiceType::deserialize(from).map(|given| given.or(ServiceType::NodePort))
+}
+
+fn service_types(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["", "ClusterIP", "NodePort", "LoadBalancer"] })
+}
+
+/// A type of a Service as it may be written.
+#[derive(Deserialize)]
+enum MaybeServiceType {
+    #[serde(rename = "")]
+    Empty,
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+}
+
+// === impl MaybeServiceType ===
+
+impl MaybeServiceType {
+    fn or(self, default: ServiceType) -> ServiceType {
+        match self {
+            Self::Empty => default,
+            Self::ClusterIP => ServiceType::ClusterIP,
+            Self::NodePort => ServiceType::NodePort,
+            Self::LoadBalancer => ServiceType::LoadBalancer,
+        }
+    }
 }
 
 fn half_a_minute() -> String {

@@ -62,7 +62,7 @@ fn rows(path: &str, schema: &JSONSchemaProps, out: &mut String) {
 
 fn kind(schema: &JSONSchemaProps, foreign: bool) -> String {
     if let Some(words) = &schema.enum_ {
-        let words = words.iter().filter_map(|word| word.0.as_str());
+        let words = words.iter().filter_map(|word| word.0.as_str()).filter(|word| !word.is_empty());
         return words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     }
     if schema.x_kubernetes_int_or_string == Some(true) {
@@ -113,7 +113,7 @@ mod tests {
         };
         assert!(row("spec.frontier.replicas").contains("number, at least 1 | `1` |"), "{table}");
         assert!(row("spec.frontier.edgebound").contains("block | required |"));
-        assert!(row("spec.frontier.edgebound.port").contains("number, 1 to 65535 | `30012` |"));
+        assert!(row("spec.frontier.edgebound.port").contains("number, 0 to 65535 | `30012` |"));
         assert!(
             row("spec.frontlas.redis.redisType").contains("`standalone`, `sentinel`, `cluster` | required |")
         );

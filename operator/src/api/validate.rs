@@ -164,6 +164,28 @@ mod tests {
     }
 
     #[test]
+    fn zero_and_nothing_mean_the_default_as_in_the_go_operator() {
+        let spec: FrontierClusterSpec = serde_json::from_value(json!({
+            "frontier": {"servicebound": {"port": 0, "serviceType": ""}, "edgebound": {"port": 0, "serviceType": ""}},
+            "frontlas": {
+                "controlplane": {"port": 0, "frontierPlanePort": 0, "serviceType": ""},
+                "redis": {"addrs": ["redis:6379"], "redisType": "standalone"},
+            },
+        }))
+        .unwrap();
+        let defaults: FrontierClusterSpec = serde_json::from_value(base()).unwrap();
+        assert_eq!(spec, defaults);
+        assert_eq!(problems("orders", &spec), <[String; 0]>::default());
+        assert!(serde_json::from_value::<FrontierClusterSpec>(with_type("Nodeport")).is_err());
+    }
+
+    fn with_type(service_type: &str) -> Value {
+        let mut spec = base();
+        spec["frontier"]["edgebound"]["serviceType"] = json!(service_type);
+        spec
+    }
+
+    #[test]
     fn each_mistake_is_named_with_its_field() {
         let cases = [
             ("frontier.replicas", json!(0), "frontier.replicas: must be at least 1"),

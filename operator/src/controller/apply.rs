@@ -1,5 +1,6 @@
 //! Writes objects that differ from what they shall be, and removes those that shall not be any more.
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, LookError, MANAGER, adopt, compare,
+    observe::Count,
     trouble::{Area, Reason, Trouble},
 };
 use crate::{
@@ -66,27 +68,40 @@ impl Context {
                 let message = format!("{} {name} of an earlier time is being deleted", kind.name());
                 return Ok(Err(Trouble::new(Reason::NameTaken, Area::Deployment, message)));
             }
+            let uid = live.metadata.uid.clone();
             let live = serde_json::to_value(&live).map_err(kube::Error::SerdeError)?;
             if compare::has(Some(&live), &value) && adopt::managers(&live).is_none() {
                 return Ok(Ok(()));
             }
-            self.take_over(&api, name, &live).await?;
+            let live = self.take_over(&api, name, live).await?;
             self.leave_replicas(&api, wanted, &live).await?;
+            // Only if it is still this object: what somebody else has put in its place meanwhile is theirs.
+            value["metadata"]["uid"] = json!(uid);
+            tracing::info!(cluster = cluster.name_any(), kind = kind.name(), name, "applying");
+            api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&value)).await?;
+        } else {
+            tracing::info!(cluster = cluster.name_any(), kind = kind.name(), name, "making");
+            // Not by force: one that has come since, by somebody else, is a conflict, and is looked at anew.
+            api.patch(name, &PatchParams::apply(MANAGER), &Patch::Apply(&value)).await?;
         }
-        tracing::info!(cluster = cluster.name_any(), kind = kind.name(), name, "applying");
-        api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&value)).await?;
         Ok(Ok(()))
     }
 
-    /// Takes over what the Go operator holds.
-    async fn take_over(&self, api: &Api<DynamicObject>, name: &str, live: &Value) -> Result<(), kube::Error> {
-        let Some(managers) = adopt::managers(live) else { return Ok(()) };
+    /// Takes over what the Go operator holds; the object as it is then.
+    async fn take_over(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        live: Value,
+    ) -> Result<Value, kube::Error> {
+        let Some(managers) = adopt::managers(&live) else { return Ok(live) };
         // Only if nothing has changed since.
         let version = live.pointer("/metadata/resourceVersion");
         let patch = json!({"metadata": {"managedFields": managers, "resourceVersion": version}});
         tracing::info!(name, "taking over from the Go operator");
-        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-        Ok(())
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let after = api.patch(name, &params, &Patch::Merge(&patch)).await?;
+        serde_json::to_value(&after).map_err(kube::Error::SerdeError)
     }
 
     /// Where an autoscaler is to choose the number of pods from now on, it begins with what there is.
@@ -117,10 +132,14 @@ impl Context {
         troubles: &mut Vec<Trouble>,
     ) -> Result<(), LookError> {
         let mut others = Vec::new();
+        let keeps_redis = self.keeps_redis(cluster, troubles).await?;
         for (kind, name) in render::unwanted(cluster, wanted) {
             let optional_api = matches!(kind, Kind::ServiceMonitor | Kind::PrometheusRule);
             // The last good copy of a secret that is broken now.
             if kind == Kind::Secret && troubles.iter().any(|trouble| trouble.area == Area::Secret) {
+                continue;
+            }
+            if keeps_redis && name == Names::new(cluster).app(Part::Redis) {
                 continue;
             }
             match self.objects(kind, cluster).get_metadata_opt(&name).await {
@@ -139,6 +158,9 @@ impl Context {
         for service in listed {
             let name = service.name_any();
             let is_wanted = wanted.iter().any(|object| object.kind == Kind::Service && object.name == name);
+            if keeps_redis && name == names.app(Part::Redis) {
+                continue;
+            }
             if !is_wanted && owned(service.owner_references(), cluster) {
                 others.push((Kind::Service, name));
             }
@@ -153,6 +175,19 @@ impl Context {
             }
         }
         Ok(())
+    }
+
+    /// Whether the registry may still need the Redis that the operator has run until now: until all its pods are over on the other one, and
+    /// that one works, the old one stays with what is in it.
+    async fn keeps_redis(&self, cluster: &FrontierCluster, troubles: &[Trouble]) -> Result<bool, LookError> {
+        if cluster.spec.frontlas.redis.is_none() || !troubles.is_empty() {
+            return Ok(true);
+        }
+        let name = Names::new(cluster).app(Part::Atlas);
+        let namespace = cluster.namespace().unwrap_or_default();
+        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), &namespace);
+        let live = deployments.get_opt(&name).await.map_err(LookError::of(format!("Deployment {name}")))?;
+        Ok(!live.is_some_and(|live| Count::of(&live).settled))
     }
 
     async fn remove(

@@ -67,7 +67,7 @@ impl Observed {
 // === impl Count ===
 
 impl Count {
-    fn of(deployment: &Deployment) -> Self {
+    pub(super) fn of(deployment: &Deployment) -> Self {
         let status = deployment.status.clone().unwrap_or_default();
         let wanted = deployment.spec.replicas.unwrap_or(1);
         let ready = status.ready_replicas.unwrap_or(0);

@@ -74,9 +74,8 @@ impl Context {
                 seen.redis_tls = files.map_err(|t| troubles.push(t)).ok();
             }
             if let Some(selector) = &redis.password_secret {
-                let password = secrets.key(Part::Atlas, &selector.name, &selector.key).await?;
-                seen.redis_password =
-                    password.map(|password| hash::short(&password)).map_err(|t| troubles.push(t)).ok();
+                let password = secrets.password(&selector.name, &selector.key).await?;
+                seen.redis_password = password.map_err(|t| troubles.push(t)).ok();
             }
         } else {
             seen.own_redis_password = secrets.kept(&names.with("redis"), "password").await?;
@@ -134,6 +133,20 @@ impl Secrets {
         };
         match secret.data.and_then(|mut data| data.remove(key)).filter(|bytes| !bytes.0.is_empty()) {
             Some(bytes) => Ok(Ok(bytes.0)),
+            None => missing(format!("secret {name} has no {key}")),
+        }
+    }
+
+    /// A hash of a password that changes with it. It is keyed by the secret's UID, which only those know who may read the secret: whoever may
+    /// read pods finds the hash there, and is not to try passwords by it.
+    async fn password(&self, name: &str, key: &str) -> Result<Result<String, Trouble>, LookError> {
+        let missing = |what: String| Ok(Err(Trouble::password(Reason::SecretMissing, Part::Atlas, what)));
+        let Some(secret) = self.get(name).await? else {
+            return missing(format!("secret {name} is not there"));
+        };
+        let uid = secret.uid().unwrap_or_default();
+        match secret.data.and_then(|mut data| data.remove(key)).filter(|bytes| !bytes.0.is_empty()) {
+            Some(bytes) => Ok(Ok(hash::keyed(&uid, &bytes.0))),
             None => missing(format!("secret {name} has no {key}")),
         }
     }

@@ -50,8 +50,10 @@ pub(super) enum Area {
     Spec,
     /// Services.
     Service,
-    /// Secrets.
+    /// Secrets with certificates, and those that are made.
     Secret,
+    /// The secret with the password of Redis.
+    Password,
     /// Pods and what makes them, and all else.
     Deployment,
 }
@@ -71,6 +73,11 @@ impl Trouble {
     /// A secret cannot be used, and so the part that needs it stays as it is.
     pub(super) fn secret(reason: Reason, part: Part, message: String) -> Self {
         Self { held: Some(part), ..Self::new(reason, Area::Secret, message) }
+    }
+
+    /// The password of Redis cannot be had.
+    pub(super) fn password(reason: Reason, part: Part, message: String) -> Self {
+        Self { held: Some(part), ..Self::new(reason, Area::Password, message) }
     }
 
     /// What the API says to a write; `None` = another attempt may succeed without anybody acting.
@@ -151,6 +158,8 @@ impl Area {
             Self::Spec => "InvalidSpec",
             Self::Service => "ServiceEnsureFailed",
             Self::Secret => "TLSEnsureFailed",
+            // The Go operator never looked at it.
+            Self::Password => "RedisPasswordFailed",
             Self::Deployment => "DeploymentEnsureFailed",
         }
     }
@@ -164,6 +173,16 @@ mod tests {
 
     fn said(code: u16, message: &str) -> kube::Error {
         kube::Error::Api(Status::failure(message, "Invalid").with_code(code).boxed())
+    }
+
+    #[test]
+    fn a_password_that_is_not_there_is_not_called_tls() {
+        let trouble =
+            Trouble::password(Reason::SecretMissing, Part::Atlas, "secret a is not there".to_owned());
+        assert_eq!((trouble.area.event(), trouble.holds(Some(Part::Atlas))), ("RedisPasswordFailed", true));
+        let trouble =
+            Trouble::secret(Reason::SecretMissing, Part::Gateway, "secret a is not there".to_owned());
+        assert_eq!(trouble.area.event(), "TLSEnsureFailed");
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub(super) fn deployment(scene: &Scene<'_>) -> Result<Deployment, serde_json::Er
         name: "frontlas",
         app: scene.names.app(Part::Atlas),
         image: scene.atlas_image(),
+        shell_free: style == Style::Own,
         args,
         env: variables(scene),
         files,

@@ -118,6 +118,7 @@ fn template(scene: &Scene<'_>) -> Result<PodTemplateSpec, serde_json::Error> {
         name: "frontier",
         app: scene.names.app(Part::Gateway),
         image: scene.gateway_image(),
+        shell_free: style == Style::Own,
         args,
         env: variables(scene, style, drain),
         files,

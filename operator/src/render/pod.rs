@@ -29,6 +29,8 @@ pub(super) struct Description<'a> {
     pub(super) name: &'static str,
     pub(super) app: String,
     pub(super) image: &'a str,
+    /// Whether there is no shell in the image, and a command that waits instead.
+    pub(super) shell_free: bool,
     pub(super) args: Option<Vec<String>>,
     pub(super) env: Vec<EnvVar>,
     pub(super) files: Vec<Files>,
@@ -49,9 +51,14 @@ pub(super) struct Files {
 }
 
 pub(super) fn template(description: Description<'_>) -> PodTemplateSpec {
-    let Description { name, app, image, args, env, files, mut annotations, grace, overrides, .. } =
-        description;
+    let Description {
+        name, app, image, shell_free, args, env, files, mut annotations, grace, overrides, ..
+    } = description;
     annotations.extend(overrides.annotations.clone().unwrap_or_default());
+    let mut lifecycle = overrides.lifecycle.clone().unwrap_or(description.lifecycle);
+    if shell_free {
+        wait_without_shell(&mut lifecycle, name);
+    }
     let mut labels = overrides.labels.clone().unwrap_or_default();
     labels.insert("app".to_owned(), app.clone());
     let mounts: Vec<VolumeMount> = files.iter().map(Files::mount).collect();
@@ -68,7 +75,7 @@ pub(super) fn template(description: Description<'_>) -> PodTemplateSpec {
         volume_mounts: some(mounts),
         liveness_probe: Some(overrides.liveness_probe.clone().unwrap_or(description.liveness)),
         readiness_probe: Some(overrides.readiness_probe.clone().unwrap_or(description.readiness)),
-        lifecycle: Some(overrides.lifecycle.clone().unwrap_or(description.lifecycle)),
+        lifecycle: Some(lifecycle),
         security_context: Some(
             overrides.container_security_context.clone().unwrap_or_else(container_security),
         ),
@@ -139,6 +146,24 @@ pub(super) fn pre_stop(command: &[&str]) -> Lifecycle {
     Lifecycle {
         pre_stop: Some(LifecycleHandler { exec: Some(exec), ..LifecycleHandler::default() }),
         ..Lifecycle::default()
+    }
+}
+
+/// A `sleep N` that users have from the Go system would end at once in an image without a shell, and with it the time in which a pod leaves the
+/// Services: our program waits as long.
+fn wait_without_shell(lifecycle: &mut Lifecycle, program: &str) {
+    let exec = lifecycle.pre_stop.as_mut().and_then(|hook| hook.exec.as_mut());
+    let Some(command) = exec.and_then(|exec| exec.command.as_mut()) else { return };
+    let words: Vec<&str> = command.iter().flat_map(|word| word.split_whitespace()).collect();
+    let words = match words.as_slice() {
+        ["sh" | "/bin/sh" | "bash" | "/bin/bash", "-c", rest @ ..] => rest,
+        all => all,
+    };
+    if let ["sleep" | "/bin/sleep" | "/usr/bin/sleep", seconds] = words
+        && seconds.trim_end_matches('s').parse::<u32>().is_ok()
+    {
+        let seconds = seconds.trim_end_matches('s');
+        *command = vec![format!("/usr/bin/{program}"), "drain-wait".to_owned(), format!("{seconds}s")];
     }
 }
 
@@ -236,6 +261,26 @@ mod tests {
     use k8s_openapi::api::core::v1::SleepAction;
 
     use super::*;
+
+    #[test]
+    fn a_sleep_that_users_have_is_waited_for_without_a_shell() {
+        let after = |command: &[&str]| {
+            let mut lifecycle = pre_stop(command);
+            wait_without_shell(&mut lifecycle, "frontier");
+            lifecycle.pre_stop.unwrap().exec.unwrap().command.unwrap()
+        };
+        for sleep in [&["/bin/sh", "-c", "sleep 7"][..], &["sleep", "7"], &["sh", "-c", "sleep 7s"]] {
+            assert_eq!(after(sleep), ["/usr/bin/frontier", "drain-wait", "7s"], "{sleep:?}");
+        }
+        for other in
+            [&["/bin/sh", "-c", "sleep 7; echo"][..], &["/usr/bin/frontier", "drain-wait", "1s"], &["sleep"]]
+        {
+            assert_eq!(after(other), other);
+        }
+        let mut nothing = Lifecycle::default();
+        wait_without_shell(&mut nothing, "frontier");
+        assert_eq!(nothing, Lifecycle::default());
+    }
 
     #[test]
     fn how_long_a_hook_takes_is_read_from_it() {

@@ -102,6 +102,43 @@ fn what_the_go_operator_made_stays_while_the_image_stays() {
 }
 
 #[test]
+fn a_pinned_release_of_the_go_system_gets_its_own_probes_in_a_new_cluster() {
+    let probe = |image: &str| {
+        let mut cluster = cluster(SAMPLE);
+        cluster.spec.frontier.image = Some(image.to_owned());
+        let wanted = all(&cluster, &images(), &Seen::default()).unwrap();
+        let container = find(&wanted, Kind::Deployment, "frontiercluster-frontier")
+            .pointer("/spec/template/spec/containers/0")
+            .unwrap();
+        (container["readinessProbe"]["tcpSocket"].is_object(), container["args"].is_array())
+    };
+    for go in [
+        "singchia/frontier:1.1.0",
+        "registry.example:5000/singchia/frontier:v1.2.5",
+        "singchia/frontier:1.0.3@sha256:ab",
+    ] {
+        assert_eq!(probe(go), (true, false), "{go}");
+    }
+    for own in [
+        "singchia/frontier:0.1.0",
+        "singchia/frontier",
+        "mysingchia/frontier:1.1.0",
+        "example/frontier:1.1.0",
+        "singchia/frontier:next",
+    ] {
+        assert_eq!(probe(own), (false, true), "{own}");
+    }
+    // What those images cannot do is only in ours.
+    let mut cluster = cluster(SAMPLE);
+    cluster.spec.frontier.image = Some("singchia/frontier:1.1.0".to_owned());
+    cluster.spec.frontier.drain_seconds = Some(20);
+    let wanted = all(&cluster, &images(), &Seen::default()).unwrap();
+    let args = find(&wanted, Kind::Deployment, "frontiercluster-frontier")
+        .pointer("/spec/template/spec/containers/0/args");
+    assert!(args.is_some());
+}
+
+#[test]
 fn pods_of_the_go_operator_are_replaced_when_their_password_changes() {
     let mut cluster = cluster(SAMPLE);
     cluster.spec.frontlas.image = Some("singchia/frontlas:1.1.0".to_owned());

@@ -111,7 +111,7 @@ async fn bad_clusters_are_refused_with_the_reason() {
         (
             "frontier.edgebound.serviceType",
             json!("Nodeport"),
-            "supported values: \"ClusterIP\", \"NodePort\", \"LoadBalancer\"",
+            "supported values: \"\", \"ClusterIP\", \"NodePort\", \"LoadBalancer\"",
         ),
         (
             "frontier.edgebound.tls",
@@ -444,6 +444,15 @@ async fn a_missing_right_is_told_and_the_operator_goes_on() {
     let cluster = world.until_degraded("orders", "Forbidden").await;
     let message = cluster.status.unwrap().message.unwrap();
     assert!(message.contains("services"), "{message}");
+    eventually("an event", async || {
+        let events = world.events("ServiceEnsureFailed").await;
+        let told = events.iter().any(|note| note.starts_with("Forbidden: "));
+        if told { Ok(()) } else { Err(format!("{events:?}")) }
+    })
+    .await;
+    // It waits between attempts, whatever else wakes it.
+    let looks = operator.counters.looks(Outcome::Degraded);
+    assert!(looks < 20, "{looks} looks");
     assert!(
         world.api::<Deployment>().get_opt("orders-frontier").await.unwrap().is_some(),
         "the rest is there"

@@ -155,6 +155,32 @@ async fn a_cluster_of_the_go_operator_is_taken_over_without_new_pods() {
     world.end().await;
 }
 
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn a_cluster_that_is_taken_over_and_given_an_autoscaler_in_one_keeps_its_pods() {
+    let world = World::new().await;
+    let mut wanted = spec();
+    wanted["frontier"]["autoscaling"] = json!({"minReplicas": 2, "maxReplicas": 8});
+    let cluster = world.apply("orders", wanted).await.unwrap();
+    let owner = json!({
+        "apiVersion": "frontier.singchia.io/v1alpha1", "kind": "FrontierCluster", "name": "orders",
+        "uid": cluster.uid().unwrap(), "controller": true, "blockOwnerDeletion": true,
+    });
+    let mut made = deployment("frontier", &owner, json!([]), [tcp(30012, 10, 20), tcp(30011, 5, 10)], 10, 60);
+    made["spec"]["replicas"] = json!(5);
+    let made: Deployment = serde_json::from_value(made).unwrap();
+    let go = PostParams { field_manager: Some("manager".to_owned()), ..PostParams::default() };
+    world.api::<Deployment>().create(&go, &made).await.unwrap();
+    let operator = Operator::start().await;
+    world.until_mended("orders").await;
+    let live = world.api::<Deployment>().get("orders-frontier").await.unwrap();
+    assert_eq!(live.spec.replicas, Some(5), "as many as there were, until the autoscaler chooses");
+    // One write of the description, none of another number of pods in between.
+    assert_eq!(live.metadata.generation, Some(2));
+    operator.end().await;
+    world.end().await;
+}
+
 fn managers(
     fields: &Option<Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry>>,
 ) -> Vec<String> {
