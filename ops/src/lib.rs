@@ -9,6 +9,7 @@
 //! - [`admin`]: the port of probes, scrapers and people on this machine.
 //! - [`life`]: from the start to the exit, by signals.
 //! - [`tls`]: certificates of listeners and dialers, reloaded when they change.
+//! - `testing`: ports of servers that tests start, under feature `testing`.
 //! - [`parts`]: what must run as long as the process does. [`complaints`]: a limit on log lines about peers. [`places`]: who gives
 //!   way when all connections are taken.
 
@@ -28,4 +29,6 @@ pub mod rest;
 pub mod serve;
 pub mod split;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls;

@@ -11,14 +11,8 @@ mod process;
 mod rabbit;
 mod redis;
 
-pub use self::{
-    kafka::Kafka,
-    nats::Nats,
-    nsq::Nsq,
-    process::{Server, free_port},
-    rabbit::Rabbit,
-    redis::Redis,
-};
+pub use self::{kafka::Kafka, nats::Nats, nsq::Nsq, process::Server, rabbit::Rabbit, redis::Redis};
+pub use frontier_ops::testing::free_port;
 /// Kafka's client itself, to be compared with.
 #[cfg(feature = "kafka")]
 pub use rdkafka;

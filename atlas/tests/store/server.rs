@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -264,7 +264,7 @@ pub(crate) async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
 }
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    frontier_ops::testing::free_port().unwrap().port()
 }
 
 /// `None` if it ended at once, or if another process has the port.

@@ -6,9 +6,10 @@ use std::{
     process::Command,
 };
 
+use frontier_ops::testing::free_port;
 use parking_lot::Mutex;
 
-use super::process::{Server, free_port, output};
+use super::process::{Server, output};
 
 /// A Kafka.
 pub struct Kafka(pub Server);

@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use frontier_ops::testing::free_port;
 use parking_lot::Mutex;
 
-use super::process::{Server, free_port, output};
+use super::process::{Server, output};
 
 const NSQD: &str = "github.com/nsqio/nsq/apps/nsqd";
 const NSQ_TAIL: &str = "github.com/nsqio/nsq/apps/nsq_tail";

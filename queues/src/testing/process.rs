@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use frontier_ops::testing::free_port;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
@@ -71,6 +72,10 @@ impl Server {
             anyhow::ensure!(start.elapsed() < START, "did not come up: {}", self.log());
             std::thread::park_timeout(LOOK);
         }
+        // What listens there must be this one.
+        if let Some(status) = child.try_wait()? {
+            anyhow::bail!("ended, and another listens on {}: {status}: {}", self.addr, self.log());
+        }
         Ok(())
     }
 
@@ -125,11 +130,6 @@ impl Drop for Server {
 fn signal(child: &Child, signal: Signal) -> io::Result<()> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
     Ok(kill_process_group(pid, signal)?)
-}
-
-/// A port that is free now.
-pub fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 /// What a command prints. It gets so many seconds.

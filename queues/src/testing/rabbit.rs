@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, path::Path, process::Command, sync::Arc};
 
+use frontier_ops::testing::free_port;
 use parking_lot::Mutex;
 
-use super::process::{Server, free_port, output};
+use super::process::{Server, output};
 
 /// The Python that has Debian's pika.
 const PYTHON: &str = "/usr/bin/python3";

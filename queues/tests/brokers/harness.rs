@@ -156,7 +156,8 @@ pub(crate) async fn kills(queue: &Queue, server: &mut Server, destination: &str)
         confirmed
     });
     for round in 0..=kills {
-        up(queue).await;
+        let is_up = tokio::time::timeout(SOON, queue.watch().wait_for(State::is_up)).await.is_ok();
+        assert!(is_up, "round {round}: {} is {}: {}", queue.name(), queue.state(), server.log());
         let target = queue.stats().confirmed + 200;
         while queue.stats().confirmed < target {
             tokio::time::sleep(Duration::from_millis(5)).await;
