@@ -27,6 +27,7 @@ mod echoes;
 mod errors;
 mod keys;
 mod link;
+mod lookups;
 mod node;
 mod sentinel;
 mod servers;
@@ -48,6 +49,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use self::call::{Call, Script};
 use self::keys::{LEASES, ROWS, cuts_key, edge_key, service_key};
+use self::lookups::Lookups;
 use self::servers::Servers;
 pub use self::settings::{Address, AddressError, Credentials, Mode, Settings, SettingsError, Tls};
 use super::{
@@ -73,7 +75,8 @@ const CUTS_SECONDS: u32 = 60;
 /// See the module documentation.
 pub struct Redis {
     shared: Arc<Shared>,
-    servers: Servers,
+    servers: Arc<Servers>,
+    lookups: Lookups,
     room: Semaphore,
     /// End with this value.
     _tasks: JoinSet<()>,
@@ -125,7 +128,8 @@ struct Row {
 
 impl Redis {
     /// Begins to connect, in the background and for as long as the value lives. Until that has succeeded, and whenever the connection is
-    /// lost, every operation fails at once; none takes longer than [`Settings::command_timeout`] for each 1,024 commands it needs.
+    /// lost, every operation fails at once; none takes longer than [`Settings::command_timeout`] for each 1,024 commands it needs, and a
+    /// look-up of one edge, which may wait for others, no longer than twice that.
     ///
     /// # Errors
     /// When the settings cannot work.
@@ -143,13 +147,16 @@ impl Redis {
             echoes: OnceLock::new(),
             counters: Counters::default(),
         });
-        let servers = Servers::start(&shared);
+        let servers = Arc::new(Servers::start(&shared));
         let mut tasks = JoinSet::new();
-        if let Servers::Cluster(cluster) = &servers {
+        if let Servers::Cluster(cluster) = &*servers {
             tasks.spawn(Arc::clone(cluster).follow());
         }
+        let patience = shared.settings.command_timeout;
+        let (lookups, queue) = Lookups::new(Arc::clone(&servers), room.available_permits(), patience);
+        tasks.spawn(queue.run());
         tasks.spawn(go_round(Arc::clone(&shared)));
-        Ok(Self { shared, servers, room, _tasks: tasks })
+        Ok(Self { shared, servers, lookups, room, _tasks: tasks })
     }
 
     /// Waits until every server answers.
@@ -340,15 +347,12 @@ impl Store for Redis {
     }
 
     async fn edges(&self, edges: &[u64]) -> Result<Vec<Option<EdgeRecord>>, StoreError> {
-        let read = |value: Value| value.as_bytes().and_then(EdgeRecord::decode);
-        let call = |edge: &u64| {
-            Call::command("HGET", edge_key(edge_bucket(*edge)), vec![bytes(&edge.to_be_bytes())])
-        };
         if let [edge] = edges {
-            return Ok(vec![read(self.call(&call(edge)).await?)]);
+            let _room = self.room(1)?;
+            return Ok(vec![self.lookups.find(&self.servers, *edge).await?]);
         }
-        let calls: Vec<Call> = edges.iter().map(call).collect();
-        Ok(self.calls(&calls, BATCH).await?.into_iter().map(read).collect())
+        let calls: Vec<Call> = edges.iter().map(|edge| lookups::call(*edge)).collect();
+        Ok(self.calls(&calls, BATCH).await?.into_iter().map(lookups::read).collect())
     }
 
     async fn edge_buckets(&self, buckets: &[u16]) -> Result<Vec<EdgeBucket>, StoreError> {

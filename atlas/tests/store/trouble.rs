@@ -1,6 +1,7 @@
 //! What becomes of the store when a server is in trouble: errors that say what is wrong, in time, and work again afterwards.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use frontier_atlas::record::{Claim, Instance};
 use frontier_atlas::store::redis::{Address, Credentials, Mode, Settings};
 use frontier_atlas::store::{EdgeWrite, Joined, Memory, ROWS, Redis, Store, StoreError};
 use frontier_atlas::watch::Watchers;
+use futures::future::join_all;
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -64,10 +66,33 @@ async fn a_redis_that_stands_still_holds_nobody_up() {
         tokio::task::yield_now().await;
     }
     assert!(refused > 10, "soon it fails at once");
+    // Look-ups by many, which wait for each other.
+    let (answers, took) = time(join_all((0..500).map(|_| redis.edges(&[1])))).await;
+    assert!(answers.iter().all(Result::is_err) && took < Duration::from_millis(2_800), "{took:?}");
     server.signal("CONT");
     let ((), took) = time(eventually("it works again", async || write(&redis, 2).await.is_ok())).await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(redis.edges(&[1]).await.unwrap(), [Some(record_of(1, 1))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn look_ups_by_many_at_once_get_each_its_own_answer() {
+    let server = Server::start(&[]);
+    let redis = connect(server.settings()).await;
+    let there: Vec<_> = (0..1_000).map(|edge| online(edge, edge + 1)).collect();
+    redis.write_edges(&there, HORIZON).await.unwrap();
+    let look = async |edge: u64| {
+        let mut look = Box::pin(redis.edges(slice::from_ref(&edge)));
+        // Some lose patience at once: nobody else gets what was meant for them.
+        if edge % 7 == 0 {
+            return drop(futures::poll!(&mut look));
+        }
+        let expected = (edge < 1_000).then(|| record_of(edge, edge + 1));
+        assert_eq!(look.await.unwrap(), [expected], "edge {edge}");
+    };
+    for _ in 0..5 {
+        join_all((0..2_000).map(look)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
