@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use frontier_ops::testing::free_port;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -65,6 +66,17 @@ pub struct Plan {
     pub services: usize,
     /// Environment of the instances of atlas, and of the first gateway.
     pub envs: [Vec<(String, String)>; 2],
+    /// Whether edges and services come to gateways through [`Door`]s.
+    pub doors: bool,
+}
+
+/// How edges and services come to a gateway that hears of their silence soon.
+#[derive(Debug)]
+pub struct Door {
+    /// The way of edges.
+    pub edges: Proxy,
+    /// The way of services.
+    pub services: Proxy,
 }
 
 /// See the module documentation.
@@ -81,6 +93,8 @@ pub struct Cluster {
     atlas_configs: Vec<frontlas::Config>,
     /// From each gateway to each atlas.
     links: Vec<Vec<Proxy>>,
+    /// To each gateway, if planned so.
+    doors: Vec<Door>,
     /// From each atlas to Redis, if that is one server.
     ways: Vec<Proxy>,
     /// Where the state is.
@@ -95,7 +109,7 @@ type Seats = BTreeMap<u64, (String, u64)>;
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { atlases: 2, gateways: 3, edges: 30, services: 2, envs: [Vec::new(), Vec::new()] }
+        Self { atlases: 2, gateways: 3, edges: 30, services: 2, envs: [Vec::new(), Vec::new()], doors: false }
     }
 }
 
@@ -161,6 +175,7 @@ impl Cluster {
             atlases: Vec::new(),
             atlas_configs: Vec::new(),
             links: Vec::new(),
+            doors: Vec::new(),
             ways: Vec::new(),
             store,
             edges_at: Vec::new(),
@@ -170,7 +185,7 @@ impl Cluster {
             cluster.add_atlas(atlas_envs)?;
         }
         for at in 0..plan.gateways {
-            cluster.add_gateway(if at == 0 { gateway_envs } else { &[] })?;
+            cluster.add_gateway(if at == 0 { gateway_envs } else { &[] }, plan.doors)?;
         }
         let atlases = cluster.atlases_at();
         for _ in 0..plan.services {
@@ -203,7 +218,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn add_gateway(&mut self, envs: &[(String, String)]) -> anyhow::Result<()> {
+    fn add_gateway(&mut self, envs: &[(String, String)], doors: bool) -> anyhow::Result<()> {
         let links = self
             .atlases
             .iter()
@@ -217,6 +232,7 @@ impl Cluster {
             .set("daemon.frontier_id", name(self.gateways.len()))
             .set("frontlas", json!({"enable": true, "dial": {"addrs": addrs}}))
             .set("drain", json!({"accept_for": "300ms", "seconds": 15}));
+        let config = if doors { self.add_door(config)? } else { config };
         let config = envs.iter().fold(config, |config, (name, value)| config.env(name, value));
         let gateway = Gateway::start(&config)?;
         let at = [
@@ -227,10 +243,33 @@ impl Cluster {
         ];
         let config = at.into_iter().fold(config, |config, (key, addr)| config.set(key, addr.to_string()));
         self.gateway_configs.push(config);
-        self.edges_at.push(gateway.edges());
+        let door = doors.then(|| self.doors.last()).flatten();
+        self.edges_at.push(door.map_or_else(|| gateway.edges(), |door| door.edges.addr()));
         self.gateways.push(Some(gateway));
         self.links.push(links);
         Ok(())
+    }
+
+    /// The gateway tells everybody to come through a door.
+    fn add_door(&mut self, config: gateway::Config) -> anyhow::Result<gateway::Config> {
+        let (edges, services) = (free_port()?, free_port()?);
+        let door = Door { edges: Proxy::start(edges)?, services: Proxy::start(services)? };
+        let config = config
+            .set("edgebound.listen.addr", edges.to_string())
+            .set("edgebound.listen.advertised_addr", door.edges.addr().to_string())
+            .set("servicebound.listen.addr", services.to_string())
+            .set("servicebound.listen.advertised_addr", door.services.addr().to_string())
+            .set("limits.heartbeat", "2s");
+        self.doors.push(door);
+        Ok(config)
+    }
+
+    /// The ways of edges and services to a gateway.
+    ///
+    /// # Errors
+    /// When the plan has none.
+    pub fn door(&self, gateway: usize) -> anyhow::Result<&Door> {
+        self.doors.get(gateway).context("no door")
     }
 
     /// An edge that comes to this gateway, counted in a circle.

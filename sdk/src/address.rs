@@ -16,7 +16,7 @@ pub(crate) struct Address {
 /// One address or several: `"tcp://gateway:30012"`, `["tcp://a:30012", "tcp://b:30012"]`, a `String`, a `Vec` or a slice of them.
 ///
 /// `tls://` encrypts; `tcp://` and an address without a scheme do so only if TLS options are set. Several addresses are tried
-/// in turn.
+/// in turn: the one that worked comes first after a loss, and the next one when the gateway was silent, drains or cannot be reached.
 ///
 /// ```
 /// use frontier::Edge;

@@ -12,6 +12,7 @@
 //! cluster they are given back instead, because there may be another way.
 
 use std::{
+    collections::VecDeque,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -41,6 +42,12 @@ use crate::{
 /// A session that lived for so long counts as a success: the next wait is short again.
 const LASTING: Duration = Duration::from_secs(10);
 
+/// For how long a Hello whose connection was given up may still arrive: as long as systems send again what was not acknowledged.
+const GHOST: Duration = Duration::from_secs(900);
+
+/// Attempts that are remembered for that.
+const GHOSTS: usize = 16;
+
 /// Bytes of names in one Register frame: within every limit on heads.
 const NAMES_MAX: usize = 12 * 1024;
 
@@ -65,8 +72,14 @@ struct Connector {
     ticket: Vec<u8>,
     /// Attempts since a session lasted.
     attempts: u32,
+    ghosts: Ghosts,
     random: Random,
 }
+
+/// Attempts that were given up after Hello was sent, until when it may arrive: then a session that nobody has takes over the ID from the
+/// one that was made instead.
+#[derive(Debug, Default)]
+struct Ghosts(VecDeque<Instant>);
 
 /// How serving a session ended.
 enum After {
@@ -86,7 +99,9 @@ impl Link {
     ) -> Self {
         let ticket = site.client.options.ticket.to_vec();
         let random = Random::new();
-        let connector = Connector { site, index, addresses, turn: index, ticket, attempts: 0, random };
+        let ghosts = Ghosts::default();
+        let connector =
+            Connector { site, index, addresses, turn: index, ticket, attempts: 0, ghosts, random };
         Self { connector, ops, retired: JoinSet::new() }
     }
 
@@ -200,9 +215,19 @@ impl Link {
             Turn::Ended(ConnectError::SentAway(error)) | Turn::SentAway(error)
                 if error.code() == ErrorCode::SessionClosed =>
             {
-                After::Over(ConnectError::TakenOver)
+                if self.connector.ghosts.may_come() {
+                    After::Lost(ConnectError::TakenOver)
+                } else {
+                    After::Over(ConnectError::TakenOver)
+                }
             }
-            Turn::Ended(error) => After::Lost(error),
+            Turn::Ended(error) => {
+                if let ConnectError::Silent { .. } = error {
+                    // It would not answer soon either.
+                    self.connector.turn = self.connector.turn.wrapping_add(1);
+                }
+                After::Lost(error)
+            }
             Turn::SentAway(error) if error.code() == ErrorCode::GatewayDraining => {
                 self.replace(session, error).await
             }
@@ -335,7 +360,10 @@ impl Connector {
         let after = self.site.client.options.connect_timeout;
         let outcome = match timeout(after, Box::pin(self.establish(&address))).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(ConnectError::Timeout { address: address.to_string(), after }),
+            Err(_) => {
+                self.ghosts.leave();
+                Err(ConnectError::Timeout { address: address.to_string(), after })
+            }
         };
         match &outcome {
             Ok(_) if self.index == 0 => self.site.home.store(turn, Ordering::Relaxed),
@@ -398,6 +426,25 @@ impl Connector {
         if let Some((id, epoch)) = self.site.session(self.index) {
             self.site.set(self.index, State::Draining { id, epoch });
         }
+    }
+}
+
+// === impl Ghosts ===
+
+impl Ghosts {
+    /// One may come from now on.
+    fn leave(&mut self) {
+        if self.0.len() == GHOSTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(Instant::now() + GHOST);
+    }
+
+    /// Whether it may have been one that took over; each comes once.
+    fn may_come(&mut self) -> bool {
+        let now = Instant::now();
+        self.0.retain(|until| now < *until);
+        self.0.pop_front().is_some()
     }
 }
 

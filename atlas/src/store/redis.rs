@@ -351,8 +351,15 @@ impl Store for Redis {
             let _room = self.room(1)?;
             return Ok(vec![self.lookups.find(&self.servers, *edge).await?]);
         }
-        let calls: Vec<Call> = edges.iter().map(|edge| lookups::call(*edge)).collect();
-        Ok(self.calls(&calls, BATCH).await?.into_iter().map(lookups::read).collect())
+        let mut found = Vec::with_capacity(edges.len());
+        for edges in edges.chunks(lookups::FULL) {
+            let _room = self.room(edges.len())?;
+            let fields = edges.iter().map(|edge| lookups::field(*edge)).collect();
+            for answer in self.servers.find(fields).await {
+                found.push(lookups::read(answer?));
+            }
+        }
+        Ok(found)
     }
 
     async fn edge_buckets(&self, buckets: &[u16]) -> Result<Vec<EdgeBucket>, StoreError> {

@@ -84,7 +84,7 @@ async fn look_ups_by_many_at_once_get_each_its_own_answer() {
     let look = async |edge: u64| {
         let mut look = Box::pin(redis.edges(slice::from_ref(&edge)));
         // Some lose patience at once: nobody else gets what was meant for them.
-        if edge % 7 == 0 {
+        if edge.is_multiple_of(7) {
             return drop(futures::poll!(&mut look));
         }
         let expected = (edge < 1_000).then(|| record_of(edge, edge + 1));

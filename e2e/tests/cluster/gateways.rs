@@ -10,13 +10,15 @@ use frontier_e2e::{
     wait::{SOON, until},
 };
 
-use crate::scene::{Report, Story, go_on, lasts, soak};
+use crate::scene::{Report, Story, go_on, go_on_without, lasts, soak};
 
 /// Within which the older of two sessions of an edge ends.
 const CUT: Duration = Duration::from_secs(1);
 
 pub(crate) const STORIES: &[Story] = &[
     Story { name: "gateway: partitioned from atlas", play: partitioned },
+    Story { name: "gateway: partitioned from its services", play: without_services },
+    Story { name: "gateway: partitioned from its edges", play: without_edges },
     Story { name: "gateway: killed", play: killed },
     Story { name: "gateway: drained", play: drained },
     Story { name: "gateway: one edge ID on two of them", play: usurped },
@@ -89,6 +91,57 @@ fn partitioned(report: &mut Report) -> anyhow::Result<()> {
         let ready = frontier_e2e::http::get(admin, "/readyz")?;
         ensure!(ready.status == 200 && ready.body.contains("degraded"), "{ready:?}");
         cluster.links(cut_off).iter().for_each(Proxy::thaw);
+        report.heals(&cluster, Instant::now())?;
+    }
+    report.settle(&cluster)
+}
+
+fn with_doors() -> anyhow::Result<Cluster> {
+    let plan = Plan { doors: true, ..Plan::default() };
+    Cluster::start(Store::One(Redis::start([""; 0])?), &plan)
+}
+
+/// Services have all other gateways meanwhile, and what they ask of edges there goes on.
+fn without_services(report: &mut Report) -> anyhow::Result<()> {
+    let cluster = with_doors()?;
+    for at in 0..soak() {
+        let cut_off = at % 3;
+        // Services take a gateway for dead that says nothing for 12.5 s.
+        let time = lasts(15, 30);
+        report.inject(format!("gateway cut off from its services for {} s", time.as_secs()));
+        cluster.ledger.trouble(cluster.edges_of(cut_off)?);
+        cluster.door(cut_off)?.services.freeze();
+        let begin = Instant::now();
+        until("services that know it", SOON, || cluster.fleet.services_have(2).ok())?;
+        report.notes.push(format!("given up by its services after {:.1} s", begin.elapsed().as_secs_f32()));
+        let left = time.saturating_sub(begin.elapsed());
+        go_on_without(&cluster, cut_off, left)?;
+        cluster.door(cut_off)?.services.thaw();
+        report.heals(&cluster, Instant::now())?;
+    }
+    report.settle(&cluster)
+}
+
+/// The edges move to the other gateways, where everybody finds them while the silence lasts.
+fn without_edges(report: &mut Report) -> anyhow::Result<()> {
+    let cluster = with_doors()?;
+    for at in 0..soak() {
+        let cut_off = at % 3;
+        report.inject("gateway cut off from its edges until they are elsewhere, and as long again");
+        let there = cluster.edges_of(cut_off)?;
+        cluster.ledger.trouble(there.iter().copied());
+        let begin = Instant::now();
+        cluster.door(cut_off)?.edges.freeze();
+        until("edges that moved", SOON, || {
+            let count = |at: usize| Some(cluster.edges_of((cut_off + at) % 3).ok()?.len());
+            (count(0)? == 0 && count(1)? + count(2)? == cluster.fleet.edges().len()).then_some(())
+        })?;
+        let moved = begin.elapsed();
+        report.notes.push(format!("{} edges are elsewhere after {:.1} s", there.len(), moved.as_secs_f32()));
+        report.heals(&cluster, Instant::now())?;
+        go_on_without(&cluster, cut_off, moved)?;
+        cluster.door(cut_off)?.edges.thaw();
+        report.inject("and heard of again");
         report.heals(&cluster, Instant::now())?;
     }
     report.settle(&cluster)

@@ -94,9 +94,25 @@ impl Report {
 
 /// A fault lasts, while edges come and go.
 pub(crate) fn go_on(cluster: &Cluster, time: Duration) -> anyhow::Result<()> {
+    go_on_with(time, || cluster.churn(2))
+}
+
+/// The same, and no edge comes to this gateway.
+pub(crate) fn go_on_without(cluster: &Cluster, gateway: usize, time: Duration) -> anyhow::Result<()> {
+    go_on_with(time, || {
+        let stay = cluster.edges_of(gateway)?;
+        for edge in cluster.fleet.edges().into_iter().filter(|edge| !stay.contains(edge)).take(2) {
+            cluster.fleet.remove_edge(edge)?;
+            cluster.add_edge(gateway + 1)?;
+        }
+        Ok(())
+    })
+}
+
+fn go_on_with(time: Duration, mut churn: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
-        cluster.churn(2)?;
+        churn()?;
         let next = end.min(Instant::now() + Duration::from_millis(500));
         // The time itself is what is waited for.
         let left = next.saturating_duration_since(Instant::now());

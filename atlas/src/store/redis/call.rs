@@ -20,6 +20,7 @@ pub(super) enum Script {
     Forget,
     Members,
     Probe,
+    Find,
 }
 
 /// Tells from an answer whether keys were changed.
@@ -48,7 +49,7 @@ pub(super) enum What {
 // === impl Script ===
 
 impl Script {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Edges,
         Self::Services,
         Self::Replace,
@@ -62,6 +63,7 @@ impl Script {
         Self::Forget,
         Self::Members,
         Self::Probe,
+        Self::Find,
     ];
 
     pub(super) const fn source(self) -> &'static str {
@@ -79,6 +81,7 @@ impl Script {
             Self::Forget => include_str!("forget.lua"),
             Self::Members => include_str!("members.lua"),
             Self::Probe => include_str!("probe.lua"),
+            Self::Find => include_str!("find.lua"),
         }
     }
 

@@ -1,12 +1,12 @@
-//! Look-ups of single edges by many at once: those that arrive while others are under way are sent in one go.
+//! Look-ups of single edges by many at once: those that arrive while others are under way are asked in one command.
 //!
 //! ```text
-//!   few under way: caller ───────────────────────────▶ servers
-//!   many:          caller ─▶ queue ─▶ task: a pipeline ─▶ servers
+//!   few under way: caller ────────────────────────────▶ servers
+//!   many:          caller ─▶ queue ─▶ task: a batch ─▶ servers
 //! ```
 //!
-//! A command by itself costs the client library several times what it costs as one of a pipeline. Nobody waits for company: a pipeline
-//! leaves when it is full, or as soon as few are under way.
+//! A command costs the client library and Redis more than the look-up in it. Nobody waits for company: a batch leaves when it is full,
+//! or as soon as few are under way.
 
 use std::{
     collections::VecDeque,
@@ -16,24 +16,25 @@ use std::{
     },
 };
 
+use fred::prelude::Value;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Duration, Instant},
 };
 
-use super::{bytes, call::Call, keys::edge_key, servers::Servers};
+use super::{bytes, keys::edge_key, servers::Servers};
 use crate::{record::EdgeRecord, store::StoreError};
 use frontier_api::bucket::edge_bucket;
 
 /// Look-ups that go to the servers by themselves.
 const ALONE: usize = 2;
-/// Pipelines under way beyond which the next one waits until it is full.
+/// Batches under way beyond which the next one waits until it is full.
 const FEW: usize = 2;
-/// Look-ups of a pipeline.
-const FULL: usize = 32;
-/// Pipelines under way at most.
-const PIPELINES: usize = 64;
+/// Look-ups of a batch: it keeps Redis from others for some 50 µs.
+pub(super) const FULL: usize = 64;
+/// Batches under way at most.
+const BATCHES: usize = 32;
 
 type Found = Result<Option<EdgeRecord>, StoreError>;
 
@@ -72,7 +73,8 @@ impl Lookups {
     /// Where an edge is.
     pub(super) async fn find(&self, servers: &Servers, edge: u64) -> Found {
         if let Some(_alone) = Alone::new(&self.alone) {
-            return servers.call(&call(edge)).await.map(read);
+            let found = servers.find(vec![field(edge)]).await.pop();
+            return found.unwrap_or(Err(StoreError::Busy)).map(read);
         }
         let (tell, told) = oneshot::channel();
         let lookup = Lookup { edge, since: Instant::now(), tell };
@@ -90,7 +92,7 @@ impl Queue {
         let mut waiting: VecDeque<Lookup> = VecDeque::new();
         let mut under_way = FuturesUnordered::new();
         loop {
-            while waiting.len() >= FULL && under_way.len() < PIPELINES
+            while waiting.len() >= FULL && under_way.len() < BATCHES
                 || !waiting.is_empty() && under_way.len() < FEW
             {
                 let batch: Vec<Lookup> = waiting.drain(..waiting.len().min(FULL)).collect();
@@ -122,8 +124,8 @@ impl Queue {
             if batch.is_empty() {
                 return;
             }
-            let calls: Vec<Call> = batch.iter().map(|lookup| call(lookup.edge)).collect();
-            for (lookup, answer) in batch.into_iter().zip(servers.calls(&calls).await) {
+            let fields = batch.iter().map(|lookup| field(lookup.edge)).collect();
+            for (lookup, answer) in batch.into_iter().zip(servers.find(fields).await) {
                 lookup.tell(answer.map(read));
             }
         }
@@ -165,12 +167,12 @@ async fn receive(queue: &mut mpsc::Receiver<Lookup>, waiting: &mut VecDeque<Look
     true
 }
 
-/// How an edge is looked up.
-pub(super) fn call(edge: u64) -> Call {
-    Call::command("HGET", edge_key(edge_bucket(edge)), vec![bytes(&edge.to_be_bytes())])
+/// Where an edge is looked up.
+pub(super) fn field(edge: u64) -> (String, Value) {
+    (edge_key(edge_bucket(edge)), bytes(&edge.to_be_bytes()))
 }
 
 /// What an answer says of an edge.
-pub(super) fn read(answer: fred::prelude::Value) -> Option<EdgeRecord> {
+pub(super) fn read(answer: Value) -> Option<EdgeRecord> {
     answer.as_bytes().and_then(EdgeRecord::decode)
 }

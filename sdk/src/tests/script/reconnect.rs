@@ -115,6 +115,27 @@ async fn another_client_with_the_same_id_ends_this_one() {
     assert!(again.is_err(), "it must not come again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_was_given_up_and_arrives_late_does_not_end_it() {
+    let (mut acceptor, builder) = edge();
+    let builder = builder.connect_timeout(Duration::from_secs(1));
+    // The first address does not answer; what was said to it may arrive later.
+    let connecting = async {
+        let silent = acceptor.accept().await;
+        (silent, acceptor.welcome(welcome(), |_| {}).await)
+    };
+    let (edge, (_silent, mut script)) = tokio::join!(builder.connect(), connecting);
+    let edge = edge.unwrap();
+    script.go_away(0, ErrorCode::SessionClosed).await;
+    let mut script = acceptor.welcome(welcome(), |hello| assert_eq!(hello.ticket, b"ticket-1")).await;
+    edge.watch().until(State::is_connected).await.unwrap();
+    assert_eq!(edge.id().get(), 7);
+    // It comes once only: now it is somebody else.
+    script.go_away(0, ErrorCode::SessionClosed).await;
+    edge.watch().until(State::is_closed).await;
+    assert!(matches!(edge.state(), State::Closed { reason } if matches!(*reason, ConnectError::TakenOver)));
+}
+
 /// What a gateway says to a client that an operator kicks.
 async fn kick(mut script: Script) -> Instant {
     script.go_away(3_000, ErrorCode::Cancelled).await;
