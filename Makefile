@@ -12,7 +12,7 @@ SECONDS_EACH ?= 20
 FEATURES := --features frontier-gateway/testing,frontier-ops/testing,frontier-queues/testing,frontier-queues/kafka,frontier-sdk/testing
 FUZZ_TARGETS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-queues bench-smoke soak e2e-kube e2e-kind kube-images charts clean
+.PHONY: help run run-cluster run-pipeline build test check fmt clippy lean unit doc examples crd e2e-operator fuzz bench bench-cluster bench-queues bench-smoke soak kube e2e-kube e2e-kind kube-images charts clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ build: ## Build the release binaries
 	$(CARGO) build --locked --release -p frontier-gateway -p frontier-atlas
 	@! grep -qa 'fault point:' $(TARGET)/release/frontier || { echo "the release binary contains fault points"; exit 1; }
 
-test: check unit doc examples bench-smoke ## Everything CI runs
+test: check unit doc examples bench-smoke kube ## Everything CI runs
 
 check: fmt clippy lean ## Formatting and lints, warnings denied, and whether `make run` would compile
 
@@ -113,6 +113,11 @@ e2e-kube: ## Every scenario on a real Kubernetes of its own, without Docker (as 
 	e2e/kube/build
 	@$(MAKE) kube-images
 	e2e/kube/test $(PART)
+
+# A developer's machine may lack what it needs; in CI nothing may.
+kube: ## Charts, the operator and every scenario on a real Kubernetes, as far as this machine can (as root)
+	@if e2e/kube/needs || [ "$$CI" = true ]; then $(MAKE) charts e2e-operator e2e-kube; \
+	else echo "!!!!! SKIPPED: nothing is tested on Kubernetes !!!!!" >&2; fi
 
 e2e-kind: ## The same scenarios on kind
 	e2e/kube/build

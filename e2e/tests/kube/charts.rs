@@ -7,7 +7,7 @@ use frontier::{Edge, TlsOptions};
 use frontier_e2e::certs::{Authority, NAME};
 
 use crate::{
-    Scenario, World,
+    Lane, Scenario, World,
     fleet::{Fleet, answered, connect},
     kube::{repo, until},
 };
@@ -18,22 +18,26 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         asserts: "helm install with default values serves an edge outside through the NodePort within 60 s, and back, via the registry; \
                   `helm test` passes; upgrade to more replicas and another image, and rollback, fail no call and lose no acknowledged note; \
                   password, identity key and volume stay; uninstall leaves nothing but the volume",
+        lane: Lane::Defaults,
         run: chart,
     },
     Scenario {
         name: "chart-from-go",
         asserts: "helm upgrade from the objects of the Go chart, with all of its values written down: password, volume and what Redis has in it stay, \
                   and an edge calls a service then",
+        lane: Lane::Defaults,
         run: chart_from_go,
     },
     Scenario {
         name: "chart-tls",
         asserts: "edges reach gateways by TLS with the certificate of a Secret; a changed Secret is in force without a restart of the pods",
+        lane: Lane::Defaults,
         run: chart_tls,
     },
     Scenario {
         name: "chart-refused",
         asserts: "values that cannot work are refused by helm, with the name of what is wrong",
+        lane: Lane::Defaults,
         run: chart_refused,
     },
 ];
@@ -110,7 +114,7 @@ fn chart(world: &World<'_>) -> anyhow::Result<()> {
         ensure!(pods.lines().count() == 1, "{pods}");
         Ok(())
     })?;
-    println!("   {}", fleet.end(runtime)?);
+    world.say(&format!("   {}", fleet.end(runtime)?));
     ensure!(secrets()? == before, "the rollback changed {before:?} to {:?}", secrets()?);
 
     kube.kubectl(["delete", "deployment", "echo", "--wait=true"])?;

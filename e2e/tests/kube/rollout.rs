@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use crate::{
-    Scenario, World,
+    Lane, Scenario, World,
     fleet::Fleet,
     kube::until,
     operator::{HOME, available, install},
@@ -16,17 +16,20 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         name: "rollout",
         asserts: "scaling gateways 1→3→1 and a new image, with edges at work: no call of native peers fails, no acknowledged note is lost; \
                   a password that changes and pods that are killed are recovered from",
+        lane: Lane::Load,
         run: rollout,
     },
     Scenario {
         name: "kills",
         asserts: "the operator killed in the middle of a change, and all its instances at once: the change is carried out all the same; the API server \
                   restarted: edges notice nothing, and the operator goes on",
+        lane: Lane::Last,
         run: kills,
     },
     Scenario {
         name: "two",
         asserts: "two clusters in one namespace serve edges side by side, and deleting one leaves the other alone",
+        lane: Lane::Clusters,
         run: two,
     },
 ];
@@ -36,10 +39,13 @@ const ROLL: Duration = Duration::from_secs(240);
 
 fn start(world: &World<'_>, name: &str, edgebound: u16) -> anyhow::Result<String> {
     let kube = &world.kube;
-    install()?;
+    install(world)?;
     kube.apply_file("deploy/samples/redis.yaml")?;
     let sample = std::fs::read_to_string(crate::kube::repo().join("deploy/samples/frontiercluster.yaml"))?;
     let sample = sample.replace("name: frontiercluster\n", &format!("name: {name}\n"));
+    // Half a minute less than without; the charts' scenario has the drain that there is without settings.
+    let sample = sample.replacen("    replicas: 1\n", "    replicas: 1\n    drainSeconds: 15\n", 1);
+    ensure!(sample.contains("drainSeconds"), "the sample has no gateways");
     // Clusters that share a database of Redis are one cluster to their registries.
     let sample = sample.replace("redisType:", &format!("db: {}\n      redisType:", edgebound % 10));
     kube.apply(&sample.replace("30012", &edgebound.to_string()))?;
@@ -58,16 +64,17 @@ fn patch(world: &World<'_>, name: &str, patch: &str) -> anyhow::Result<()> {
     world.kube.kubectl(["patch", "frontiercluster", name, "--type=merge", "-p", patch]).map(drop)
 }
 
-/// Waits until there are exactly so many pods of gateways, all ready.
+/// Waits until the operator has carried out the last change, and there are exactly so many pods of gateways, all ready.
 fn gateways(world: &World<'_>, name: &str, count: usize) -> anyhow::Result<()> {
+    // Before that, what is there is as it was.
+    available(&world.kube, name, ROLL)?;
     until(&format!("{count} gateways"), ROLL, || {
         let pods = world.kube.get(&format!("pods -l app={name}-frontier"))?;
         let pods = pods["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         let ready = pods.iter().filter(|pod| pod["status"]["containerStatuses"][0]["ready"] == true).count();
         ensure!(pods.len() == count && ready == count, "{ready} of {} are ready", pods.len());
         Ok(())
-    })?;
-    available(&world.kube, name, ROLL)
+    })
 }
 
 fn rollout(world: &World<'_>) -> anyhow::Result<()> {
@@ -88,11 +95,12 @@ fn rollout(world: &World<'_>) -> anyhow::Result<()> {
     let image = kube.ask("deployment rolling-frontier", "{.spec.template.spec.containers[0].image}")?;
     let (name, _) = image.rsplit_once(':').unwrap_or((&image, ""));
     patch(world, "rolling", &format!(r#"{{"spec":{{"frontier":{{"image":"{name}:next"}}}}}}"#))?;
-    kube.rolled_out("deployment/rolling-frontier", ROLL)?;
     gateways(world, "rolling", 1)?;
+    let images = kube.ask("pods -l app=rolling-frontier", "{.items[*].spec.containers[*].image}")?;
+    ensure!(images == format!("{name}:next"), "the gateways are of {images}");
     world.took("another image under load", begin);
     let told = fleet.end(runtime)?;
-    println!("   {told}");
+    world.say(&format!("   {told}"));
 
     // Somebody kills a gateway: edges come back, and calls go on.
     let fleet = Fleet::start(runtime, &gateway, 4)?;
@@ -118,7 +126,7 @@ fn rollout(world: &World<'_>) -> anyhow::Result<()> {
     kube.rolled_out("deployment/rolling-frontlas", ROLL)?;
     available(kube, "rolling", ROLL)?;
     world.took("another Redis with another password", begin);
-    println!("   {}", fleet.end(runtime)?);
+    world.say(&format!("   {}", fleet.end(runtime)?));
 
     // Other ports: edges are where they were told to come, and come there.
     let begin = Instant::now();
@@ -129,7 +137,7 @@ fn rollout(world: &World<'_>) -> anyhow::Result<()> {
     ensure!(moved.ends_with(":30053"), "{moved}");
     let fleet = Fleet::start(runtime, &moved, 2)?;
     world.took("another port of edges", begin);
-    println!("   {}", fleet.end(runtime)?);
+    world.say(&format!("   {}", fleet.end(runtime)?));
     kube.kubectl(["delete", "frontiercluster", "rolling", "--timeout=60s"]).map(drop)
 }
 
@@ -160,9 +168,9 @@ fn kills(world: &World<'_>) -> anyhow::Result<()> {
         gateways(world, "kills", 1)?;
         world.took("the next change carried out", begin);
     } else {
-        println!("   the API server is not restarted: RESTART_API_SERVER does not say how");
+        world.say("   the API server is not restarted: RESTART_API_SERVER does not say how");
     }
-    println!("   {}", fleet.end(runtime)?);
+    world.say(&format!("   {}", fleet.end(runtime)?));
     world.kube.kubectl(["delete", "frontiercluster", "kills", "--timeout=60s"]).map(drop)
 }
 
@@ -180,6 +188,6 @@ fn two(world: &World<'_>) -> anyhow::Result<()> {
         ensure!(pods.trim().is_empty() || pods.contains("No resources"), "{pods}");
         Ok(())
     })?;
-    println!("   {}", other.end(runtime)?);
+    world.say(&format!("   {}", other.end(runtime)?));
     world.kube.kubectl(["delete", "frontiercluster", "other", "--timeout=60s"]).map(drop)
 }

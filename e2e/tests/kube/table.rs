@@ -14,12 +14,13 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn note(&self, scenario: &str, what: &str, took: Duration) {
-        println!("   {what}: {:.1} s", took.as_secs_f64());
         self.rows.lock().push((scenario.to_owned(), what.to_owned(), took));
     }
 
     pub(crate) fn text(&self) -> String {
-        let rows = self.rows.lock();
+        let mut rows = self.rows.lock();
+        // Scenarios run side by side; the sort keeps the order within each.
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
         let rows = rows
             .iter()
             .map(|(scenario, what, took)| format!("| {scenario} | {what} | {:.1} |\n", took.as_secs_f64()));
