@@ -234,6 +234,8 @@ impl<S: Store> Links<S> {
             if renewed.known {
                 let differs = link.told.lock().compare(request);
                 self.resync(&link, differs.edges, differs.services);
+                // Whoever was told by tracking has come already.
+                self.deliver_cuts(&link).await;
             } else {
                 link.end(LinkError::Forgotten);
             }

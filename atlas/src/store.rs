@@ -183,6 +183,10 @@ pub enum ServiceWrite {
 /// Gateways that are known at most: far more than a cluster has, so that who invents some does not fill the store.
 pub const ROWS: usize = 4_096;
 
+/// The same with those that come in the place of one that is known, as a gateway that was started again: the row of before goes within a
+/// minute.
+pub const ROWS_AND_SUCCESSORS: usize = ROWS + ROWS / 4;
+
 /// Words kept for one gateway by [`Store::leave_cuts`].
 pub const CUTS: usize = 10_000;
 
@@ -224,7 +228,8 @@ pub trait Store: Send + Sync + 'static {
     /// lose their leases and are superseded by it. Who is superseded may not join while the one that superseded it lives, else two
     /// processes that both claim one place would take it from each other for ever; as long as it tries it is not forgotten, and its
     /// lease counts as just over. The same holds for one that had joined before (`back`), was forgotten since, and finds another one alive at
-    /// its place. Of more than [`ROWS`] gateways, those without a lease included until they are forgotten, none is known.
+    /// its place. Of more than [`ROWS`] gateways, those without a lease included until they are forgotten, none is known, but for
+    /// those in the place of another one, up to [`ROWS_AND_SUCCESSORS`].
     fn join(
         &self,
         gateway: &Gateway,

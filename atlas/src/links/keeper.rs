@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use frontier_api::bucket::{Digest, EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
-use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
@@ -29,9 +28,6 @@ const STEP: usize = 1_000;
 
 /// How often the list of gateways is looked at.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// How often word for gateways is fetched that nobody has told of.
-const CUTS: Duration = Duration::from_secs(1);
 
 /// How long the store must have answered before anything is removed from it for want of an owner.
 const TRUST: Duration = Duration::from_secs(10);
@@ -103,8 +99,6 @@ pub(super) async fn run<S: Store>(links: &Links<S>) {
     let mut keeper = Keeper::new(links);
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut cuts = interval(CUTS);
-    cuts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut deaf = false;
     loop {
         select! {
@@ -124,11 +118,6 @@ pub(super) async fn run<S: Store>(links: &Links<S>) {
                 }
                 Err(RecvError::Closed) => deaf = true,
             },
-            // For all gateways at once: by themselves they would cost as much as their renewals.
-            _ = cuts.tick() => {
-                let all: Vec<Arc<Link>> = links.links.lock().values().cloned().collect();
-                join_all(all.iter().map(|link| links.deliver_cuts(link))).await;
-            }
             _ = ticks.tick() => keeper.tick().await,
         }
     }

@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::{
-    CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, ROWS, Renewed, Roster,
-    ServiceBucket, ServiceWrite, Store, StoreError, decide, holds,
+    CUTS, Change, Cut, EdgeBucket, EdgeOutcome, EdgeWrite, Gateway, Joined, Member, ROWS,
+    ROWS_AND_SUCCESSORS, Renewed, Roster, ServiceBucket, ServiceWrite, Store, StoreError, decide, holds,
 };
 use crate::record::{EdgeRecord, Instance, ServiceRecord, StoreTime};
 use frontier_api::bucket::{EDGE_BUCKETS, SERVICE_BUCKETS, edge_bucket, service_bucket};
@@ -94,7 +94,9 @@ impl Store for Memory {
             if let Some(by) = successor.find(|member| holds(member.lease, now)) {
                 return Ok(Joined::Superseded { by: by.gateway.instance });
             }
-            if state.members.len() >= ROWS {
+            let restarted = state.members.values().any(|member| member.gateway.is_same_place(gateway));
+            let room = if restarted { ROWS_AND_SUCCESSORS } else { ROWS };
+            if state.members.len() >= room {
                 return Ok(Joined::Full);
             }
         }

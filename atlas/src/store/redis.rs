@@ -245,6 +245,7 @@ impl Store for Redis {
             hex.into(),
             back.into(),
             super::ROWS.to_string().into(),
+            super::ROWS_AND_SUCCESSORS.to_string().into(),
         ];
         let join = Call::script(Script::Join, member_keys(), args).writes_keys(2, joined);
         let answer = self.call(&join).await?;

@@ -176,6 +176,12 @@ async fn no_more_gateways_are_known_than_may_be() {
         ));
         assert!(store.renew(known, 1, 1, LEASE).await.unwrap().known);
         assert_eq!(store.members().await.unwrap().members.len(), ROWS);
+        // So does its successor.
+        assert!(matches!(
+            store.join(&gateway(Instance([3; 16]), "g", 1), LEASE, false).await.unwrap(),
+            Joined::Lease { .. }
+        ));
+        assert!(!store.renew(known, 1, 1, LEASE).await.unwrap().known);
     }
     let name = |number: usize| Instance((number as u128).to_be_bytes());
     let memory = Memory::new();

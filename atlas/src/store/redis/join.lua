@@ -1,5 +1,5 @@
 -- Makes a gateway known. KEYS: rows, leases. ARGV: its instance, its row, the lease in ms, its instance in hexadecimal,
--- 1 if it had joined before, and how many rows there may be. Gives the time, the number of its link, and who superseded it and lives, or
+-- 1 if it had joined before, how many rows there may be, and how many with those that come in the place of another. Gives the time, the number of its link, and who superseded it and lives, or
 -- "full": then it has not joined.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -20,13 +20,17 @@ if by then
 end
 local rows = redis.call('HGETALL', KEYS[1])
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
-  for i = 1, ARGV[5] == '1' and #rows or 0, 2 do
-    if rows[i + 1] == ARGV[2] and lives(rows[i]) then
+  local room = tonumber(ARGV[6])
+  for i = 1, #rows, 2 do
+    if rows[i + 1] == ARGV[2] then
+      room = tonumber(ARGV[7])
+    end
+    if ARGV[5] == '1' and rows[i + 1] == ARGV[2] and lives(rows[i]) then
       local hex = string.gsub(rows[i], '.', function(byte) return string.format('%02x', string.byte(byte)) end)
       return { string.format('%.0f', now), '0', hex }
     end
   end
-  if #rows >= 2 * tonumber(ARGV[6]) then
+  if #rows >= 2 * room then
     return { string.format('%.0f', now), '0', 'full' }
   end
 end
