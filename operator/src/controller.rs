@@ -15,6 +15,7 @@ mod observe;
 mod see;
 mod status;
 mod trouble;
+mod watches;
 
 use std::{collections::HashMap, fmt::Debug, sync::Arc, time::Duration};
 
@@ -33,7 +34,6 @@ use kube::{
         controller::{Action, Config, Controller},
         events::{Recorder, Reporter},
         reflector::{ObjectRef, Store},
-        watcher,
     },
 };
 use parking_lot::Mutex;
@@ -115,19 +115,18 @@ impl Context {
 /// Works until `stop`, then finishes what it is at. Dropped, it stops at once.
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     let client = &context.client;
-    let config = watcher::Config::default;
-    let controller = Controller::new(Api::<Guarded>::all(client.clone()), config());
-    let store = controller.store();
-    let results = controller
+    let (store, clusters) = watches::clusters(client);
+    let named = store.clone();
+    let results = Controller::for_stream(clusters, store)
         .with_config(Config::default().concurrency(LOOKS).debounce(DEBOUNCE))
-        .owns(Api::<Deployment>::all(client.clone()), config())
-        .owns(Api::<StatefulSet>::all(client.clone()), config())
-        .owns(Api::<Service>::all(client.clone()), config())
-        .owns(Api::<PartialObjectMeta<ConfigMap>>::all(client.clone()), config())
-        .owns(Api::<PartialObjectMeta<PodDisruptionBudget>>::all(client.clone()), config())
-        .owns(Api::<PartialObjectMeta<HorizontalPodAutoscaler>>::all(client.clone()), config())
-        .watches(Api::<PartialObjectMeta<Secret>>::all(client.clone()), config(), move |secret| {
-            concerned(&store, &secret)
+        .owns_stream(watches::touched::<PartialObjectMeta<Deployment>>(client))
+        .owns_stream(watches::touched::<PartialObjectMeta<StatefulSet>>(client))
+        .owns_stream(watches::touched::<PartialObjectMeta<Service>>(client))
+        .owns_stream(watches::touched::<PartialObjectMeta<ConfigMap>>(client))
+        .owns_stream(watches::touched::<PartialObjectMeta<PodDisruptionBudget>>(client))
+        .owns_stream(watches::touched::<PartialObjectMeta<HorizontalPodAutoscaler>>(client))
+        .watches_stream(watches::touched::<PartialObjectMeta<Secret>>(client), move |secret| {
+            concerned(&named, &secret)
         })
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile, retry, Arc::clone(&context));
@@ -137,7 +136,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
             Ok((cluster, _)) => tracing::debug!(%cluster, "looked at"),
             // Reconcile says it itself, with more of the circumstances.
             Err(kube::runtime::controller::Error::ReconcilerFailed(..)) => {}
-            Err(error) => tracing::warn!(%error, "a watch does not work"),
+            Err(error) => tracing::warn!(%error, "a cluster could not be looked at"),
         }
     }
 }
@@ -188,9 +187,13 @@ fn retry(cluster: Arc<Guarded>, error: &LookError, context: Arc<Context>) -> Act
         *count
     };
     tracing::warn!(cluster = %reference, %error, failures, "a look at a cluster failed");
-    let (first, last) = FAILURE;
-    let wait = first.saturating_mul(1 << (failures - 1).min(6)).min(last);
-    Action::requeue(jittered(wait))
+    Action::requeue(waited(FAILURE, failures))
+}
+
+/// How long to wait after so many failures in a row: the first wait, doubled up to the last.
+fn waited((first, last): (Duration, Duration), failures: u32) -> Duration {
+    let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    jittered(first.saturating_mul(doubled).min(last))
 }
 
 /// Between three quarters of it and all of it: those that failed together do not come back together.
