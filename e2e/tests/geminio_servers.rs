@@ -59,10 +59,22 @@ fn check(kind: Kind) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The Go library begins to wait for the answer to its own registrations only after it has sent them. An answer that outruns this is lost, and with it all
+/// that the server would do next; it happens to a server of some hundreds on a loaded machine. A fault of the client would be there every time.
+fn check_with_patience(kind: Kind) -> anyhow::Result<()> {
+    for _ in 0..2 {
+        match check(kind) {
+            Err(error) if !error.is::<Unavailable>() => eprintln!("generation {kind}, once more: {error:#}"),
+            outcome => return outcome,
+        }
+    }
+    check(kind)
+}
+
 #[test]
 fn the_client_works_with_servers_of_every_generation() -> anyhow::Result<()> {
     for kind in Kind::GO {
-        match check(kind) {
+        match check_with_patience(kind) {
             Err(error) if error.is::<Unavailable>() && std::env::var_os("FRONTIER_OFFLINE").is_some() => {
                 eprintln!(
                     "\n!!!!! SKIPPED: no server of generation {kind}, as FRONTIER_OFFLINE wants it !!!!!\n"
