@@ -19,33 +19,36 @@ pub(super) struct Probe<S> {
     store: Arc<S>,
     readiness: Readiness,
     sums: Arc<Sums>,
+    /// Why the store cannot be used. There from the beginning: nobody shall be told that all is well before the first question.
+    not_ready: Option<(Guard, String)>,
 }
 
 // === impl Probe ===
 
 impl<S: Store> Probe<S> {
     pub(super) fn new(name: &'static str, store: Arc<S>, readiness: Readiness, sums: Arc<Sums>) -> Self {
-        Self { name, store, readiness, sums }
+        let mut probe = Self { name, store, readiness, sums, not_ready: None };
+        probe.not_ready = Some(probe.why("not asked yet".to_owned()));
+        probe
     }
 
     /// Asks for ever.
-    pub(super) async fn run(self) {
-        let mut not_ready: Option<(Guard, String)> = Some(self.why("not asked yet".to_owned()));
+    pub(super) async fn run(mut self) {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             match self.ask().await {
                 Ok(()) => {
-                    if not_ready.take().is_some() {
+                    if self.not_ready.take().is_some() {
                         tracing::info!(store = self.name, "the store can be used");
                     }
                 }
-                Err(why) if not_ready.as_ref().is_some_and(|(_, before)| *before == why) => {}
+                Err(why) if self.not_ready.as_ref().is_some_and(|(_, before)| *before == why) => {}
                 Err(why) => {
                     tracing::warn!(store = self.name, error = why, "the store cannot be used");
                     // The new reason is there before the old one goes: nobody sees a moment in between.
-                    not_ready = Some(self.why(why));
+                    self.not_ready = Some(self.why(why));
                 }
             }
         }
@@ -76,6 +79,7 @@ mod tests {
         let readiness = Readiness::default();
         let mut ready = readiness.watch();
         let probe = Probe::new("memory", Arc::new(Memory::new()), readiness.clone(), Arc::default());
+        assert_eq!(readiness.report().waiting, ["memory: not asked yet"], "before anybody runs it");
         let run = probe.run();
         tokio::pin!(run);
         assert!(futures::poll!(&mut run).is_pending());
