@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use frontier::{Edge, TlsOptions};
-use frontier_e2e::certs::{Authority, NAME};
+use frontier_e2e::certs::Authority;
 
 use crate::{
     Lane, Scenario, World,
     fleet::{Fleet, answered, connect},
     kube::{repo, until},
+    tls,
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -175,37 +175,13 @@ fn chart_from_go(world: &World<'_>) -> anyhow::Result<()> {
 }
 
 fn chart_tls(world: &World<'_>) -> anyhow::Result<()> {
-    let (kube, runtime) = (&world.kube, world.runtime);
-    let dir = tempfile::tempdir()?;
-    let secret = |authority: &Authority| -> anyhow::Result<()> {
-        authority.issue(NAME)?.write(dir.path(), "edge")?;
-        let file = |name: &str, key: &str| format!("--from-file={key}={}", dir.path().join(name).display());
-        let (cert, key) = (file("edge.crt", "tls.crt"), file("edge.key", "tls.key"));
-        let args = ["create", "secret", "generic", "edge-tls", "--dry-run=client", "-o", "yaml", &cert, &key];
-        kube.apply(&kube.kubectl(args)?).map(drop)
-    };
-    let (old, new) = (Authority::new()?, Authority::new()?);
-    secret(&old)?;
+    let kube = &world.kube;
+    let authority = Authority::new()?;
+    tls::put(kube, &authority)?;
     let values = "frontier.tls.edgebound.enabled=true,frontier.tls.edgebound.existingSecret=edge-tls,frontier.service.edgebound.port=30022,\
                   redis.enabled=false,frontlas.externalRedis.redisType=memory";
     kube.helm(["install", "t", CHART, "--set", &values.replace(' ', ""), "--wait", "--timeout", "120s"])?;
-    let gateway = kube.node_port("t-frontier-frontier-edgebound")?;
-    let connect = |authority: &Authority| {
-        let tls = TlsOptions::new().roots_pem(&authority.pem).server_name(NAME);
-        runtime.block_on(async {
-            let edge = Edge::builder(format!("tls://{gateway}")).tls(tls).connect().await?;
-            edge.close().await;
-            anyhow::Ok(())
-        })
-    };
-    until("an edge by TLS", Duration::from_secs(30), || connect(&old))?;
-    ensure!(connect(&new).is_err(), "a certificate of another authority is taken");
-    let pods = kube.names("pods")?;
-    let begin = Instant::now();
-    secret(&new)?;
-    until("the new certificate", Duration::from_secs(150), || connect(&new))?;
-    world.took("changed TLS secret until it is in force", begin);
-    ensure!(kube.names("pods")? == pods, "pods were replaced: {pods:?}, {:?}", kube.names("pods")?);
+    tls::renewed(world, &kube.node_port("t-frontier-frontier-edgebound")?, &authority)?;
     kube.helm(["uninstall", "t", "--wait", "--timeout", "120s"]).map(drop)
 }
 

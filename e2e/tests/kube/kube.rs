@@ -121,9 +121,10 @@ impl Kube {
         ))
     }
 
-    /// Names of the objects of this kind.
+    /// Names of the objects of this kind; it may be followed by what chooses among them.
     pub(crate) fn names(&self, kind: &str) -> anyhow::Result<Vec<String>> {
-        let text = self.kubectl(["get", kind, "-o", "name", "--ignore-not-found"])?;
+        let args = ["get", "-o", "name", "--ignore-not-found"].into_iter().chain(kind.split_whitespace());
+        let text = self.kubectl(args)?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 

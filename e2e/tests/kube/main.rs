@@ -13,6 +13,7 @@ mod kube;
 mod operator;
 mod rollout;
 mod table;
+mod tls;
 
 use std::{process::ExitCode, time::Instant};
 

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use frontier_e2e::certs::Authority;
 use parking_lot::Mutex;
 
 use crate::{
     Lane, Scenario, World,
     fleet::{Fleet, answered, connect},
     kube::{Kube, until},
+    tls,
 };
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
@@ -44,6 +46,13 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
                   does not exist is said, and mended by a new one",
         lane: Lane::Clusters,
         run: taken,
+    },
+    Scenario {
+        name: "secured",
+        asserts: "TLS asked for without its secret is Degraded with the reason, and the gateway goes on as it was; the secret comes, and edges connect by TLS; a changed \
+                  secret is in force without new pods",
+        lane: Lane::Clusters,
+        run: secured,
     },
 ];
 
@@ -318,4 +327,40 @@ fn taken(world: &World<'_>) -> anyhow::Result<()> {
     patch(r#"{"spec":{"frontlas":{"image":null}}}"#)?;
     available(kube, "second", Duration::from_secs(90))?;
     kube.kubectl(["delete", "frontierclusters", "--all", "--timeout=60s"]).map(drop)
+}
+
+fn secured(world: &World<'_>) -> anyhow::Result<()> {
+    install(world)?;
+    let (kube, runtime) = (&world.kube, world.runtime);
+    kube.apply_file("deploy/samples/redis.yaml")?;
+    let redis = "{addrs: ['rfs-redisfailover:26379'], redisType: sentinel, masterName: mymaster, password: your-password}";
+    kube.apply(&cluster("secured", 30095, 30096, redis))?;
+    available(kube, "secured", Duration::from_secs(90))?;
+    let gateway = kube.node_port("secured-edgebound-svc")?;
+    let pods = kube.names("pods -l app=secured-frontier")?;
+    let patch = format!(
+        r#"{{"spec":{{"frontier":{{"edgebound":{{"tls":{{"enabled":true,"certificateKeySecretRef":{{"name":"{}"}}}}}}}}}}}}"#,
+        tls::SECRET
+    );
+    kube.kubectl(["patch", "frontiercluster", "secured", "--type=merge", "-p", &patch])?;
+    says(kube, "secured", &["SecretMissing", tls::SECRET])?;
+    ensure!(kube.names("pods -l app=secured-frontier")? == pods, "a secret that is not there replaced pods");
+    runtime.block_on(async {
+        connect(&gateway, "an edge without TLS", Duration::from_secs(10)).await?.close().await;
+        anyhow::Ok(())
+    })?;
+    let authority = Authority::new()?;
+    let begin = Instant::now();
+    tls::put(kube, &authority)?;
+    until("edges by TLS", Duration::from_secs(120), || tls::connect(runtime, &gateway, &authority))?;
+    world.took("the secret comes until edges connect by TLS", begin);
+    // The pod of before drains meanwhile.
+    until("the pod of before is gone", Duration::from_secs(120), || {
+        let left = kube.names("pods -l app=secured-frontier")?;
+        ensure!(left.len() == 1 && left != pods, "{left:?}");
+        Ok(())
+    })?;
+    available(kube, "secured", Duration::from_secs(60))?;
+    tls::renewed(world, &gateway, &authority)?;
+    kube.kubectl(["delete", "frontiercluster", "secured", "--timeout=60s"]).map(drop)
 }

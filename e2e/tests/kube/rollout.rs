@@ -7,7 +7,7 @@ use anyhow::ensure;
 use crate::{
     Lane, Scenario, World,
     fleet::Fleet,
-    kube::until,
+    kube::{Kube, until},
     operator::{HOME, available, install},
 };
 
@@ -28,7 +28,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "two",
-        asserts: "two clusters in one namespace serve edges side by side, and deleting one leaves the other alone",
+        asserts: "two clusters in one namespace, and a third in another that is called as one of them, serve edges side by side; deleting one leaves the others alone",
         lane: Lane::Clusters,
         run: two,
     },
@@ -38,8 +38,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
 const ROLL: Duration = Duration::from_secs(240);
 
 fn start(world: &World<'_>, name: &str, edgebound: u16) -> anyhow::Result<String> {
-    let kube = &world.kube;
     install(world)?;
+    start_in(&world.kube, name, edgebound)
+}
+
+/// A cluster with Redis and the echo service in this namespace; gives where its edges connect.
+fn start_in(kube: &Kube, name: &str, edgebound: u16) -> anyhow::Result<String> {
     kube.apply_file("deploy/samples/redis.yaml")?;
     let sample = std::fs::read_to_string(crate::kube::repo().join("deploy/samples/frontiercluster.yaml"))?;
     let sample = sample.replace("name: frontiercluster\n", &format!("name: {name}\n"));
@@ -143,7 +147,7 @@ fn rollout(world: &World<'_>) -> anyhow::Result<()> {
 
 fn kills(world: &World<'_>) -> anyhow::Result<()> {
     let runtime = world.runtime;
-    let home = crate::kube::Kube::new(HOME);
+    let home = Kube::new(HOME);
     let gateway = start(world, "kills", 30062)?;
     let fleet = Fleet::start(runtime, &gateway, 2)?;
     home.kubectl(["scale", "deployment", "frontiercluster-operator", "--replicas=2"])?;
@@ -178,16 +182,39 @@ fn two(world: &World<'_>) -> anyhow::Result<()> {
     let runtime = world.runtime;
     let one = Fleet::start(runtime, &start(world, "one", 30072)?, 2)?;
     let other = Fleet::start(runtime, &start(world, "other", 30083)?, 2)?;
-    one.works(runtime, 5)?;
-    other.works(runtime, 5)?;
+    let elsewhere = Kube::new("two-elsewhere");
+    elsewhere.create_namespace()?;
+    let outcome = beside(world, one, other, &elsewhere);
+    if outcome.is_err() {
+        world.say(&format!("--- the other namespace\n{}", elsewhere.report()));
+    }
+    let gone = elsewhere.delete_namespace();
+    outcome.and(gone)
+}
+
+/// The third is called as one of the two, and is in a namespace of its own.
+fn beside(world: &World<'_>, one: Fleet, other: Fleet, elsewhere: &Kube) -> anyhow::Result<()> {
+    let (kube, runtime) = (&world.kube, world.runtime);
+    let third = Fleet::start(runtime, &start_in(elsewhere, "other", 30074)?, 2)?;
+    for fleet in [&one, &other, &third] {
+        fleet.works(runtime, 5)?;
+    }
     ensure!(one.failed() == 0, "{}", one.failures());
     drop(one);
-    world.kube.kubectl(["delete", "frontiercluster", "one", "--timeout=60s"])?;
-    until("the one's pods are gone", ROLL, || {
-        let pods = world.kube.kubectl(["get", "pods", "-l", "app=one-frontier", "-o", "name"])?;
+    kube.kubectl(["delete", "frontiercluster", "one", "--timeout=60s"])?;
+    gone(kube, "one")?;
+    world.say(&format!("   in the same namespace: {}", other.end(runtime)?));
+    kube.kubectl(["delete", "frontiercluster", "other", "--timeout=60s"])?;
+    gone(kube, "other")?;
+    world.say(&format!("   in another namespace: {}", third.end(runtime)?));
+    elsewhere.kubectl(["delete", "frontiercluster", "other", "--timeout=60s"]).map(drop)
+}
+
+/// Waits until no gateway of a deleted cluster is left.
+fn gone(kube: &Kube, name: &str) -> anyhow::Result<()> {
+    until(&format!("the pods of {name} are gone"), ROLL, || {
+        let pods = kube.kubectl(["get", "pods", "-l", &format!("app={name}-frontier"), "-o", "name"])?;
         ensure!(pods.trim().is_empty() || pods.contains("No resources"), "{pods}");
         Ok(())
-    })?;
-    world.say(&format!("   {}", other.end(runtime)?));
-    world.kube.kubectl(["delete", "frontiercluster", "other", "--timeout=60s"]).map(drop)
+    })
 }
