@@ -4,7 +4,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use smallvec::SmallVec;
@@ -14,6 +14,15 @@ use crate::core::footprint::block;
 /// Bytes of meta held in the card itself: what an ID or a short name takes, and what a heap block of its own would take of the card
 /// anyway.
 const SHORT_META: usize = 16;
+
+/// Nothing yet.
+const UNSAID: u8 = 0;
+/// That the edge is online.
+const ANNOUNCED: u8 = 1;
+/// The same, and one of them refused it.
+const REFUSED: u8 = 2;
+/// The session is over, and nothing more is told of it.
+const OVER: u8 = 3;
 
 /// The labels of an edge.
 type Labels = Box<[Label]>;
@@ -31,10 +40,11 @@ pub struct EdgeCard {
     pub epoch: u64,
     /// Where it connected from.
     pub addr: PackedAddr,
-    /// Services were told that it is online, so they must be told when it is not.
-    pub announced: AtomicBool,
+    /// What services were told of the session, one of the constants below. It changes once per step and never goes back from
+    /// [`OVER`], so that whoever overtakes a session and whoever admits it, on two shards, agree on what is told of it.
+    word: AtomicU8,
     /// It was in a list of those online that a service asked for.
-    pub listed: AtomicBool,
+    listed: AtomicBool,
     /// Bytes that meta and labels take beside the card.
     held: u32,
     meta: SmallVec<[u8; SHORT_META]>,
@@ -65,7 +75,7 @@ impl EdgeCard {
             id,
             epoch,
             addr: addr.into(),
-            announced: AtomicBool::new(false),
+            word: AtomicU8::new(UNSAID),
             listed: AtomicBool::new(false),
             held: u32::try_from(heap(meta, &labels)).unwrap_or(u32::MAX),
             meta: SmallVec::from_slice(meta),
@@ -80,7 +90,7 @@ impl EdgeCard {
             id: self.id,
             epoch,
             addr: self.addr,
-            announced: AtomicBool::new(false),
+            word: AtomicU8::new(UNSAID),
             listed: AtomicBool::new(false),
             held: self.held,
             meta: self.meta.clone(),
@@ -113,12 +123,47 @@ impl EdgeCard {
         heap(&self.meta, self.labels.as_deref().map_or(&[], |labels| labels))
     }
 
+    /// Services are to be told that the edge is online, and from then on they must be told when it is not. Not of a session that was
+    /// overtaken before it came to that: then nobody hears of it, now or later.
+    #[must_use]
+    pub fn announce(&self) -> bool {
+        self.turn(UNSAID, ANNOUNCED)
+    }
+
+    /// Whether services know of the edge.
+    pub fn announced(&self) -> bool {
+        self.word.load(Ordering::SeqCst) == ANNOUNCED
+    }
+
+    /// The session is over. Says whether services must be told, which it says once.
+    #[must_use]
+    pub fn withdraw(&self) -> bool {
+        self.word.swap(OVER, Ordering::SeqCst) == ANNOUNCED
+    }
+
+    /// The session is over here, and services hear of the edge from somebody else.
+    pub fn hand_over(&self) {
+        self.word.store(OVER, Ordering::SeqCst);
+    }
+
     /// A service refused the edge. Whoever does so does not want to hear that it is offline, unless somebody has seen it in a list.
     pub fn refused(&self) {
-        self.announced.store(false, Ordering::SeqCst);
-        if self.listed.load(Ordering::SeqCst) {
-            self.announced.store(true, Ordering::SeqCst);
+        let seen = || self.listed.load(Ordering::SeqCst);
+        if !seen() && self.turn(ANNOUNCED, REFUSED) && seen() {
+            self.turn(REFUSED, ANNOUNCED);
         }
+    }
+
+    /// Notes that the edge is on somebody's list, and says whether it belongs there: services know that it is online, or are asked
+    /// whether it may be.
+    pub fn list(&self) -> bool {
+        // In this order, so that a refusal at the same time is seen here, or this there.
+        self.listed.store(true, Ordering::SeqCst);
+        self.announced()
+    }
+
+    fn turn(&self, from: u8, to: u8) -> bool {
+        self.word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
@@ -172,6 +217,39 @@ impl fmt::Debug for PackedAddr {
 #[cfg(test)]
 mod tests {
     use super::{EdgeCard, PackedAddr};
+
+    fn card() -> EdgeCard {
+        EdgeCard::new((7, 1), ([10, 1, 2, 3], 4).into(), b"", [])
+    }
+
+    #[test]
+    fn an_end_is_told_once_and_only_of_a_session_whose_beginning_was() {
+        let told = card();
+        assert!(told.announce() && told.announced());
+        assert!(told.withdraw(), "its end is news");
+        assert!(!told.withdraw() && !told.announced(), "it is none any more");
+        // Overtaken on its way in: neither is told, whatever comes later.
+        let overtaken = card();
+        assert!(!overtaken.withdraw());
+        assert!(!overtaken.announce() && !overtaken.withdraw());
+        // It came back at another gateway.
+        let elsewhere = card();
+        assert!(elsewhere.announce());
+        elsewhere.hand_over();
+        assert!(!elsewhere.withdraw());
+    }
+
+    #[test]
+    fn the_end_of_an_edge_that_was_refused_is_told_only_if_somebody_has_seen_it() {
+        let unseen = card();
+        assert!(unseen.announce());
+        unseen.refused();
+        assert!(!unseen.list() && !unseen.withdraw());
+        let seen = card();
+        assert!(seen.announce() && seen.list());
+        seen.refused();
+        assert!(seen.withdraw());
+    }
 
     /// Idle memory is a published number (ARCHITECTURE.md). With the two counters of an `Arc` it fits the allocator's class of 96.
     #[test]

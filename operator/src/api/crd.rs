@@ -100,6 +100,17 @@ mod tests {
     }
 
     #[test]
+    fn the_file_to_install_is_made_of_its_parts() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        let parts = crd_yaml().unwrap().1 + &read("deploy/operator.yaml");
+        assert!(
+            read("deploy/install.yaml") == parts,
+            "deploy/install.yaml is not made of its parts: run `make crd`"
+        );
+    }
+
+    #[test]
     fn it_fits_into_the_annotation_of_kubectl_apply() {
         let size = serde_json::to_string(&crd()).unwrap().len();
         assert!(size < 200_000, "{size} bytes");

@@ -426,15 +426,13 @@ impl Shard {
         let told = targets.as_ref().and_then(|targets| callee(targets, choice, &[]));
         if let Some((session, old)) = old {
             self.stats.takeovers.add(1);
-            if old.announced.swap(false, Ordering::SeqCst) {
+            if old.withdraw() {
                 self.notify_offline(&old, told);
             }
             self.cut(session, ErrorCode::SessionClosed, "replaced by a newer session");
         }
-        card.announced.store(true, Ordering::SeqCst);
-        if self.shared.registry.edge(id) != Some(me) {
-            // Replaced already, by somebody who may have come before the line above: then nobody would report this one gone.
-            card.announced.store(false, Ordering::SeqCst);
+        if !card.announce() {
+            // Replaced already, by somebody who will cut this session.
             return;
         }
         self.set_step(me, Step::Online);

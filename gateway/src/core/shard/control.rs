@@ -1,7 +1,5 @@
 //! Messages from other shards and from the async world.
 
-use std::sync::atomic::Ordering;
-
 use frontier_wire::{error::ErrorCode, native::head::CallHead};
 
 use super::{
@@ -93,7 +91,7 @@ impl Shard {
         let card = self.sessions.get(me).filter(|session| session.phase != Phase::Closing);
         let card = card.and_then(|session| session.card.as_ref());
         let Some(card) = card.filter(|card| card.id == edge && card.epoch <= epoch) else { return };
-        card.announced.store(false, Ordering::SeqCst);
+        card.hand_over();
         self.stats.takeovers_elsewhere.add(1);
         self.cut_here(me, ErrorCode::SessionClosed, "replaced by a newer session at another gateway");
     }

@@ -292,7 +292,7 @@ impl Shard {
         }
         if let Some(card) = session.card.clone()
             && registry.release_edge(card.id, me)
-            && card.announced.swap(false, Ordering::AcqRel)
+            && card.withdraw()
         {
             self.notify_offline(&card, None);
         }
@@ -353,7 +353,7 @@ impl Shard {
             && sent_away
         {
             session.stay = Stay::Moved;
-            card.announced.store(false, Ordering::Release);
+            card.hand_over();
             self.shared.registry.release_edge(card.id, me);
         }
         if session.service.is_some() {

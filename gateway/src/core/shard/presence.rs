@@ -9,7 +9,7 @@
 //! So a list holds no more than one step of a walk, however many edges there are. An edge that is online from its begin to its end is on
 //! it; one that reconnects meanwhile may be on it twice, the newer session last.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use frontier_wire::{
     error::ErrorCode,
@@ -143,7 +143,7 @@ fn page(cards: &mut Vec<Arc<EdgeCard>>) -> Vec<u8> {
     let mut page = Vec::with_capacity(PAGE);
     while let Some(card) = cards.last() {
         // Whoever was told that it is gone must not hear after that that it is there.
-        if card.announced.load(Ordering::SeqCst) {
+        if card.announced() {
             let addr = card.addr.to_string();
             let info =
                 EdgeInfoBuilder::new(card.id, card.epoch).meta(card.meta()).addr(&addr).labels(card.labels());

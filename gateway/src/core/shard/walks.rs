@@ -3,13 +3,12 @@
 //! A fleet is never walked at once: however many want to know how much, a turn looks at [`SLOTS_PER_TURN`] slots and the rest waits
 //! for the next. What is found is handed out by reference; whoever wanted it filters, copies and encodes elsewhere.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use super::Shard;
 use crate::core::{
     Bound,
     api::{EdgeView, Page, ServiceView, View},
-    card::EdgeCard,
     message::{Msg, ScanReply},
     session::{Phase, Session},
     table::SessionRef,
@@ -92,18 +91,6 @@ impl Shard {
             return None;
         }
         view(me, session)
-    }
-}
-
-// === impl EdgeCard ===
-
-impl EdgeCard {
-    /// Notes that the edge is on somebody's list, and says whether it belongs there: services know that it is online, or are asked
-    /// whether it may be.
-    fn list(self: &Arc<Self>) -> bool {
-        // In this order, so that a refusal at the same time is seen here, or this there.
-        self.listed.store(true, Ordering::SeqCst);
-        self.announced.load(Ordering::SeqCst)
     }
 }
 
